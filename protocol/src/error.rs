@@ -1,0 +1,144 @@
+//! Error codes as they travel, whether trying again can help, and the failure a response carries.
+//!
+//! A code says what the caller can do; the message beside it says what happened, for a person.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+macro_rules! error_codes {
+    ($($(#[doc = $doc:literal])+ $name:ident = $code:literal, $retriable:literal;)+) => {
+        /// Why a request, or one partition of it, was not carried out. Codes never change their meaning.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum ErrorCode {
+            $($(#[doc = $doc])+ $name,)+
+            /// A code this build does not know. Not retriable.
+            Unknown(u16),
+        }
+
+        impl ErrorCode {
+            /// Every code this build knows, in numeric order.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// The code on the wire.
+            pub fn code(self) -> u16 {
+                match self { $(Self::$name => $code,)+ Self::Unknown(code) => code }
+            }
+
+            /// The code's meaning; never fails, see [`ErrorCode::Unknown`].
+            pub fn from_code(code: u16) -> Self {
+                match code { $($code => Self::$name,)+ other => Self::Unknown(other) }
+            }
+
+            /// Whether the same request can succeed later without anybody changing it.
+            pub fn is_retriable(self) -> bool {
+                match self { $(Self::$name => $retriable,)+ Self::Unknown(_) => false }
+            }
+
+            /// Name for logs, metrics labels and documents.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)+ Self::Unknown(_) => "Unknown" }
+            }
+        }
+    };
+}
+
+error_codes! {
+    /// The broker met a state it does not understand; its log has the details.
+    Internal = 1, false;
+    /// The request could not be decoded, or contradicts itself.
+    InvalidRequest = 2, false;
+    /// The broker does not know this API.
+    UnsupportedApi = 3, false;
+    /// A frame, header or payload is over its limit.
+    TooLarge = 4, false;
+    /// The deadline in the request passed before the outcome was known; it may yet take effect.
+    Timeout = 5, true;
+    /// The broker is starting, stopping or catching up.
+    NotReady = 6, true;
+    /// A queue is full; try again after a pause.
+    Overloaded = 7, true;
+    /// The client cancelled the request or subscription.
+    Cancelled = 8, false;
+
+    /// No topic of that name or id, or no such partition in it.
+    UnknownTopicOrPartition = 20, true;
+    /// A topic of that name exists already.
+    TopicExists = 21, false;
+    /// The name breaks the rules for topic names.
+    InvalidTopicName = 22, false;
+    /// Partition or replica count out of range, or fewer partitions than there are.
+    InvalidPartitions = 23, false;
+    /// Unknown setting, or a value outside its bounds.
+    InvalidConfig = 24, false;
+
+    /// This broker does not lead the partition; refresh the metadata.
+    NotLeader = 40, true;
+    /// The request names an older leader epoch than the broker's.
+    FencedLeaderEpoch = 41, true;
+    /// The request names a leader epoch the broker has not heard of yet.
+    UnknownLeaderEpoch = 42, true;
+    /// Fewer in-sync replicas than `min_insync_replicas`; nothing was appended.
+    NotEnoughReplicas = 43, true;
+    /// Appended, but the in-sync set shrank before it was safe; it may yet commit.
+    NotEnoughReplicasAfterAppend = 44, true;
+    /// This node is not the active controller.
+    NotController = 45, true;
+
+    /// The offset is below the log start or above the log end.
+    OffsetOutOfRange = 60, false;
+    /// A record batch is malformed, has a wrong CRC, or breaks a rule of its topic.
+    InvalidBatch = 61, false;
+    /// The batch is larger than the topic's `max_batch_bytes`.
+    BatchTooLarge = 62, false;
+    /// The stored data at this offset is damaged; it was quarantined and will not be served.
+    CorruptData = 63, false;
+    /// The offset is not known yet: the leader is new and has not learned the high watermark.
+    OffsetNotAvailable = 64, true;
+
+    /// The disk is full; produce is refused until space returns.
+    DiskFull = 80, true;
+    /// The data directory failed (I/O error, failed flush) and takes no writes until an operator acts.
+    StorageFailed = 81, false;
+}
+
+impl Serialize for ErrorCode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u16(self.code())
+    }
+}
+
+impl<'de> Deserialize<'de> for ErrorCode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        u16::deserialize(deserializer).map(Self::from_code)
+    }
+}
+
+/// A code and a sentence. The sentence says what was wrong and, where one can say it, what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message} ({})", code.name())]
+pub struct Failure {
+    pub code: ErrorCode,
+    pub message: String,
+}
+
+impl Failure {
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_survives_the_wire_and_is_unique() {
+        for pair in ErrorCode::ALL.windows(2) {
+            assert!(pair[0].code() < pair[1].code(), "{pair:?} out of order");
+        }
+        for code in ErrorCode::ALL {
+            assert_eq!(ErrorCode::from_code(code.code()), *code);
+        }
+        assert!(!ErrorCode::from_code(65_535).is_retriable());
+    }
+}

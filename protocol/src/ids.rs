@@ -1,0 +1,63 @@
+//! The names of things: topics, partitions, offsets, epochs, brokers. Plain values, no behaviour beyond text.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Position of a record in its partition. The first record ever written has offset 0.
+///
+/// Ends are exclusive everywhere: a log end offset of 3 means that offsets 0, 1 and 2 exist.
+pub type Offset = u64;
+/// Generation of a partition's leadership, bumped by the controller on every leader change.
+pub type LeaderEpoch = u32;
+/// Index of a partition within its topic, from 0.
+pub type PartitionIndex = u32;
+/// A node of the cluster, chosen by its operator.
+pub type BrokerId = u32;
+/// Milliseconds since the Unix epoch, UTC. Negative values are refused on input except [`NO_TIMESTAMP`].
+pub type TimestampMs = i64;
+
+/// "No timestamp", as Kafka writes it.
+pub const NO_TIMESTAMP: TimestampMs = -1;
+
+/// Identity of a topic for its whole life: a topic deleted and created again under its name gets another.
+///
+/// Requests on the data path carry this and never the name (KIP-516).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TopicId(#[serde(with = "serde_bytes")] pub [u8; 16]);
+
+impl TopicId {
+    /// The id that no topic has.
+    pub const ZERO: Self = Self([0; 16]);
+
+    /// Parses the hyphenated or plain hexadecimal form; `None` when the text is not an id.
+    pub fn parse(text: &str) -> Option<Self> {
+        uuid::Uuid::try_parse(text).ok().map(|id| Self(id.into_bytes()))
+    }
+}
+
+impl fmt::Display for TopicId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        uuid::Uuid::from_bytes(self.0).hyphenated().fmt(out)
+    }
+}
+
+impl fmt::Debug for TopicId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, out)
+    }
+}
+
+/// One partition of one topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TopicPartition {
+    pub topic_id: TopicId,
+    pub partition: PartitionIndex,
+}
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.topic_id, self.partition)
+    }
+}

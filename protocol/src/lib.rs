@@ -1,0 +1,18 @@
+//! Bytes to meaning and back: native frames and messages, record batches, compression.
+//!
+//! `docs/protocol.md` is the specification to the byte; this crate is its implementation. It refuses to do
+//! I/O, to read a clock, to hold state between calls beyond what a decoder needs, and to trust a length.
+//!
+//! Reading order: [`ids`], [`error`], [`frame`], [`message`], [`messages`], [`batch`], [`compression`].
+
+pub mod batch;
+pub mod compression;
+pub mod error;
+pub mod frame;
+pub mod ids;
+pub mod limits;
+pub mod message;
+pub mod messages;
+
+pub use error::{ErrorCode, Failure};
+pub use ids::{BrokerId, LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId, TopicPartition};

@@ -1,0 +1,65 @@
+//! What an API is: a request type, its response type and its number. The table of all of them.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// A request header and the response header that answers it.
+pub trait Request: Serialize + DeserializeOwned + Send + 'static {
+    /// Number of the API in the frame.
+    const API: Api;
+    /// What a successful response carries.
+    type Response: Serialize + DeserializeOwned + Send + 'static;
+}
+
+macro_rules! apis {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $label:literal;)+) => {
+        /// Every API of the native protocol. Numbers never change their meaning.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Api { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Api {
+            /// Every API, in numeric order.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// The number in the frame.
+            pub const fn number(self) -> u16 { match self { $(Self::$name => $number,)+ } }
+
+            /// The API of that number, if there is one.
+            pub const fn from_number(number: u16) -> Option<Self> {
+                match number { $($number => Some(Self::$name),)+ _ => None }
+            }
+
+            /// Name for logs, metrics labels and documents.
+            pub const fn name(self) -> &'static str { match self { $(Self::$name => $label,)+ } }
+        }
+    };
+}
+
+apis! {
+    /// Append record batches: [`crate::messages::ProduceRequest`].
+    Produce = 1, "produce";
+    /// Read record batches, waiting if asked: [`crate::messages::FetchRequest`].
+    Fetch = 2, "fetch";
+    /// Be sent record batches as they become readable: [`crate::messages::SubscribeRequest`].
+    Subscribe = 3, "subscribe";
+    /// Find offsets by position or time: [`crate::messages::ListOffsetsRequest`].
+    ListOffsets = 4, "list_offsets";
+    /// Delete records below an offset: [`crate::messages::DeleteRecordsRequest`].
+    DeleteRecords = 5, "delete_records";
+    /// Brokers, topics, partitions and their leaders: [`crate::messages::MetadataRequest`].
+    Metadata = 20, "metadata";
+    /// Create one topic: [`crate::messages::CreateTopicRequest`].
+    CreateTopic = 21, "create_topic";
+    /// Delete one topic: [`crate::messages::DeleteTopicRequest`].
+    DeleteTopic = 22, "delete_topic";
+    /// Change a topic's settings: [`crate::messages::AlterTopicRequest`].
+    AlterTopic = 23, "alter_topic";
+    /// Raise a topic's partition count: [`crate::messages::AddPartitionsRequest`].
+    AddPartitions = 24, "add_partitions";
+    /// One topic in full, with offsets, sizes and settings: [`crate::messages::DescribeTopicRequest`].
+    DescribeTopic = 25, "describe_topic";
+    /// The broker that answers: identity, build, settings in force, state, data directories:
+    /// [`crate::messages::DescribeBrokerRequest`].
+    DescribeBroker = 40, "describe_broker";
+    /// Sizes of the logs in each data directory: [`crate::messages::DescribeLogDirsRequest`].
+    DescribeLogDirs = 41, "describe_log_dirs";
+}

@@ -1,0 +1,12 @@
+//! The messages of the native protocol: MessagePack headers, one file per family.
+//!
+//! Structures are MessagePack arrays in field order. They evolve by adding optional fields at the end: a
+//! reader fills what is missing with the default and skips what it does not know.
+
+mod admin;
+mod data;
+mod offsets;
+
+pub use admin::*;
+pub use data::*;
+pub use offsets::*;
