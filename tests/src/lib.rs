@@ -1,1 +1,7 @@
-//! Placeholder.
+//! The harness of the whole-system suites: real `tidemarkd` processes, started, killed and asked.
+//!
+//! Suites lie in `tests/tests/`, one binary each. Nothing here waits by sleeping: a broker says on its standard output when
+//! it is ready, and everything else is asked for over its ports.
+
+pub mod http;
+pub mod process;

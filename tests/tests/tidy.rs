@@ -1,0 +1,208 @@
+//! Properties of the source itself, checked as ordinary tests.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+
+/// A crate, its folder, and whom of ours it may depend on. Anything not listed fails.
+const ARROWS: &[(&str, &str, &[&str])] = &[
+    ("protocol", "protocol", &[]),
+    ("storage", "storage", &["protocol"]),
+    ("replication", "broker/replication", &["protocol"]),
+    ("coordinator", "broker/coordinator", &["protocol"]),
+    ("controller", "broker/controller", &["protocol", "storage"]),
+    ("client", "client", &["protocol"]),
+    ("cli", "client/cli", &["client", "protocol"]),
+    ("broker", "broker", &["controller", "coordinator", "protocol", "replication", "storage"]),
+];
+/// The crates that decide and never act.
+const PURE: &[&str] = &["protocol", "broker/replication", "broker/coordinator"];
+const FILE_LINES_MAX: usize = 600;
+const LICENSES: &[&str] = &[
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "MIT",
+    "MIT-0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
+    "BSL-1.0",
+    "CC0-1.0",
+    "0BSD",
+];
+const TOP_LEVEL: &[&str] = &[
+    "Cargo.toml",
+    "Cargo.lock",
+    "README.md",
+    "CHANGELOG.md",
+    "LICENSE",
+    "broker",
+    "client",
+    "protocol",
+    "storage",
+    "tests",
+    "benches",
+    "docs",
+    "deploy",
+    "docker-compose.yml",
+    "clippy.toml",
+    "deny.toml",
+    "rustfmt.toml",
+    "rust-toolchain.toml",
+];
+
+#[test]
+fn crates_depend_only_along_the_arrows() {
+    for (name, folder, allowed) in ARROWS.iter().filter(|(_, folder, _)| root().join(folder).exists()) {
+        let manifest = read(&format!("{folder}/Cargo.toml"));
+        for section in ["\n[dependencies]", "\n[build-dependencies]"] {
+            let rest = manifest.split_once(section).map_or("", |(_, rest)| rest);
+            let lines = rest.split_once("\n[").map_or(rest, |(lines, _)| lines).lines();
+            for ours in lines.filter_map(|line| line.strip_prefix("tidemark-")) {
+                let ours = ours.split(['.', ' ', '=']).next().unwrap_or("");
+                assert!(allowed.contains(&ours), "{name} must not depend on {ours}");
+            }
+        }
+    }
+}
+
+#[test]
+fn pure_crates_have_no_runtime() {
+    for folder in PURE.iter().filter(|folder| root().join(folder).exists()) {
+        let manifest = read(&format!("{folder}/Cargo.toml"));
+        let (manifest, _) = manifest.split_once("[dev-dependencies]").unwrap_or((&manifest, ""));
+        for banned in ["tokio", "rand", "mio", "memmap2", "rustix"] {
+            let named = manifest.lines().any(|line| line.split(['.', ' ', '=']).next() == Some(banned));
+            assert!(!named, "{folder} must not depend on {banned}");
+        }
+        assert!(root().join(folder).join("clippy.toml").exists(), "{folder} bans clocks and files");
+    }
+}
+
+#[test]
+fn files_are_short_and_say_what_they_are() {
+    for path in tracked(".rs") {
+        let text = read(&path);
+        let line_count = text.lines().count();
+        assert!(line_count <= FILE_LINES_MAX, "{path}: {line_count} lines, split it by role");
+        let opens = text.starts_with("//!") || text.starts_with("#![no_main]\n//!");
+        assert!(opens, "{path}: start with a `//!` line saying what it is for");
+        for leftover in [concat!("FIX", "ME"), concat!("X", "XX"), concat!("Place", "holder.")] {
+            assert!(!text.contains(leftover), "{path}: resolve {leftover} before merging");
+        }
+    }
+}
+
+#[test]
+fn unsafe_stays_in_the_mapped_memory_files() {
+    let allowed = ["storage/src/disk/", "benches/src/floor.rs"];
+    for path in tracked(".rs").iter().filter(|path| !path.starts_with("tests/")) {
+        let has = read(path).contains(concat!("unsafe", " {"));
+        assert!(!has || allowed.iter().any(|folder| path.starts_with(folder)), "unsafe in {path}");
+    }
+}
+
+#[test]
+fn the_top_level_holds_what_it_should_and_nothing_else() {
+    for path in tracked("") {
+        let first = path.split('/').next().unwrap_or("");
+        assert!(first.starts_with('.') || TOP_LEVEL.contains(&first), "{first} does not belong here");
+    }
+}
+
+#[test]
+fn documents_name_files_that_exist() {
+    // Design documents may name files that do not exist yet, or no longer.
+    for document in tracked(".md").into_iter().filter(|path| !path.starts_with("docs/rfcs/")) {
+        for token in read(&document).split('`').filter(|token| names_a_file(token)) {
+            assert!(root().join(token).exists(), "{document}: no such file {token}");
+        }
+    }
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    for document in tracked(".md") {
+        let folder = root().join(&document).parent().map(Path::to_path_buf).expect("in a folder");
+        for target in read(&document).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let path = target.split('#').next().unwrap_or("");
+            if path.is_empty() || target.contains("://") {
+                continue;
+            }
+            assert!(folder.join(path).exists(), "{document}: dead link {target}");
+        }
+    }
+}
+
+#[test]
+fn every_shared_dependency_is_pinned_used_and_has_a_reason() {
+    let manifest = read("Cargo.toml");
+    let section = manifest.split_once("[workspace.dependencies]").expect("present").1;
+    let section = section.split_once("\n[").expect("more sections follow").0;
+    let manifests: Vec<String> = tracked("Cargo.toml").iter().map(|path| read(path)).collect();
+    for line in section.lines().filter(|line| !line.starts_with('#') && line.contains('=')) {
+        let name = line.split([' ', '=']).next().expect("split yields at least one");
+        let used = format!("\n{name}.workspace");
+        let inline = format!("\n{name} = {{ workspace = true");
+        let is_used = manifests.iter().any(|text| text.contains(&used) || text.contains(&inline));
+        assert!(is_used, "{name} is in the table and used nowhere");
+        if !line.contains("path =") {
+            assert!(line.contains(" # "), "{name}: say why it is here");
+            assert!(!line.contains('*'), "{name}: pin a version");
+        }
+    }
+}
+
+/// What `cargo deny` checks of licences, sources and bans, without installing it.
+#[test]
+fn the_dependency_tree_is_one_we_may_ship() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
+    for package in metadata["packages"].as_array().expect("a list of packages") {
+        let name = package["name"].as_str().expect("packages have names");
+        let Some(source) = package["source"].as_str() else { continue };
+        assert!(source.starts_with("registry+https://github.com/rust-lang/crates.io-index"), "{name}: {source}");
+        assert!(!["openssl-sys", "protobuf", "native-tls"].contains(&name), "{name} is banned");
+        let license = package["license"].as_str().unwrap_or("");
+        let alternatives = license.split(" OR ").flat_map(|part| part.split('/'));
+        let is_allowed = |term: &str| {
+            term.split(" AND ").all(|one| LICENSES.contains(&one.trim_matches(['(', ')', ' '])))
+        };
+        assert!({ alternatives }.any(is_allowed), "{name}: licence {license:?}");
+    }
+}
+
+fn names_a_file(token: &str) -> bool {
+    let is_file = [".rs", ".md", ".toml", ".py", ".yml"].iter().any(|end| token.ends_with(end));
+    is_file && token.contains('/') && !token.contains(['*', '<', ' ', '\n', '$', '~']) && !token.starts_with(['/', '.'])
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn tracked(suffix: &str) -> Vec<String> {
+    let output = Command::new("git")
+        .args(["ls-files", "-co", "--exclude-standard", "--deduplicate"])
+        .current_dir(root())
+        .output();
+    let stdout = String::from_utf8(output.expect("git is installed").stdout).expect("paths are UTF-8");
+    let exists = |path: &&str| root().join(path).exists();
+    stdout.lines().filter(|path| path.ends_with(suffix)).filter(exists).map(String::from).collect()
+}
