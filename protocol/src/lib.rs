@@ -3,7 +3,8 @@
 //! `docs/protocol.md` is the specification to the byte; this crate is its implementation. It refuses to do
 //! I/O, to read a clock, to hold state between calls beyond what a decoder needs, and to trust a length.
 //!
-//! Reading order: [`ids`], [`error`], [`frame`], [`message`], [`messages`], [`batch`], [`compression`].
+//! Reading order: [`ids`], [`error`], [`frame`], [`messagepack`], [`message`], [`messages`], [`batch`],
+//! [`compression`], [`partitioner`].
 
 pub mod batch;
 pub mod compression;
@@ -12,7 +13,12 @@ pub mod frame;
 pub mod ids;
 pub mod limits;
 pub mod message;
+pub mod messagepack;
 pub mod messages;
+pub mod partitioner;
 
+pub use compression::Compression;
 pub use error::{ErrorCode, Failure};
-pub use ids::{BrokerId, LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId, TopicPartition};
+pub use ids::{
+    BrokerId, LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId, TopicPartition,
+};

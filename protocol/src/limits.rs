@@ -5,7 +5,7 @@
 /// Largest frame, counted from `kind` to the end of the payload, in bytes.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
 /// Largest MessagePack header in a frame, in bytes.
-pub const HEADER_BYTES_MAX: usize = 1 << 20;
+pub const HEADER_BYTES_MAX: usize = 4 << 20;
 /// Largest record batch a topic may be configured to accept, in bytes, header included.
 pub const BATCH_BYTES_MAX: usize = 32 << 20;
 /// Most bytes the records of one batch may decompress to.
