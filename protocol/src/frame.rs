@@ -91,6 +91,10 @@ impl Preface {
         [MAGIC[0], MAGIC[1], MAGIC[2], MAGIC[3], a, b, c, d]
     }
 
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "what `first_chunk` and `read_exact` give"
+    )]
     pub fn decode(bytes: &[u8; PREFACE_BYTES]) -> Result<Self, FrameError> {
         let [m0, m1, m2, m3, a, b, c, d] = *bytes;
         if [m0, m1, m2, m3] != *MAGIC {

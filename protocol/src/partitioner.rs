@@ -13,7 +13,7 @@ pub fn partition_for_key(key: &[u8], partition_count: u32) -> PartitionIndex {
     (murmur2(key) & 0x7fff_ffff) % partition_count
 }
 
-/// `MurmurHash2`, 32 bits, with the seed Kafka uses.
+/// MurmurHash2, 32 bits, with the seed Kafka uses.
 pub fn murmur2(data: &[u8]) -> u32 {
     const SEED: u32 = 0x9747_b28c;
     const M: u32 = 0x5bd1_e995;
