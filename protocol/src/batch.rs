@@ -93,13 +93,13 @@ impl Batch {
 
     /// The records one by one, decompressed within limits if need be. Keys and values are slices of the batch
     /// or of what it decompressed to. A batch that was compacted may hold fewer records than its offsets say.
-    pub fn iter(&self) -> Result<Records, BatchError> {
+    pub fn iter_records(&self) -> Result<Records, BatchError> {
         Records::new(self)
     }
 
     /// All records at once.
     pub fn records(&self) -> Result<Vec<Record>, BatchError> {
-        self.iter()?.collect()
+        self.iter_records()?.collect()
     }
 
     /// What a broker checks before it accepts a batch from a producer: size, CRC, header, and that records

@@ -9,7 +9,7 @@ use std::{
     str::FromStr,
 };
 
-use crate::{ErrorCode, limits};
+use crate::limits;
 
 /// How the records of a batch are compressed. The number is the one in the batch's attributes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,19 +29,10 @@ pub enum Compression {
 /// Why bytes could not be compressed or decompressed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompressionError {
-    #[error("no compression codec has number {0}")]
-    UnknownCodec(u8),
     #[error("{codec} data expands to more than {limit_bytes} bytes")]
     TooLarge { codec: Compression, limit_bytes: usize },
     #[error("malformed {codec} data: {detail}")]
     Malformed { codec: Compression, detail: String },
-}
-
-impl CompressionError {
-    /// The code a response carries for this error.
-    pub fn code(&self) -> ErrorCode {
-        ErrorCode::InvalidBatch
-    }
 }
 
 impl Compression {
@@ -89,7 +80,7 @@ impl Compression {
             Self::Lz4 => lz4(input, out),
             Self::Zstd => zstd::stream::copy_encode(input, out, zstd::DEFAULT_COMPRESSION_LEVEL),
         };
-        done.map_err(|error| self.malformed(error))
+        done.map_err(|error| self.malformed(&error))
     }
 
     /// The bytes that `input` is the compressed form of, if they are at most `limit_bytes`. Memory use is
@@ -110,10 +101,10 @@ impl Compression {
             }
             Self::Zstd => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(input)
-                    .map_err(|error| self.malformed(error))?;
+                    .map_err(|error| self.malformed(&error))?;
                 decoder
                     .window_log_max(limits::BATCH_DECOMPRESSED_BYTES_MAX.ilog2())
-                    .map_err(|error| self.malformed(error))?;
+                    .map_err(|error| self.malformed(&error))?;
                 self.read_bounded(decoder, input, limit_bytes)
             }
         }
@@ -132,7 +123,7 @@ impl Compression {
                 Ok(0) => return Ok(out),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(self.malformed(error)),
+                Err(error) => return Err(self.malformed(&error)),
             };
             let len = out.len() + read;
             if len > limit_bytes {
@@ -147,7 +138,7 @@ impl Compression {
         }
     }
 
-    fn malformed(self, error: impl fmt::Display) -> CompressionError {
+    fn malformed(self, error: &impl fmt::Display) -> CompressionError {
         CompressionError::Malformed { codec: self, detail: error.to_string() }
     }
 }

@@ -30,7 +30,7 @@ pub struct BatchHeader {
     pub base_offset: Offset,
     /// Length of the whole batch, this header included, in bytes.
     pub batch_bytes: usize,
-    /// Epoch of the leader that appended it; whatever the producer wrote before (Kafka's write 0xffff_ffff).
+    /// Epoch of the leader that appended it; before that whatever the producer wrote, usually `u32::MAX`.
     pub leader_epoch: LeaderEpoch,
     /// CRC-32C from the attributes to the end.
     pub crc: u32,

@@ -3,7 +3,7 @@
 //! That framing is a 16-byte header (8 bytes of magic, two version numbers), then blocks, each a big-endian
 //! u32 length and that many bytes of raw snappy.
 
-use std::io;
+use std::{fmt::Display, io};
 
 use super::{Compression, CompressionError};
 
@@ -54,7 +54,7 @@ fn append_block(
     out: &mut Vec<u8>,
     limit_bytes: usize,
 ) -> Result<(), CompressionError> {
-    let declared = snap::raw::decompress_len(block).map_err(malformed)?;
+    let declared = snap::raw::decompress_len(block).map_err(|error| malformed(&error))?;
     let start = out.len();
     if declared > limit_bytes - start {
         return Err(CompressionError::TooLarge { codec: Compression::Snappy, limit_bytes });
@@ -63,10 +63,12 @@ fn append_block(
         return Err(malformed("declares more bytes than it can hold"));
     }
     out.resize(start + declared, 0);
-    snap::raw::Decoder::new().decompress(block, &mut out[start..]).map_err(malformed)?;
+    snap::raw::Decoder::new()
+        .decompress(block, &mut out[start..])
+        .map_err(|error| malformed(&error))?;
     Ok(())
 }
 
-fn malformed(detail: impl ToString) -> CompressionError {
+fn malformed(detail: &(impl Display + ?Sized)) -> CompressionError {
     CompressionError::Malformed { codec: Compression::Snappy, detail: detail.to_string() }
 }
