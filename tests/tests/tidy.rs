@@ -52,9 +52,6 @@ const TOP_LEVEL: &[&str] = &[
     "docs",
     "deploy",
     "docker-compose.yml",
-    "clippy.toml",
-    "deny.toml",
-    "rustfmt.toml",
     "rust-toolchain.toml",
 ];
 
