@@ -1,6 +1,6 @@
 //! What a log asks of a disk: a handful of file operations with their durability spelled out.
 //!
-//! There are two implementations: `RealDisk` over mapped files, and `SimDisk` in memory, which
+//! There are two implementations: [`RealDisk`] over mapped files, and [`SimDisk`] in memory, which
 //! loses power, tears pages, rots bits, fills up and fails to sync on command. The suite in
 //! `crate::testing` holds both to the same behaviour.
 //!
@@ -12,6 +12,9 @@
 //!
 //! This module knows nothing of batches, segments or offsets, and retries nothing.
 
+mod real;
+mod sim;
+
 use std::{
     fmt, io,
     ops::Range,
@@ -19,6 +22,9 @@ use std::{
 };
 
 use bytes::Bytes;
+
+pub use real::{MappedFile, RealDisk, RealLock};
+pub use sim::{Faults, SimDisk, SimFile, SimLock};
 
 /// Bytes per page: the granularity of the page cache, and of what a power loss keeps or loses.
 pub const PAGE_BYTES: u64 = 4096;
