@@ -1,1 +1,34 @@
-//! Placeholder.
+//! Cluster metadata: which brokers, topics and partitions there are, who leads what, and the log that all
+//! nodes agree on.
+//!
+//! [`Image`] and its commands are pure: [`Image::decide`] turns a command into records, [`Image::apply`] turns
+//! records into the next image, and neither knows how records are agreed on.
+//!
+//! A [`quorum::Quorum`] commits records; a [`Controller`] joins the two and is what a broker runs.
+//!
+//! Reading order: [`record`], [`image`], [`apply`], [`command`], [`decide`], [`settings`], [`quorum`],
+//! [`controller`].
+
+pub mod apply;
+mod assignment;
+pub mod command;
+pub mod controller;
+pub mod decide;
+pub mod image;
+pub mod names;
+pub mod quorum;
+pub mod record;
+pub mod settings;
+
+pub use apply::ApplyError;
+pub use command::{
+    AddPartitions, AlterTopic, Answer, Command, CreateTopic, DeleteTopic, RegisterBroker,
+};
+pub use controller::{
+    Applied, Committed, Completion, Controller, ControllerHandle, Outcome, Subscriber,
+};
+pub use decide::{CLUSTER_PARTITIONS_MAX, Decision};
+pub use image::{Broker, Image, Partition, Topic};
+pub use quorum::{ProposeError, Quorum, QuorumError, one::QuorumOfOne};
+pub use record::{IncarnationId, MetadataRecord, RecordError};
+pub use settings::{CleanupPolicy, TimestampType, TopicConfig, TopicDurability};

@@ -1,0 +1,89 @@
+//! What the metadata log consists of: facts, decided once, that every node applies in the same order.
+//!
+//! A record in the log is one version byte and a `MessagePack` array. Records evolve by adding optional fields
+//! at the end; a kind that an older build does not know stops it, because skipping a fact would let two
+//! nodes disagree.
+
+use serde::{Deserialize, Serialize};
+use tidemark_protocol::{
+    BrokerId, LeaderEpoch, PartitionIndex, TopicId,
+    limits::TOPIC_PARTITIONS_MAX,
+    messagepack::{self, MessageError},
+    messages::TopicSettings,
+};
+
+/// Version byte in front of every record.
+const RECORD_VERSION: u8 = 1;
+/// Longest list in a record: the partitions of a topic.
+const LIST_ELEMENTS_MAX: usize = TOPIC_PARTITIONS_MAX as usize;
+
+/// Identity of one run of a broker process, random at its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct IncarnationId(#[serde(with = "serde_bytes")] pub [u8; 16]);
+
+/// One fact. A decision is one or more of them, committed together or not at all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MetadataRecord {
+    /// A broker process started. Its broker epoch is the index of this record.
+    BrokerRegistered {
+        broker_id: BrokerId,
+        incarnation: IncarnationId,
+        host: String,
+        port: u16,
+        rack: Option<String>,
+        fenced: bool,
+    },
+    /// A topic exists, without partitions yet.
+    TopicCreated { id: TopicId, name: String, settings: TopicSettings },
+    /// Partitions were added, from index `first_partition` on. An empty log is in sync wherever it is, so
+    /// every replica starts in the ISR and the first leads, in leader epoch 0.
+    PartitionsAdded {
+        topic_id: TopicId,
+        first_partition: PartitionIndex,
+        /// The replicas of each partition, in order of preference.
+        replicas: Vec<Vec<BrokerId>>,
+    },
+    /// Leadership or in-sync set of one partition, after the change.
+    PartitionChanged {
+        topic_id: TopicId,
+        partition: PartitionIndex,
+        isr: Vec<BrokerId>,
+        leader: Option<BrokerId>,
+        leader_epoch: LeaderEpoch,
+        partition_epoch: u32,
+    },
+    /// All settings of a topic that are not left to their default, after the change.
+    TopicSettingsChanged { topic_id: TopicId, settings: TopicSettings },
+    /// The topic, its partitions and their data are gone.
+    TopicDeleted { topic_id: TopicId },
+}
+
+/// A record of the log that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("the record is empty")]
+    Empty,
+    #[error("the record has version {found}; this build reads {RECORD_VERSION}")]
+    Version { found: u8 },
+    #[error("the record cannot be decoded: {0}")]
+    Decode(#[from] MessageError),
+}
+
+impl MetadataRecord {
+    /// The bytes that go into the log.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![RECORD_VERSION];
+        messagepack::encode(self, &mut bytes).expect("plain data encodes into a vector");
+        bytes
+    }
+
+    /// Reads what [`MetadataRecord::encode`] wrote. The bytes may be anything.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        match bytes.split_first() {
+            None => Err(RecordError::Empty),
+            Some((&RECORD_VERSION, body)) => Ok(messagepack::decode(body, LIST_ELEMENTS_MAX)?),
+            Some((&found, _)) => Err(RecordError::Version { found }),
+        }
+    }
+}
