@@ -1,1 +1,11 @@
-//! Placeholder.
+//! `tidemarkd`: wires the machines to sockets, disks, clocks and threads.
+//!
+//! The outer shell, in reading order: [`config`], [`logging`], [`metrics`], [`health`], [`http`], [`banner`];
+//! what everything uses: [`tasks`], [`clock`]; what watches the disk: [`disk_watch`].
+
+pub mod clock;
+pub mod config;
+pub mod disk_watch;
+pub mod health;
+pub mod metrics;
+pub mod tasks;

@@ -1,0 +1,177 @@
+//! Every metric the broker exposes: name, kind, labels, meaning. The only such list.
+//!
+//! Nothing can be registered that is not here, and a test holds this list and the table in
+//! `docs/operations.md` equal. Names carry their unit last; counters end in `_total`. Labels have few values:
+//! topics by default, partitions only when a scrape asks for them, clients never.
+
+/// What a metric is, and for histograms the upper bounds of its buckets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram(&'static [f64]),
+}
+
+impl Kind {
+    /// `counter`, `gauge` or `histogram`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram(_) => "histogram",
+        }
+    }
+}
+
+/// One family of series.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    /// Names of the labels, in the order in which values are given.
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+/// 50 µs to 10 s: below lies the clock's noise, above lies a timeout.
+const SECONDS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 2.5, 5.0, 10.0,
+];
+/// 4 KiB to 256 MiB by factors of four.
+const BYTES: &[f64] = &[
+    4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0, 67_108_864.0,
+    268_435_456.0,
+];
+const COUNTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 1_000.0, 10_000.0];
+
+macro_rules! metrics {
+    ($($id:ident = $kind:expr, $name:literal [$($label:literal),*] $help:literal;)+) => {
+        $(#[doc = $help] pub const $id: Metric =
+            Metric { name: $name, kind: $kind, labels: &[$($label),*], help: $help };)+
+
+        /// Every metric, in the order of the documents.
+        pub const METRICS: &[Metric] = &[$($id,)+];
+    };
+}
+
+metrics! {
+    BUILD_INFO = Kind::Gauge, "tidemark_build_info" ["version"]
+        "Always 1; the version is in the label.";
+    UPTIME = Kind::Gauge, "tidemark_uptime_seconds" []
+        "Time since the process started.";
+    READY = Kind::Gauge, "tidemark_ready" []
+        "1 when /health/ready answers 200, else 0.";
+    HEALTH_REASON = Kind::Gauge, "tidemark_health_reason" ["reason"]
+        "1 while the reason stands, else 0: starting, stopping, disk_failed, disk_full, controller.";
+
+    BYTES_IN = Kind::Counter, "tidemark_bytes_in_total" ["topic", "protocol"]
+        "Bytes of record batches appended.";
+    RECORDS_IN = Kind::Counter, "tidemark_records_in_total" ["topic", "protocol"]
+        "Records appended.";
+    BATCHES_IN = Kind::Counter, "tidemark_batches_in_total" ["topic", "protocol"]
+        "Record batches appended.";
+    BYTES_OUT = Kind::Counter, "tidemark_bytes_out_total" ["topic", "protocol"]
+        "Bytes of record batches handed to readers.";
+    RECORDS_OUT = Kind::Counter, "tidemark_records_out_total" ["topic", "protocol"]
+        "Records handed to readers, counted in whole batches.";
+    BATCHES_OUT = Kind::Counter, "tidemark_batches_out_total" ["topic", "protocol"]
+        "Record batches handed to readers.";
+    RECORDS_REJECTED = Kind::Counter, "tidemark_records_rejected_total" ["reason"]
+        "Records refused at produce, by error code.";
+
+    REQUESTS = Kind::Counter, "tidemark_requests_total" ["api"]
+        "Requests received.";
+    REQUEST_ERRORS = Kind::Counter, "tidemark_request_errors_total" ["api", "error"]
+        "Requests, or partitions of one, answered with an error, by error code.";
+    REQUEST_SECONDS = Kind::Histogram(SECONDS), "tidemark_request_seconds" ["api", "stage"]
+        "Time a request spent by stage: queue, append, flush, send, and total (waiting asked for by the client included).";
+    API_UNSUPPORTED = Kind::Counter, "tidemark_api_unsupported_total" ["api"]
+        "Requests for an API number this broker does not know; beyond 32 different numbers, api is `other`.";
+    BACKPRESSURE = Kind::Counter, "tidemark_backpressure_rejections_total" ["where"]
+        "Requests refused with Overloaded because a queue was full: shard, cold_reads, controller.";
+
+    CONNECTIONS = Kind::Gauge, "tidemark_connections" []
+        "Open connections on the data port.";
+    CONNECTIONS_OPENED = Kind::Counter, "tidemark_connections_opened_total" []
+        "Connections accepted on the data port.";
+    CONNECTIONS_REJECTED = Kind::Counter, "tidemark_connections_rejected_total" ["reason"]
+        "Connections closed before serving: limit (max_connections), preface (not our protocol), version.";
+    CONNECTIONS_ENDED = Kind::Counter, "tidemark_connections_ended_total" ["reason"]
+        "Served connections closed, by why: client, idle, stalled (took nothing it was sent), protocol_error, io_error, shutdown.";
+    SUBSCRIPTIONS = Kind::Gauge, "tidemark_subscriptions" []
+        "Push subscriptions being served.";
+
+    PARTITIONS = Kind::Gauge, "tidemark_partitions" []
+        "Partitions on this broker.";
+    SEGMENTS = Kind::Gauge, "tidemark_segments" []
+        "Segments of all logs.";
+    LOG_SIZE = Kind::Gauge, "tidemark_log_size_bytes" ["topic"]
+        "Bytes of records stored.";
+    LOG_START_OFFSET = Kind::Gauge, "tidemark_log_start_offset" ["topic", "partition"]
+        "First offset that can be read. Only with ?collect[]=partition.";
+    LOG_END_OFFSET = Kind::Gauge, "tidemark_log_end_offset" ["topic", "partition"]
+        "Offset of the next record. Only with ?collect[]=partition.";
+    HIGH_WATERMARK = Kind::Gauge, "tidemark_high_watermark" ["topic", "partition"]
+        "End of what readers may see. Only with ?collect[]=partition.";
+
+    FSYNC_SECONDS = Kind::Histogram(SECONDS), "tidemark_fsync_seconds" []
+        "Time of one group commit.";
+    FSYNC_BATCH_BYTES = Kind::Histogram(BYTES), "tidemark_fsync_batch_bytes" []
+        "Bytes made durable by one group commit.";
+    FSYNC_BATCH_PARTITIONS = Kind::Histogram(COUNTS), "tidemark_fsync_batch_partitions" []
+        "Partitions made durable by one group commit.";
+    READ_BYTES = Kind::Counter, "tidemark_read_bytes_total" ["tier"]
+        "Bytes read from logs: hot (surely in memory), cold (through the blocking pool).";
+    CHECKSUM_FAILURES = Kind::Counter, "tidemark_checksum_failures_total" []
+        "Stored data found damaged, and quarantined.";
+    RETENTION_DELETED = Kind::Counter, "tidemark_retention_deleted_bytes_total" ["reason"]
+        "Bytes deleted from logs: size, time, trim (asked for by a client).";
+    COMPACTION_BYTES = Kind::Counter, "tidemark_compaction_bytes_total" ["kind"]
+        "Bytes compaction has read and written.";
+    RECOVERY_SECONDS = Kind::Gauge, "tidemark_recovery_seconds" []
+        "Time it took to open all logs when this process started.";
+    DISK_FREE = Kind::Gauge, "tidemark_disk_free_bytes" ["dir"]
+        "Space left for an unprivileged process in the file system of the data directory.";
+    DISK_TOTAL = Kind::Gauge, "tidemark_disk_total_bytes" ["dir"]
+        "Size of the file system of the data directory.";
+    DISK_STATE = Kind::Gauge, "tidemark_disk_state" ["dir"]
+        "0 ok, 2 full (produce is refused), 3 failed (no writes until restart).";
+    MMAP_REGIONS = Kind::Gauge, "tidemark_mmap_regions" []
+        "Mapped regions of the process; the kernel's limit is vm.max_map_count.";
+
+    PROCESS_CPU = Kind::Counter, "process_cpu_seconds_total" []
+        "User and system CPU time, in whole seconds.";
+    PROCESS_RESIDENT = Kind::Gauge, "process_resident_memory_bytes" []
+        "Resident memory. Mapped log data that is in memory counts, and is given back under pressure.";
+    PROCESS_ANONYMOUS = Kind::Gauge, "process_anonymous_memory_bytes" []
+        "Resident memory that is not backed by files: what the broker itself uses.";
+    PROCESS_VIRTUAL = Kind::Gauge, "process_virtual_memory_bytes" []
+        "Address space.";
+    PROCESS_OPEN_FDS = Kind::Gauge, "process_open_fds" []
+        "Open file descriptors.";
+    PROCESS_MAX_FDS = Kind::Gauge, "process_max_fds" []
+        "Limit on open file descriptors.";
+    PROCESS_THREADS = Kind::Gauge, "process_threads" []
+        "Threads.";
+    PROCESS_START = Kind::Gauge, "process_start_time_seconds" []
+        "When the process started, in seconds since the Unix epoch.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions() {
+        for metric in METRICS {
+            let Metric { name, kind, help, .. } = metric;
+            assert!(name.starts_with("tidemark_") || name.starts_with("process_"), "{name}");
+            assert_eq!(*kind == Kind::Counter, name.ends_with("_total"), "{name}");
+            assert!(help.ends_with('.'), "{name}: help is a sentence");
+        }
+        let mut names: Vec<_> = METRICS.iter().map(|metric| metric.name).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "a name is used twice");
+    }
+}
