@@ -57,7 +57,9 @@ const TOP_LEVEL: &[&str] = &[
 
 #[test]
 fn crates_depend_only_along_the_arrows() {
-    for (name, folder, allowed) in ARROWS.iter().filter(|(_, folder, _)| root().join(folder).exists()) {
+    for (name, folder, allowed) in
+        ARROWS.iter().filter(|(_, folder, _)| root().join(folder).exists())
+    {
         let manifest = read(&format!("{folder}/Cargo.toml"));
         for section in ["\n[dependencies]", "\n[build-dependencies]"] {
             let rest = manifest.split_once(section).map_or("", |(_, rest)| rest);
@@ -76,7 +78,8 @@ fn pure_crates_have_no_runtime() {
         let manifest = read(&format!("{folder}/Cargo.toml"));
         let (manifest, _) = manifest.split_once("[dev-dependencies]").unwrap_or((&manifest, ""));
         for banned in ["tokio", "rand", "mio", "memmap2", "rustix"] {
-            let named = manifest.lines().any(|line| line.split(['.', ' ', '=']).next() == Some(banned));
+            let named =
+                manifest.lines().any(|line| line.split(['.', ' ', '=']).next() == Some(banned));
             assert!(!named, "{folder} must not depend on {banned}");
         }
         assert!(root().join(folder).join("clippy.toml").exists(), "{folder} bans clocks and files");
@@ -110,7 +113,10 @@ fn unsafe_stays_in_the_mapped_memory_files() {
 fn the_top_level_holds_what_it_should_and_nothing_else() {
     for path in tracked("") {
         let first = path.split('/').next().unwrap_or("");
-        assert!(first.starts_with('.') || TOP_LEVEL.contains(&first), "{first} does not belong here");
+        assert!(
+            first.starts_with('.') || TOP_LEVEL.contains(&first),
+            "{first} does not belong here"
+        );
     }
 }
 
@@ -128,7 +134,8 @@ fn documents_name_files_that_exist() {
 fn links_between_documents_lead_somewhere() {
     for document in tracked(".md") {
         let folder = root().join(&document).parent().map(Path::to_path_buf).expect("in a folder");
-        for target in read(&document).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        for target in read(&document).split("](").skip(1).filter_map(|rest| rest.split(')').next())
+        {
             let path = target.split('#').next().unwrap_or("");
             if path.is_empty() || target.contains("://") {
                 continue;
@@ -170,7 +177,10 @@ fn the_dependency_tree_is_one_we_may_ship() {
     for package in metadata["packages"].as_array().expect("a list of packages") {
         let name = package["name"].as_str().expect("packages have names");
         let Some(source) = package["source"].as_str() else { continue };
-        assert!(source.starts_with("registry+https://github.com/rust-lang/crates.io-index"), "{name}: {source}");
+        assert!(
+            source.starts_with("registry+https://github.com/rust-lang/crates.io-index"),
+            "{name}: {source}"
+        );
         assert!(!["openssl-sys", "protobuf", "native-tls"].contains(&name), "{name} is banned");
         let license = package["license"].as_str().unwrap_or("");
         let alternatives = license.split(" OR ").flat_map(|part| part.split('/'));
@@ -183,7 +193,10 @@ fn the_dependency_tree_is_one_we_may_ship() {
 
 fn names_a_file(token: &str) -> bool {
     let is_file = [".rs", ".md", ".toml", ".py", ".yml"].iter().any(|end| token.ends_with(end));
-    is_file && token.contains('/') && !token.contains(['*', '<', ' ', '\n', '$', '~']) && !token.starts_with(['/', '.'])
+    is_file
+        && token.contains('/')
+        && !token.contains(['*', '<', ' ', '\n', '$', '~'])
+        && !token.starts_with(['/', '.'])
 }
 
 fn root() -> PathBuf {
@@ -199,7 +212,8 @@ fn tracked(suffix: &str) -> Vec<String> {
         .args(["ls-files", "-co", "--exclude-standard", "--deduplicate"])
         .current_dir(root())
         .output();
-    let stdout = String::from_utf8(output.expect("git is installed").stdout).expect("paths are UTF-8");
+    let stdout =
+        String::from_utf8(output.expect("git is installed").stdout).expect("paths are UTF-8");
     let exists = |path: &&str| root().join(path).exists();
     stdout.lines().filter(|path| path.ends_with(suffix)).filter(exists).map(String::from).collect()
 }

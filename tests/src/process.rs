@@ -1,0 +1,239 @@
+//! Real broker processes: started on free ports with a data directory of their own, killed, stopped and started again.
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Read},
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Arc, Mutex, Once},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// How long a broker may take to say that it is ready, or to end when told to, before a test fails.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The folder of the programs that belong to this test's build.
+pub fn programs_dir() -> PathBuf {
+    let test = env::current_exe().expect("a test is a program");
+    let deps = test.parent().expect("in a folder");
+    deps.parent().expect("`deps` lies in the folder of the profile").to_owned()
+}
+
+/// `tidemarkd` or `tidemark`, as of the present source: built on first use, since Cargo does not build the programs of other
+/// packages for a test.
+pub fn program(name: &str) -> PathBuf {
+    static BUILT: Once = Once::new();
+    let dir = programs_dir();
+    BUILT.call_once(|| {
+        let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        build.args(["build", "--quiet", "--bin", "tidemarkd", "--bin", "tidemark"]);
+        build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        if dir.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo runs").success(), "the programs do not build");
+    });
+    dir.join(name)
+}
+
+/// How to start a broker.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    pub data_dir: PathBuf,
+    pub listen: SocketAddr,
+    pub http_listen: SocketAddr,
+    /// Further flags, as `("log-level", "debug")`.
+    pub flags: Vec<(String, String)>,
+}
+
+impl BrokerConfig {
+    /// Free ports, which stay the same over restarts of this configuration.
+    pub fn new(data_dir: &Path) -> Result<Self> {
+        // Held together, so that the two differ; whoever takes one in the moment after makes the start fail and say so.
+        let (data, http) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
+        Ok(Self {
+            data_dir: data_dir.to_owned(),
+            listen: data.local_addr()?,
+            http_listen: http.local_addr()?,
+            flags: Vec::new(),
+        })
+    }
+
+    /// Adds a flag.
+    #[must_use]
+    pub fn flag(mut self, name: &str, value: &str) -> Self {
+        self.flags.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(program("tidemarkd"));
+        command.arg("--data-dir").arg(&self.data_dir);
+        command.args(["--listen", &self.listen.to_string()]);
+        command.args(["--http-listen", &self.http_listen.to_string()]);
+        for (name, value) in &self.flags {
+            command.arg(format!("--{name}={value}"));
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts a broker and waits until it says that it is ready.
+    pub fn start(&self) -> Result<Broker> {
+        let started = Instant::now();
+        let mut child = self.command().spawn().context("start tidemarkd")?;
+        let log = Arc::new(Mutex::new(String::new()));
+        let stdout = collect(child.stdout.take().context("piped")?, &log, Some("ready"));
+        collect(child.stderr.take().context("piped")?, &log, None);
+        let mut broker = Broker { config: self.clone(), child, log, ready_after: Duration::ZERO };
+        if stdout.recv_timeout(PATIENCE).is_err() {
+            let ended = broker.child.try_wait()?;
+            bail!("the broker is not ready ({ended:?}):\n{}", broker.log());
+        }
+        broker.ready_after = started.elapsed();
+        Ok(broker)
+    }
+
+    /// Starts a broker that is expected to refuse, and returns what it said.
+    pub fn start_refused(&self) -> Result<Output> {
+        let mut child = self.command().spawn().context("start tidemarkd")?;
+        wait(&mut child)?;
+        Ok(child.wait_with_output()?)
+    }
+}
+
+/// Reads lines into the log; the receiver gets a message when one contains `signal`, and closes when the stream ends.
+fn collect(
+    stream: impl Read + Send + 'static,
+    log: &Arc<Mutex<String>>,
+    signal: Option<&'static str>,
+) -> std::sync::mpsc::Receiver<()> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let log = Arc::clone(log);
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if signal.is_some_and(|signal| line.contains(signal)) {
+                // Nobody listens any more after the first.
+                let _first = sender.send(());
+            }
+            let mut log = log.lock().expect("no holder panics");
+            log.push_str(&line);
+            log.push('\n');
+        }
+    });
+    receiver
+}
+
+/// A running broker; killed when dropped.
+#[derive(Debug)]
+pub struct Broker {
+    config: BrokerConfig,
+    child: Child,
+    log: Arc<Mutex<String>>,
+    ready_after: Duration,
+}
+
+impl Broker {
+    pub fn address(&self) -> String {
+        self.config.listen.to_string()
+    }
+
+    pub fn http_address(&self) -> SocketAddr {
+        self.config.http_listen
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// From the start of the process to its word that it is ready.
+    pub fn ready_after(&self) -> Duration {
+        self.ready_after
+    }
+
+    /// Everything it has printed so far, both streams.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no holder panics").clone()
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// SIGTERM, and the exit status that follows.
+    pub fn terminate(mut self) -> Result<ExitStatus> {
+        self.signal("TERM")?;
+        wait(&mut self.child)
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let status =
+            Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status()?;
+        ensure!(status.success(), "kill -{name}");
+        Ok(())
+    }
+
+    /// A metric's value, by series as printed.
+    pub fn metric(&self, series: &str) -> Result<Option<f64>> {
+        Ok(crate::http::metric(&crate::http::get(self.http_address(), "/metrics")?.body, series))
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _killed = self.child.kill();
+        let _reaped = self.child.wait();
+        #[expect(clippy::print_stderr, reason = "what a person who reads a failed test wants to see")]
+        if thread::panicking() {
+            eprintln!("broker log:\n{}", self.log());
+        }
+    }
+}
+
+/// Waits for the end of a process without a busy loop: the standard library offers no timeout, so a thread kills it.
+fn wait(child: &mut Child) -> Result<ExitStatus> {
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    let pid = child.id().to_string();
+    let guard = thread::spawn(move || {
+        let timed_out = ended
+            .recv_timeout(PATIENCE)
+            .is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout);
+        if timed_out {
+            let _killed = Command::new("kill").args(["-9", &pid]).status();
+        }
+        timed_out
+    });
+    let status = child.wait()?;
+    drop(done);
+    ensure!(!guard.join().expect("the guard does not panic"), "still running after {PATIENCE:?}");
+    Ok(status)
+}
+
+/// Runs `tidemark` against a broker, with bytes for its standard input.
+pub fn tidemark(broker: &Broker, arguments: &[&str], input: &[u8]) -> Result<Output> {
+    use std::io::Write as _;
+
+    let mut child = Command::new(program("tidemark"))
+        .args(arguments)
+        .env("TIDEMARK_BROKERS", broker.address())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("piped")?;
+    let input = input.to_vec();
+    let writing = thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output()?;
+    // A command that does not read its input closes the pipe.
+    let _written = writing.join().expect("the writer does not panic");
+    Ok(output)
+}
