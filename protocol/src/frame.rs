@@ -201,7 +201,7 @@ impl FrameDecoder {
     }
 
     /// The frame at the front of `buffer`, split off without copying. `None`: more bytes are needed, and
-    /// `buffer` has spare capacity for some of them. At most as much as has arrived, 64 KiB or the length of
+    /// `buffer` has spare capacity for some of them. About as much as has arrived, 64 KiB or the length of
     /// the frame before is reserved beyond what is there, whatever a frame claims.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
         let prefix = match self.verified {
@@ -260,11 +260,13 @@ impl FrameDecoder {
         Ok(())
     }
 
-    /// Makes room for the next bytes of a frame of `frame_bytes`.
+    /// Makes room for the next bytes of a frame of `frame_bytes`, when little is left.
     fn reserve(&self, buffer: &mut BytesMut, frame_bytes: usize) {
         let missing = frame_bytes.saturating_sub(buffer.len());
-        let step = STEP_BYTES.max(buffer.len()).max(self.familiar_bytes);
-        buffer.reserve(missing.min(step).max(IDLE_RESERVE_BYTES));
+        if buffer.capacity() - buffer.len() < missing.min(IDLE_RESERVE_BYTES) {
+            let step = STEP_BYTES.max(buffer.len()).max(self.familiar_bytes);
+            buffer.reserve(missing.clamp(IDLE_RESERVE_BYTES, step));
+        }
     }
 }
 

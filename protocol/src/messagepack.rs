@@ -44,3 +44,6 @@ pub fn decode<T: DeserializeOwned>(
         _ => Err(MessageError::TrailingBytes),
     }
 }
+
+#[cfg(test)]
+mod tests;
