@@ -34,12 +34,14 @@ pub struct Config {
 }
 
 /// Something that happened to the replica. Time comes beside it, see [`crate::Replica::step`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The controller made this replica the leader, and the log is open.
     BecomeLeader {
         /// Higher than every epoch this replica led in before.
         epoch: LeaderEpoch,
+        /// Only committed records are ever deleted, so the watermark is here at least.
+        log_start_offset: Offset,
         log_end_offset: Offset,
         /// Exclusive end of what is on stable storage; at most `log_end_offset`.
         flushed_offset: Offset,

@@ -85,8 +85,9 @@ impl Replica {
     pub fn step(&mut self, now_ms: u64, event: Event, effects: &mut Vec<Effect>) {
         let watermark_before = self.high_watermark;
         match event {
-            Event::BecomeLeader { epoch, log_end_offset, flushed_offset } => {
-                self.become_leader(epoch, log_end_offset, flushed_offset, effects);
+            Event::BecomeLeader { epoch, log_start_offset, log_end_offset, flushed_offset } => {
+                let ends = (log_end_offset, flushed_offset);
+                self.become_leader(epoch, log_start_offset, ends, effects);
             }
             Event::Produced(produced) => self.produced(produced, effects),
             Event::Flushed { end_offset } => self.flushed(end_offset, effects),
@@ -139,8 +140,8 @@ impl Replica {
     fn become_leader(
         &mut self,
         epoch: LeaderEpoch,
-        log_end_offset: Offset,
-        flushed_offset: Offset,
+        log_start_offset: Offset,
+        (log_end_offset, flushed_offset): (Offset, Offset),
         effects: &mut Vec<Effect>,
     ) {
         if self.role == Role::Failed {
@@ -148,14 +149,16 @@ impl Replica {
         }
         assert!(self.leader_epoch < Some(epoch), "epoch {epoch} after {:?}", self.leader_epoch);
         assert!(flushed_offset <= log_end_offset, "flushed {flushed_offset} of {log_end_offset}");
-        assert!(log_end_offset >= self.high_watermark, "committed records are gone");
+        let watermark_min = self.high_watermark.max(log_start_offset);
+        assert!(log_end_offset >= watermark_min, "committed records are gone");
         // A receipt names the epoch of its append, so what was appended in an older one is not answered in
         // this one: its fate is unknown to us.
         self.resign(Role::Leader, ErrorCode::NotLeader, effects);
         self.leader_epoch = Some(epoch);
         self.log_end_offset = log_end_offset;
         self.flushed_offset = flushed_offset;
-        self.high_watermark = self.high_watermark.max(self.committed_offset());
+        self.high_watermark = watermark_min;
+        self.high_watermark = watermark_min.max(self.committed_offset());
         effects.push(Effect::SetHighWatermark { offset: self.high_watermark });
         self.request_flush_if_behind(effects);
     }
@@ -176,7 +179,7 @@ impl Replica {
             self.log_end_offset
         );
         self.log_end_offset = end_offset;
-        let wait = self.wait_for(acks, produced.durability);
+        let wait = wait_for(acks, produced.durability);
         if self.config.durability == StorageDurability::Disk
             || matches!(wait, Some(Wait::Flushed | Wait::CommittedAndFlushed))
         {
@@ -191,18 +194,6 @@ impl Replica {
             None => {}
         }
         self.advance(effects);
-    }
-
-    /// What a request waits for; `None` when the append was all.
-    fn wait_for(&self, acks: Acks, durability: Durability) -> Option<Wait> {
-        match (acks, durability) {
-            (Acks::None, _) | (Acks::Leader, Durability::Topic | Durability::Memory) => None,
-            (Acks::Leader, Durability::Disk) => Some(Wait::Flushed),
-            (Acks::All, Durability::Disk) => Some(Wait::CommittedAndFlushed),
-            // What the topic asks for is in the watermark already, and a request cannot have less: what is
-            // acknowledged by all can be read.
-            (Acks::All, Durability::Topic | Durability::Memory) => Some(Wait::Committed),
-        }
     }
 
     fn flushed(&mut self, end_offset: Offset, effects: &mut Vec<Effect>) {
@@ -300,6 +291,18 @@ impl Replica {
         assert!(self.flushed_offset <= self.log_end_offset, "flushed past the log end: {self:?}");
         assert!(self.high_watermark >= watermark_before, "watermark went back: {self:?}");
         assert!(self.role == Role::Leader || self.parked.len() == 0, "waiting in vain: {self:?}");
+    }
+}
+
+/// What a request waits for; `None` when the append was all.
+fn wait_for(acks: Acks, durability: Durability) -> Option<Wait> {
+    match (acks, durability) {
+        (Acks::None, _) | (Acks::Leader, Durability::Topic | Durability::Memory) => None,
+        (Acks::Leader, Durability::Disk) => Some(Wait::Flushed),
+        (Acks::All, Durability::Disk) => Some(Wait::CommittedAndFlushed),
+        // What the topic asks for is in the watermark already, and a request cannot have less: what is
+        // acknowledged by all can be read.
+        (Acks::All, Durability::Topic | Durability::Memory) => Some(Wait::Committed),
     }
 }
 
