@@ -7,9 +7,16 @@
 mod command;
 mod file;
 pub mod settings;
+#[cfg(test)]
+mod tests;
 pub mod value;
 
-use std::{collections::BTreeMap, fmt, ops::Deref, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::Deref,
+    path::{Path, PathBuf},
+};
 
 use tidemark_protocol::messages::SettingValue;
 
@@ -85,8 +92,8 @@ pub struct Written {
 impl Written {
     /// Takes in a file's content. An unknown key is a problem: a setting that is silently not in force is
     /// worse than a broker that does not start.
-    pub fn read_file(&mut self, path: PathBuf, content: &str) {
-        file::read(self, &path, content);
+    pub fn read_file(&mut self, path: &Path, content: &str) {
+        file::read(self, path, content);
     }
 
     /// Takes in environment variables. An unknown one is only a warning: the environment is shared with others.
@@ -100,7 +107,8 @@ impl Written {
                 let hint = nearest(&name)
                     .map(|setting| format!("; did you mean {}?", setting.environment_name()));
                 let hint = hint.unwrap_or_default();
-                self.warnings.push(format!("environment variable {variable} is not a setting{hint}"));
+                self.warnings
+                    .push(format!("environment variable {variable} is not a setting{hint}"));
             }
         }
     }
@@ -203,17 +211,19 @@ impl Config {
 
     /// The configuration as a file that would give it again, with the source of each value beside it.
     pub fn to_toml(&self) -> String {
-        let mut out = String::new();
-        for setting in self.settings() {
+        let lines = self.settings().into_iter().map(|setting| {
             let quoted = toml::Value::String(setting.value).to_string();
             let source = match self.sources.get(setting.name.as_str()) {
                 Some(Source::File { path, line }) => format!("file {}:{line}", path.display()),
                 _ => setting.source,
             };
-            let line = format!("{} = {quoted}", setting.name);
-            out.push_str(&format!("{line:<48} # {source}\n"));
-        }
-        out
+            let assignment = format!("{} = {quoted}", setting.name);
+            format!(
+                "{assignment:<48} # {source}
+"
+            )
+        });
+        lines.collect()
     }
 }
 

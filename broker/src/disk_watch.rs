@@ -231,7 +231,10 @@ mod tests {
         watch.fill();
         assert_eq!(watch.state(), DiskState::Failed);
         assert_eq!(watch.failure(), Some("fsync of 0.log: Input/output error"));
-        assert_eq!(health.state().reasons.keys().copied().collect::<Vec<_>>(), [Reason::DiskFailed]);
+        assert_eq!(
+            health.state().reasons.keys().copied().collect::<Vec<_>>(),
+            [Reason::DiskFailed]
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -138,6 +138,10 @@ mod tests {
 
         let waiting = health.clone();
         let (state, ()) = tokio::join!(waiting.ready(), async { health.clear(Reason::Starting) });
-        assert_eq!(state.sentences(), ["disk_full: /data has 1MiB free"], "known, but not blocking");
+        assert_eq!(
+            state.sentences(),
+            ["disk_full: /data has 1MiB free"],
+            "known, but not blocking"
+        );
     }
 }

@@ -3,9 +3,13 @@
 //! The outer shell, in reading order: [`config`], [`logging`], [`metrics`], [`health`], [`http`], [`banner`];
 //! what everything uses: [`tasks`], [`clock`]; what watches the disk: [`disk_watch`].
 
+pub mod banner;
 pub mod clock;
 pub mod config;
 pub mod disk_watch;
 pub mod health;
+pub mod http;
+pub mod listen_error;
+pub mod logging;
 pub mod metrics;
 pub mod tasks;

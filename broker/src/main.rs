@@ -1,2 +1,200 @@
-//! Placeholder.
-fn main() {}
+//! `tidemarkd`: reads the configuration, starts logging, runs the broker and turns the outcome into an exit code.
+//!
+//! It decides nothing about data. Exit codes: 0 after a clean stop, 1 when the broker failed or was stopped by
+//! force, 2 when the command line or the configuration is wrong.
+
+use std::{
+    env, future, io,
+    io::Write,
+    net::{Ipv4Addr, SocketAddr},
+    path,
+    process::{self, ExitCode},
+    time::Duration,
+};
+
+use anyhow::Context;
+use tidemark_broker::{
+    banner::{self, Banner},
+    clock::Clock,
+    config::{Config, ENVIRONMENT_LOG, Invocation, UsageError},
+    health::{Health, HealthState, Reason},
+    http::HttpServer,
+    logging,
+    metrics::Metrics,
+    tasks::{Shutdown, Tasks},
+};
+use tokio::{
+    runtime,
+    signal::unix::{SignalKind, signal},
+    time::MissedTickBehavior,
+};
+
+const EXIT_FAILED: u8 = 1;
+const EXIT_USAGE: u8 = 2;
+/// How often recorded times are moved from their buffers into buckets, which bounds the buffers.
+const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Where the command line looks for a broker by itself.
+const DEFAULT_ADDRESS: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9092);
+
+fn main() -> ExitCode {
+    let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    let environment = env::vars_os().map(|(name, value)| (lossy(name), lossy(value)));
+    match Invocation::parse(env::args_os(), environment) {
+        Ok(Invocation { check_config: true, config }) => {
+            for warning in &config.warnings {
+                complain(warning);
+            }
+            say(&config.to_toml());
+            ExitCode::SUCCESS
+        }
+        Ok(Invocation { check_config: false, config }) => run(&config),
+        Err(UsageError::Flags(error)) => {
+            // `--help` and `--version` come this way too, with their own stream and exit code.
+            error.print().ok();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE))
+        }
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+fn run(config: &Config) -> ExitCode {
+    let filter = env::var(ENVIRONMENT_LOG).ok();
+    if let Err(error) = logging::start(config.log_level, config.log_format, filter.as_deref()) {
+        complain(&error.to_string());
+        return ExitCode::from(EXIT_USAGE);
+    }
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let threads = usize::try_from(config.network_threads).expect("bounded by its setting");
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("network")
+        .enable_all()
+        .build();
+    let outcome = match runtime {
+        Ok(runtime) => {
+            let outcome = runtime.block_on(serve(config));
+            runtime.shutdown_background();
+            outcome
+        }
+        Err(error) => Err(error).context("cannot start the network threads"),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+/// Runs the broker until a signal or a failure ends it.
+async fn serve(config: &Config) -> anyhow::Result<()> {
+    let health = Health::starting();
+    let metrics = Metrics::new(Clock::start(), health.clone());
+    let shutdown = Shutdown::new();
+    watch_signals(&shutdown, &health)?;
+
+    // Watching must be possible for longer than what is watched: this part stops last.
+    let outside = Tasks::new(Shutdown::new());
+    let http = HttpServer::bind(&config.http_listen, health.clone(), metrics.clone()).await?;
+    outside.spawn("http", http.run(outside.shutdown().clone()));
+    outside.spawn("metrics", keep_metrics(metrics.clone(), outside.shutdown().clone()));
+
+    let broker = server::run(config.clone(), metrics, health.clone(), shutdown.clone());
+    let announce = async {
+        let state = health.ready().await;
+        say(&banner(config, &state).to_string());
+        future::pending::<()>().await;
+    };
+    let outcome = tokio::select! {
+        outcome = broker => outcome.map_err(anyhow::Error::from),
+        () = announce => unreachable!("the announcement never completes"),
+    };
+    outside.shutdown().start();
+    if let Err(error) = outside.finished(config.shutdown_timeout).await {
+        tracing::warn!(%error, "the HTTP port was closed with requests in progress");
+    }
+    if outcome.is_ok() {
+        tracing::info!("stopped");
+    }
+    outcome
+}
+
+/// The first SIGTERM or SIGINT stops the broker in order; the second ends the process there and then, which
+/// costs nothing that was acknowledged.
+fn watch_signals(shutdown: &Shutdown, health: &Health) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+    let (shutdown, health) = (shutdown.clone(), health.clone());
+    // Not waited for: it lives until the process ends.
+    Tasks::new(shutdown.clone()).spawn("signals", async move {
+        loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            if shutdown.has_started() {
+                complain(&format!("{name} again: stopping at once"));
+                process::exit(EXIT_FAILED.into());
+            }
+            tracing::info!(signal = name, "stopping; once more stops at once");
+            health.raise(Reason::Stopping, format!("received {name}"));
+            shutdown.start();
+        }
+    });
+    Ok(())
+}
+
+async fn keep_metrics(metrics: Metrics, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(METRICS_UPKEEP_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while shutdown.or_stop(ticks.tick()).await.is_some() {
+        metrics.upkeep();
+    }
+}
+
+fn banner(config: &Config, state: &HealthState) -> Banner {
+    let elsewhere = state.data_address.filter(|address| *address != DEFAULT_ADDRESS);
+    Banner {
+        version: env!("CARGO_PKG_VERSION"),
+        data_address: state.data_address,
+        http_address: state.http_address,
+        data_dir: path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone()),
+        client: banner::client_command(),
+        client_options: elsewhere.map(|address| format!(" --broker {address}")).unwrap_or_default(),
+    }
+}
+
+/// Standard output. A closed one is no reason to stop serving.
+fn say(text: &str) {
+    writeln!(io::stdout(), "{}", text.trim_end()).ok();
+}
+
+/// Standard error, for what goes wrong before there is a log or after it.
+fn complain(text: &str) {
+    for line in text.lines() {
+        writeln!(io::stderr(), "tidemarkd: {line}").ok();
+    }
+}
+
+/// Stands in for the data plane until it is wired.
+mod server {
+    use super::{Config, Health, Metrics, Reason, Shutdown};
+
+    pub(super) async fn run(
+        _config: Config,
+        _metrics: Metrics,
+        health: Health,
+        shutdown: Shutdown,
+    ) -> Result<(), std::io::Error> {
+        health.clear(Reason::Starting);
+        shutdown.started().await;
+        Ok(())
+    }
+}

@@ -206,7 +206,8 @@ mod tests {
             metrics.requests().unsupported(number);
         }
         let text = metrics.render(ScrapeDetail::default());
-        let series = text.lines().filter(|line| line.starts_with("tidemark_api_unsupported_total{"));
+        let series =
+            text.lines().filter(|line| line.starts_with("tidemark_api_unsupported_total{"));
         assert_eq!(series.count(), 33);
         assert!(text.contains("tidemark_api_unsupported_total{api=\"other\"} 968"));
     }

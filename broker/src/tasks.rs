@@ -98,7 +98,10 @@ impl Tasks {
     /// Starts a task on the current tokio runtime. The task should end soon after [`Tasks::shutdown`] starts.
     ///
     /// Names are for people: one per kind of task (`connection`), not one per task.
-    #[expect(clippy::disallowed_methods, reason = "this is the function the rest of the broker uses instead")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the function the rest of the broker uses instead"
+    )]
     pub fn spawn<F>(&self, name: &str, future: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
@@ -173,7 +176,11 @@ mod tests {
         let shutdown = tasks.shutdown().clone();
         let task = tasks.spawn("listener", async move { shutdown.started().await });
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        tasks.spawn_thread("shard-0", move || { stopped.recv().ok(); }).unwrap();
+        tasks
+            .spawn_thread("shard-0", move || {
+                stopped.recv().ok();
+            })
+            .unwrap();
         assert_eq!(tasks.running().to_string(), "listener, shard-0");
 
         tasks.shutdown().start();

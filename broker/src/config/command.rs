@@ -43,9 +43,10 @@ impl Invocation {
         };
 
         let mut written = Written::default();
-        if let Some(path) = matches.get_one::<PathBuf>("config").cloned().or_else(from_environment) {
+        if let Some(path) = matches.get_one::<PathBuf>("config").cloned().or_else(from_environment)
+        {
             match fs::read_to_string(&path) {
-                Ok(content) => written.read_file(path, &content),
+                Ok(content) => written.read_file(&path, &content),
                 Err(source) => return Err(UsageError::File { path, source }),
             }
         }

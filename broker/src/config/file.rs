@@ -31,7 +31,7 @@ pub(super) fn read(written: &mut Written, path: &Path, content: &str) {
                 written.set(setting, text, source);
             }
             None => written.problems.push(format!(
-                "{shown}, line {line}: `{name}` takes one text or number, not a {}",
+                "{shown}, line {line}: `{name}` takes one text or number; this is of type {}",
                 value.get_ref().type_str()
             )),
         }
@@ -41,9 +41,9 @@ pub(super) fn read(written: &mut Written, path: &Path, content: &str) {
 fn scalar(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
-        DeValue::Integer(number) => {
-            i64::from_str_radix(number.as_str(), number.radix()).ok().map(|number| number.to_string())
-        }
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .ok()
+            .map(|number| number.to_string()),
         DeValue::Boolean(value) => Some(value.to_string()),
         DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => None,
     }

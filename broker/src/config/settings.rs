@@ -29,13 +29,18 @@ impl Setting {
     }
 
     pub fn flag_name(&self) -> String {
-        self.name.replace('_', "-")
+        flag_name(self.name)
     }
 
     /// The doc comment as flowing text.
     pub fn doc_text(&self) -> String {
         self.doc.split_whitespace().collect::<Vec<_>>().join(" ")
     }
+}
+
+/// The flag of a setting, without its hyphens in front.
+pub fn flag_name(name: &str) -> String {
+    name.replace('_', "-")
 }
 
 macro_rules! settings {

@@ -66,7 +66,8 @@ impl Kind for Time {
     fn parse(text: &str) -> Result<Duration, String> {
         let has_unit = text.ends_with(|last: char| last.is_ascii_alphabetic());
         let ms = if has_unit || text == "0" { scaled(text, TIME_UNITS) } else { None };
-        let wanted = || format!("must be a time with its unit such as 250ms, 5s or 12h, not `{text}`");
+        let wanted =
+            || format!("must be a time with its unit such as 250ms, 5s or 12h, not `{text}`");
         ms.map(Duration::from_millis).ok_or_else(wanted)
     }
 
@@ -248,7 +249,15 @@ macro_rules! choices {
     };
 }
 
-choices!(LogLevel, "LEVEL", Error = "error", Warn = "warn", Info = "info", Debug = "debug", Trace = "trace");
+choices!(
+    LogLevel,
+    "LEVEL",
+    Error = "error",
+    Warn = "warn",
+    Info = "info",
+    Debug = "debug",
+    Trace = "trace"
+);
 choices!(LogFormat, "FORMAT", Text = "text", Json = "json");
 
 #[cfg(test)]

@@ -92,8 +92,9 @@ impl ConnectionMetrics {
             rejected: Rejection::ALL.map(|reason| {
                 scrape::counter(recorder, &table::CONNECTIONS_REJECTED, &[reason.name()])
             }),
-            ended: Ending::ALL
-                .map(|reason| scrape::counter(recorder, &table::CONNECTIONS_ENDED, &[reason.name()])),
+            ended: Ending::ALL.map(|reason| {
+                scrape::counter(recorder, &table::CONNECTIONS_ENDED, &[reason.name()])
+            }),
         }
     }
 

@@ -55,7 +55,11 @@ impl DiskMetrics {
         Self {
             fsync_seconds: scrape::histogram(recorder, &table::FSYNC_SECONDS, &[]),
             fsync_batch_bytes: scrape::histogram(recorder, &table::FSYNC_BATCH_BYTES, &[]),
-            fsync_batch_partitions: scrape::histogram(recorder, &table::FSYNC_BATCH_PARTITIONS, &[]),
+            fsync_batch_partitions: scrape::histogram(
+                recorder,
+                &table::FSYNC_BATCH_PARTITIONS,
+                &[],
+            ),
             read_bytes: ["hot", "cold"].map(|tier| counter(&table::READ_BYTES, tier)),
             deleted_bytes: ["size", "time", "trim"]
                 .map(|reason| counter(&table::RETENTION_DELETED, reason)),

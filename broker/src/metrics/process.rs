@@ -29,8 +29,8 @@ pub(super) fn scrape(scrape: &Scrape) {
     if let Some(limit) = getrlimit(Resource::Nofile).current {
         scrape.gauge(&table::PROCESS_MAX_FDS, &[], limit);
     }
-    if let Ok(maps) = fs::read("/proc/self/maps") {
-        let regions = maps.iter().filter(|byte| **byte == b'\n').count();
+    if let Ok(maps) = fs::read_to_string("/proc/self/maps") {
+        let regions = maps.lines().count();
         scrape.gauge(&table::MMAP_REGIONS, &[], regions as u64);
     }
 }

@@ -155,8 +155,8 @@ impl RequestMetrics {
     /// Counts a request for an API number that this broker does not know.
     pub fn unsupported(&self, number: u16) {
         let mut seen = self.unsupported.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_series = seen.contains(&number)
-            || (seen.len() < UNSUPPORTED_SERIES_MAX && seen.insert(number));
+        let has_series =
+            seen.contains(&number) || (seen.len() < UNSUPPORTED_SERIES_MAX && seen.insert(number));
         drop(seen);
         let label = if has_series { number.to_string() } else { "other".to_owned() };
         scrape::counter(&self.recorder, &table::API_UNSUPPORTED, &[&label]).increment(1);

@@ -95,7 +95,11 @@ fn gauge(recorder: &PrometheusRecorder, metric: &Metric, labels: &[&str]) -> Gau
     recorder.register_gauge(&key(metric, labels), &METADATA)
 }
 
-pub(super) fn histogram(recorder: &PrometheusRecorder, metric: &Metric, labels: &[&str]) -> Histogram {
+pub(super) fn histogram(
+    recorder: &PrometheusRecorder,
+    metric: &Metric,
+    labels: &[&str],
+) -> Histogram {
     assert!(matches!(metric.kind, Kind::Histogram(_)), "{} is not a histogram", metric.name);
     recorder.register_histogram(&key(metric, labels), &METADATA)
 }
@@ -103,6 +107,7 @@ pub(super) fn histogram(recorder: &PrometheusRecorder, metric: &Metric, labels: 
 fn key(metric: &Metric, values: &[&str]) -> Key {
     assert_eq!(metric.labels.len(), values.len(), "{} takes {:?}", metric.name, metric.labels);
     let pairs = metric.labels.iter().zip(values);
-    let labels = pairs.map(|(name, value)| Label::new(*name, (*value).to_owned())).collect::<Vec<_>>();
+    let labels =
+        pairs.map(|(name, value)| Label::new(*name, (*value).to_owned())).collect::<Vec<_>>();
     Key::from_parts(metric.name, labels)
 }

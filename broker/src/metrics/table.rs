@@ -40,14 +40,21 @@ const SECONDS: &[f64] = &[
 ];
 /// 4 KiB to 256 MiB by factors of four.
 const BYTES: &[f64] = &[
-    4_096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0, 67_108_864.0,
+    4_096.0,
+    16_384.0,
+    65_536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
     268_435_456.0,
 ];
 const COUNTS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 1_000.0, 10_000.0];
 
 macro_rules! metrics {
     ($($id:ident = $kind:expr, $name:literal [$($label:literal),*] $help:literal;)+) => {
-        $(#[doc = $help] pub const $id: Metric =
+        $(#[doc = concat!("`", $name, "`")] pub const $id: Metric =
             Metric { name: $name, kind: $kind, labels: &[$($label),*], help: $help };)+
 
         /// Every metric, in the order of the documents.

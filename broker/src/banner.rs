@@ -1,0 +1,102 @@
+//! The first thing a person sees: where the broker listens, where the data is, and what to type next.
+
+use std::{
+    env, fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+/// What the banner says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Banner {
+    pub version: &'static str,
+    pub data_address: Option<SocketAddr>,
+    pub http_address: Option<SocketAddr>,
+    /// Absolute, so that it can be copied into another terminal.
+    pub data_dir: PathBuf,
+    /// How to call the command line in this installation.
+    pub client: String,
+    /// Options that the command line needs to reach this broker: none at the default address.
+    pub client_options: String,
+}
+
+impl fmt::Display for Banner {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { version, client, client_options, .. } = self;
+        writeln!(out, "tidemarkd {version} is ready")?;
+        writeln!(out)?;
+        if let Some(address) = self.data_address {
+            writeln!(out, "  data and administration   {address}")?;
+        }
+        if let Some(address) = self.http_address {
+            writeln!(out, "  metrics and health        http://{address}/")?;
+        }
+        writeln!(out, "  stored in                 {}", self.data_dir.display())?;
+        writeln!(out)?;
+        writeln!(out, "Try, in another terminal:")?;
+        writeln!(out)?;
+        writeln!(out, "  {client}{client_options} topic create hello")?;
+        writeln!(out, "  echo 'hello, world' | {client}{client_options} produce hello")?;
+        writeln!(out, "  {client}{client_options} consume hello --from earliest")?;
+        writeln!(out)?;
+        writeln!(out, "Ctrl-C stops it.")
+    }
+}
+
+/// How to call the command line: the binary beside this one, else cargo's alias when cargo started us, else
+/// whatever `tidemark` is on the path.
+pub fn client_command() -> String {
+    let sibling = env::current_exe().ok().map(|own| own.with_file_name("tidemark"));
+    let started_by_cargo = env::var_os("CARGO_MANIFEST_DIR").is_some();
+    match sibling {
+        Some(sibling) if sibling.is_file() => {
+            short_path(&sibling, env::current_dir().ok().as_deref())
+        }
+        _ if started_by_cargo => "cargo tidemark".to_owned(),
+        _ => "tidemark".to_owned(),
+    }
+}
+
+/// The path as one would type it from `dir`.
+fn short_path(path: &Path, dir: Option<&Path>) -> String {
+    match dir.and_then(|dir| path.strip_prefix(dir).ok()) {
+        Some(relative) if relative.components().count() == 1 => format!("./{}", relative.display()),
+        Some(relative) => relative.display().to_string(),
+        None => path.display().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_banner_can_be_copied_from() {
+        let banner = Banner {
+            version: "0.1.0",
+            data_address: Some("127.0.0.1:9092".parse().unwrap()),
+            http_address: Some("127.0.0.1:9644".parse().unwrap()),
+            data_dir: PathBuf::from("/srv/tidemark-data"),
+            client: short_path(Path::new("/srv/target/release/tidemark"), Some(Path::new("/srv"))),
+            client_options: String::new(),
+        };
+        let text = banner.to_string();
+        for line in [
+            "  data and administration   127.0.0.1:9092",
+            "  metrics and health        http://127.0.0.1:9644/",
+            "  stored in                 /srv/tidemark-data",
+            "  target/release/tidemark topic create hello",
+        ] {
+            assert!(text.lines().any(|known| known == line), "no `{line}` in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_binary_in_the_working_directory_is_called_with_its_dot() {
+        assert_eq!(short_path(Path::new("/bin/tidemark"), Some(Path::new("/bin"))), "./tidemark");
+        assert_eq!(
+            short_path(Path::new("/bin/tidemark"), Some(Path::new("/srv"))),
+            "/bin/tidemark"
+        );
+    }
+}
