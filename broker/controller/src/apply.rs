@@ -116,16 +116,17 @@ impl Image {
             ));
         }
         for replicas in replicas {
-            let Some(leader) = replicas.first().copied() else {
-                return Err(contradiction(index, "adds a partition without replicas".to_owned()));
-            };
-            topic.partitions.push(Arc::new(Partition {
+            let partition = Partition {
                 replicas: replicas.clone(),
                 isr: replicas.clone(),
-                leader: Some(leader),
+                leader: replicas.first().copied(),
                 leader_epoch: 0,
                 partition_epoch: 0,
-            }));
+            };
+            if let Some(problem) = partition.problem() {
+                return Err(contradiction(index, format!("is wrong: {} {problem}", topic.name)));
+            }
+            topic.partitions.push(Arc::new(partition));
         }
         let added = u32::try_from(replicas.len()).expect("no more than the room there is");
         self.partition_count = self
@@ -157,12 +158,6 @@ impl Image {
         if *partition_epoch <= state.partition_epoch || *leader_epoch < state.leader_epoch {
             return refuse("back to an older epoch");
         }
-        if isr.is_empty() || !isr.iter().all(|member| state.replicas.contains(member)) {
-            return refuse("to an in-sync set that is not among its replicas");
-        }
-        if leader.is_some_and(|leader| !isr.contains(&leader)) {
-            return refuse("to a leader that is not in sync");
-        }
         if *leader != state.leader && *leader_epoch == state.leader_epoch {
             return refuse("to another leader in the same epoch");
         }
@@ -171,7 +166,10 @@ impl Image {
         state.leader = *leader;
         state.leader_epoch = *leader_epoch;
         state.partition_epoch = *partition_epoch;
-        Ok(())
+        match state.problem() {
+            Some(problem) => Err(contradiction(index, format!("is wrong: {name} {problem}"))),
+            None => Ok(()),
+        }
     }
 
     fn topic_mut(&mut self, index: u64, id: TopicId) -> Result<&mut Topic, ApplyError> {

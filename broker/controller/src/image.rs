@@ -19,6 +19,9 @@ use crate::{
     settings::TopicConfig,
 };
 
+/// Most replicas of one partition.
+pub const REPLICAS_MAX: u16 = 32;
+
 /// A broker, as it registered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Broker {
@@ -159,6 +162,27 @@ impl Topic {
 }
 
 impl Partition {
+    /// What is wrong with this partition by itself, if anything.
+    pub(crate) fn problem(&self) -> Option<&'static str> {
+        let Self { replicas, isr, leader, .. } = self;
+        let is_repeated = |list: &[BrokerId]| {
+            list.iter().enumerate().any(|(place, id)| list[..place].contains(id))
+        };
+        if replicas.is_empty() || replicas.len() > REPLICAS_MAX.into() {
+            return Some("has a partition without replicas, or with too many");
+        }
+        if is_repeated(replicas) || is_repeated(isr) {
+            return Some("has a partition with two replicas on one broker");
+        }
+        if isr.is_empty() || !isr.iter().all(|member| replicas.contains(member)) {
+            return Some("has a partition whose in-sync set is not among its replicas");
+        }
+        if leader.is_some_and(|leader| !isr.contains(&leader)) {
+            return Some("has a partition whose leader is not in sync");
+        }
+        None
+    }
+
     fn metadata(&self) -> PartitionMetadata {
         PartitionMetadata {
             leader: self.leader,

@@ -6,7 +6,7 @@
 //!
 //! A [`quorum::Quorum`] commits records; a [`Controller`] joins the two and is what a broker runs.
 //!
-//! Reading order: [`record`], [`image`], [`apply`], [`command`], [`decide`], [`settings`], [`quorum`],
+//! Reading order: [`record`], [`image`], [`apply`], [`command`], [`decide`], [`settings`], [`snapshot`], [`quorum`],
 //! [`controller`].
 
 pub mod apply;
@@ -19,6 +19,7 @@ pub mod names;
 pub mod quorum;
 pub mod record;
 pub mod settings;
+pub mod snapshot;
 
 pub use apply::ApplyError;
 pub use command::{
@@ -28,7 +29,8 @@ pub use controller::{
     Applied, Committed, Completion, Controller, ControllerHandle, Outcome, Subscriber,
 };
 pub use decide::{CLUSTER_PARTITIONS_MAX, Decision};
-pub use image::{Broker, Image, Partition, Topic};
+pub use image::{Broker, Image, Partition, REPLICAS_MAX, Topic};
 pub use quorum::{ProposeError, Quorum, QuorumError, one::QuorumOfOne};
 pub use record::{IncarnationId, MetadataRecord, RecordError};
 pub use settings::{CleanupPolicy, TimestampType, TopicConfig, TopicDurability};
+pub use snapshot::SnapshotError;

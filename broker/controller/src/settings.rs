@@ -14,6 +14,7 @@ use tidemark_protocol::{
     messages::{SettingValue, TopicSettings},
 };
 
+use crate::image::REPLICAS_MAX;
 use crate::names::{did_you_mean, quote};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -84,7 +85,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "min_insync_replicas",
         default: "1",
         doc: "Fewest in-sync replicas with which records are accepted with acks=all and committed.",
-        kind: Kind::Count { min: 1, max: 32 },
+        kind: Kind::Count { min: 1, max: REPLICAS_MAX as u64 },
     },
     Setting {
         name: "max_batch_bytes",

@@ -6,7 +6,7 @@ use super::Decision;
 use crate::{
     assignment::assign,
     command::{Answer, CreateTopic},
-    image::Image,
+    image::{Image, REPLICAS_MAX},
     names::check_topic_name,
     record::MetadataRecord,
     settings,
@@ -46,8 +46,10 @@ pub(super) fn decide(image: &Image, command: &CreateTopic) -> Result<Decision, F
 }
 
 fn check_replication_factor(replication_factor: u16, live: usize) -> Result<(), Failure> {
-    if replication_factor == 0 {
-        let message = "a partition has at least one replica; 0 were asked for";
+    if !(1..=REPLICAS_MAX).contains(&replication_factor) {
+        let message = format!(
+            "a partition has 1 to {REPLICAS_MAX} replicas; {replication_factor} were asked for"
+        );
         return Err(Failure::new(ErrorCode::InvalidPartitions, message));
     }
     if usize::from(replication_factor) > live {
