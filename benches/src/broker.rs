@@ -66,9 +66,7 @@ impl Server {
         let mut command = Command::new(program);
         command.args(["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--data-dir"]);
         command.arg(dir);
-        Self::start(&mut command, |line| {
-            line.split_whitespace().find_map(|word| word.parse().ok())
-        })
+        Self::start(&mut command, |line| line.split_whitespace().find_map(|word| word.parse().ok()))
     }
 
     /// Peak resident memory so far, in bytes, from the kernel's accounting.
@@ -227,7 +225,8 @@ impl Connection {
             let mut prefix = [0; PREFIX_BYTES];
             source.read_exact(stream, &mut prefix)?;
             let word = |at: usize| {
-                u32::from_be_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]]) as usize
+                u32::from_be_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]])
+                    as usize
             };
             let (length, header) = (word(0), word(12));
             let payload = length + 4 - PREFIX_BYTES - header;
@@ -259,7 +258,8 @@ impl BufferedThenStream {
 fn check_produced(frame: &Frame) -> io::Result<()> {
     let outcome: Result<ProduceResponse, Failure> = frame.message().map_err(io::Error::other)?;
     let response = outcome.map_err(io::Error::other)?;
-    response.partitions.into_iter().try_for_each(|partition| {
-        partition.map(drop).map_err(io::Error::other)
-    })
+    response
+        .partitions
+        .into_iter()
+        .try_for_each(|partition| partition.map(drop).map_err(io::Error::other))
 }

@@ -103,7 +103,9 @@ impl Partition {
         let at = usize::try_from(self.stored.load(Ordering::Relaxed)).expect("64-bit");
         assert!(at + batch.len() <= self.map.len(), "the load fits the capacity it asked for");
         // SAFETY: in bounds by the assertion; this thread is the only writer and readers stay below `stored`.
-        unsafe { self.map.as_mut_ptr().add(at).copy_from_nonoverlapping(batch.as_ptr(), batch.len()) };
+        unsafe {
+            self.map.as_mut_ptr().add(at).copy_from_nonoverlapping(batch.as_ptr(), batch.len())
+        };
         (at + batch.len()) as u64
     }
 
@@ -161,11 +163,7 @@ pub fn serve(dir: &Path, listen: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-fn serve_connection(
-    mut stream: TcpStream,
-    dir: &Path,
-    partitions: &Partitions,
-) -> io::Result<()> {
+fn serve_connection(mut stream: TcpStream, dir: &Path, partitions: &Partitions) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let opening = Opening::read(&mut stream)?;
     let index = usize::try_from(opening.partition).expect("64-bit");

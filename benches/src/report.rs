@@ -51,7 +51,8 @@ impl Comparison {
     /// When there is no round or the counts differ.
     pub fn of(name: String, unit: &'static str, floor: &[f64], broker: &[f64]) -> Self {
         assert_eq!(floor.len(), broker.len(), "every round runs both");
-        let ratios: Vec<f64> = floor.iter().zip(broker).map(|(floor, broker)| broker / floor).collect();
+        let ratios: Vec<f64> =
+            floor.iter().zip(broker).map(|(floor, broker)| broker / floor).collect();
         let spread = |runs: &[f64]| Spread::of(runs).expect("at least one round");
         Self { name, unit, floor: spread(floor), broker: spread(broker), ratio: spread(&ratios) }
     }

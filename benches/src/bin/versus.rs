@@ -2,7 +2,11 @@
 //!
 //! Each round runs both on the same load, one right after the other, in alternating order; a ratio pairs the two of a
 //! round, so that a machine that drifts moves both.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that reports to a person")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program that reports to a person"
+)]
 
 use std::{
     net::SocketAddr,
@@ -102,11 +106,11 @@ fn start(dir: &Path) -> Result<Pair> {
     let programs = std::env::current_exe()?.parent().context("a program has a folder")?.to_owned();
     let floor_dir = dir.join("floor");
     std::fs::create_dir(&floor_dir)?;
-    let floor = Server::start(
-        Command::new(programs.join("floor")).arg("--dir").arg(&floor_dir),
-        |line| line.parse().ok(),
-    )
-    .context("start `floor`; build it with `cargo build --release --workspace`")?;
+    let floor =
+        Server::start(Command::new(programs.join("floor")).arg("--dir").arg(&floor_dir), |line| {
+            line.parse().ok()
+        })
+        .context("start `floor`; build it with `cargo build --release --workspace`")?;
     let broker = Server::tidemarkd(&programs.join("tidemarkd"), &dir.join("broker"))
         .context("start `tidemarkd`; build it with `cargo build --release --workspace`")?;
     Ok(Pair { floor, broker })
@@ -162,9 +166,8 @@ fn broker_round(address: SocketAddr, load: &Load, shape: Shape) -> Result<(Durat
     let mut admin = Connection::open(address)?;
     let partitions = admin.create_topic("versus", shape.partitions, shape.flush)?;
     let bytes = load.batches * load.batch.len() as u64;
-    let lanes = partitions
-        .iter()
-        .map(|p| Ok(Connection::open(address)?.store_lane(*p, load.batch.len())));
+    let lanes =
+        partitions.iter().map(|p| Ok(Connection::open(address)?.store_lane(*p, load.batch.len())));
     let stored = load::store(lanes.collect::<Result<_>>()?, load)?;
     let lanes = partitions.iter().map(|p| Connection::open(address)?.read_lane(*p));
     let read = load::read(lanes.collect::<Result<_, _>>()?, bytes)?;
