@@ -192,7 +192,10 @@ impl Drop for Broker {
         // Gone already is as good.
         let _killed = self.child.kill();
         let _reaped = self.child.wait();
-        #[expect(clippy::print_stderr, reason = "what a person who reads a failed test wants to see")]
+        #[expect(
+            clippy::print_stderr,
+            reason = "what a person who reads a failed test wants to see"
+        )]
         if thread::panicking() {
             eprintln!("broker log:\n{}", self.log());
         }
