@@ -1,0 +1,416 @@
+//! Opening a log: what the checkpoint proves is believed, what lies behind it is read.
+//!
+//! A scan walks batches (sane header, CRC, the expected offset, an epoch that does not go back) and
+//! stops at the first that fails. Bytes behind that point were never known to be durable: a torn
+//! tail, zeroed so that no later recovery finds them again. Unless something *proves* that more was
+//! durable - the checkpoint, or the seal of an index - in which case this is corruption: reported,
+//! quarantined, left where it is, and the log goes on behind it.
+//!
+//! Recovery may itself be interrupted anywhere and run again.
+
+mod plan;
+mod scan;
+mod torn;
+
+use std::{
+    ops::Range,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
+
+use plan::Plan;
+use scan::{Scan, Stop};
+use tidemark_protocol::Offset;
+
+use super::{Dirty, Log, Tail, flush::EPOCHS_FILE, quarantine};
+use crate::{
+    checkpoint::{Checkpoint, Tip},
+    config::{APPEND_BYTES_MAX, LogConfig, LogIdentity},
+    disk::Disk,
+    epochs::{EpochHistory, EpochStart},
+    error::OpenError,
+    meta::PartitionMeta,
+    segment::{OpenFile, Segment, SegmentStart},
+    segment_files::SegmentFiles,
+    state_file::{self, Kind},
+};
+
+const EPOCHS_BYTES_MAX: usize = 16 << 20;
+
+/// What opening a log found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Whether a checkpoint spared reading the whole log.
+    pub from_checkpoint: bool,
+    pub scanned_bytes: u64,
+    /// Bytes behind the last good batch, removed: a write that a crash interrupted.
+    pub torn_bytes: u64,
+    /// Whole batches among them: appended, but never known to be durable. A copy is kept in `torn/`.
+    pub torn_batches: u64,
+    /// Segments behind the torn one; moved to `torn/`.
+    pub segments_removed: usize,
+    /// Durable once, damaged or missing now.
+    pub corrupt: Vec<Range<Offset>>,
+    /// A truncation that a crash had interrupted was completed.
+    pub truncation_completed: bool,
+}
+
+/// A log being opened.
+struct Opening<D: Disk> {
+    log: Log<D>,
+    plan: Plan,
+    report: Recovery,
+    /// Offset that the next batch must have.
+    expected: Offset,
+}
+
+impl<D: Disk> Log<D> {
+    /// Opens the log in `dir`, or an empty one if there is nothing. `checkpoint` is what the data
+    /// directory's checkpoint file says of it; without one, everything is read.
+    pub fn open(
+        files: &SegmentFiles<D>,
+        dir: &Path,
+        identity: LogIdentity,
+        config: LogConfig,
+        checkpoint: Option<Checkpoint>,
+    ) -> Result<(Self, Recovery), OpenError> {
+        let disk = files.disk();
+        let names = match disk.list(dir) {
+            Err(error) if error.is_not_found() => None,
+            other => Some(other?),
+        };
+        let dir_exists = names.is_some();
+        let names = names.unwrap_or_default();
+        let meta = PartitionMeta::read(disk, dir, identity)?;
+        let incarnation = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.incarnation);
+        let meta_durable = meta.is_some();
+        let meta = meta.unwrap_or(PartitionMeta { partition: identity.partition, incarnation });
+        let plan = Plan::make(disk, dir, &meta, &names, checkpoint)?;
+        let mut log = Self::empty(files, dir, meta, config);
+        log.dir_exists = dir_exists;
+        log.meta_durable = meta_durable;
+        let mut opening =
+            Opening { expected: plan.log_start, plan, log, report: Recovery::default() };
+        opening.run()?;
+        Ok((opening.log, opening.report))
+    }
+}
+
+impl<D: Disk> Opening<D> {
+    fn run(&mut self) -> Result<(), OpenError> {
+        let shared = Arc::clone(&self.log.shared);
+        if self.plan.has_quarantine {
+            quarantine::load(&shared);
+        }
+        for leftover in &self.plan.leftovers {
+            shared.disk().unlink(&shared.path(leftover))?;
+        }
+        self.log.truncations = self.plan.truncations.clone();
+        shared.state_files().truncations = self.log.truncations.count();
+        self.load_epochs();
+        self.adopt_sealed();
+        for range in std::mem::take(&mut self.plan.missing) {
+            self.corrupt(range);
+        }
+        self.report.from_checkpoint = self.plan.tip.is_some();
+        match self.plan.tip {
+            Some(tip) if self.plan.clean && self.plan.scan.first() == Some(&tip.segment_base) => {
+                self.adopt_tip(&tip);
+            }
+            _ => self.scan_all()?,
+        }
+        self.settle()
+    }
+
+    fn load_epochs(&mut self) {
+        let mut entries = self.plan.epochs.take();
+        if self.plan.has_epochs && !(self.plan.clean && entries.is_some()) {
+            let path = self.log.shared.path(EPOCHS_FILE);
+            let disk = self.log.shared.disk();
+            let stored: Option<Vec<EpochStart>> =
+                state_file::read_cache(disk, &path, Kind::Epochs, EPOCHS_BYTES_MAX);
+            entries = stored.or(entries);
+        }
+        let history = EpochHistory::from_entries(entries.unwrap_or_default());
+        self.log.epochs = history.unwrap_or_default();
+    }
+
+    /// Takes over the segments that the checkpoint vouches for.
+    fn adopt_sealed(&mut self) {
+        let sealed = std::mem::take(&mut self.plan.sealed);
+        let mut list = Vec::with_capacity(sealed.len() + 1);
+        let shared = &self.log.shared;
+        for mark in sealed {
+            let start = SegmentStart {
+                recent_from: mark.end,
+                end: mark.end.position,
+                max_timestamp: mark.end.max_timestamp,
+                verified_from: u64::MAX,
+                salt: self.log.meta.salt(mark.base),
+                compacted: mark.compacted,
+                capacity_bytes: mark.end.position,
+            };
+            let segment = Segment::new(&shared.files, &shared.dir, mark.base, start);
+            segment.seal(mark.end);
+            list.push(Arc::new(segment));
+            self.expected = mark.end.offset;
+        }
+        self.log.segments_with(|segments| *segments = list);
+    }
+
+    /// Continues where the log was closed, without looking.
+    fn adopt_tip(&mut self, tip: &Tip) {
+        let segment = self.segment(tip, tip.at.position);
+        self.push_tail(segment, tip);
+        self.log.durable = Some(*tip);
+        self.expected = tip.at.offset;
+    }
+
+    fn segment(&self, from: &Tip, end: u64) -> Arc<Segment<D>> {
+        let shared = &self.log.shared;
+        let start = SegmentStart {
+            recent_from: from.at,
+            end,
+            max_timestamp: from.at.max_timestamp,
+            verified_from: from.at.position,
+            salt: self.log.meta.salt(from.segment_base),
+            compacted: from.compacted,
+            capacity_bytes: self.log.config.segment_limit().max(APPEND_BYTES_MAX),
+        };
+        Arc::new(Segment::new(&shared.files, &shared.dir, from.segment_base, start))
+    }
+
+    fn push_tail(&mut self, segment: Arc<Segment<D>>, tip: &Tip) {
+        if let Some(before) = &self.log.tail {
+            before.segment.seal(before.at);
+        }
+        self.log.segments_with(|list| list.push(Arc::clone(&segment)));
+        self.log.tail = Some(Tail {
+            segment,
+            at: tip.at,
+            last_batch: tip.last_batch,
+            indexed: tip.at.position,
+            index_saved: 0,
+            created_ms: tip.created_ms,
+            rolled: tip.rolled,
+        });
+    }
+
+    /// Reads every segment from the plan's start on, until one ends early.
+    fn scan_all(&mut self) -> Result<(), OpenError> {
+        let bases = std::mem::take(&mut self.plan.scan);
+        if self.plan.tip.is_none()
+            && let Some(&first) = bases.first()
+            && self.log.segment_count() == 0
+        {
+            // Whatever was in front, retention has deleted.
+            self.expected = first;
+        }
+        for (index, &base) in bases.iter().enumerate() {
+            let from_tip = self.plan.tip.is_some_and(|tip| tip.segment_base == base);
+            if base != self.expected && !from_tip {
+                if base < self.expected || self.expected >= self.plan.proven {
+                    return self.discard(&bases[index..]);
+                }
+                // Something in between was durable and is gone.
+                self.corrupt(self.expected..base);
+            }
+            if !self.scan_one(base, bases.get(index + 1).copied())? {
+                return self.discard(&bases[index + 1..]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Scans one segment. Returns whether the next one may follow.
+    fn scan_one(&mut self, base: Offset, next_base: Option<Offset>) -> Result<bool, OpenError> {
+        let meta = self.log.meta;
+        let start = Tip::at_start(base, meta.salt(base));
+        let mut from = self.plan.tip.filter(|tip| tip.segment_base == base).unwrap_or(start);
+        let mut segment = self.segment(&from, from.at.position);
+        let file = segment.file()?;
+        if !scan::confirms(&file, &from)? {
+            tracing::error!(segment = %segment.path().display(), "not what the checkpoint says");
+            from = Tip { compacted: from.compacted, ..start };
+            segment = self.segment(&from, 0);
+            segment.adopt(Arc::clone(&file));
+        }
+        let index = if from.at.position == 0 || from.compacted {
+            plan::read_index(self.log.shared.disk(), &self.log.shared.dir, &meta, base)
+        } else {
+            None
+        };
+        let gaps = self.log.config.cleanup.compact;
+        let mut scan = Scan::new(&file, from, &self.log.epochs, self.plan.cut, gaps);
+        scan.expect(index.as_ref());
+        self.expected = from.at.offset;
+        self.push_tail(Arc::clone(&segment), &from);
+        let stop = loop {
+            let stop = scan.run(&segment, self.log.config.index_interval_bytes)?;
+            let at = scan.at();
+            if stop == Stop::Cut || at.offset >= self.plan.proven || next_base == Some(at.offset) {
+                break stop;
+            }
+            // Durable once, bad now: the log goes on at the next place that is known to be good.
+            let tip = self.plan.tip.filter(|tip| tip.segment_base == base).map(|tip| tip.at);
+            let tip = tip.filter(|tip| tip.position > at.position && tip.offset > at.offset);
+            if let Some(entry) = scan.known_after().or(tip) {
+                self.corrupt(at.offset..entry.offset);
+                scan.resume(entry);
+            } else {
+                let until = next_base.unwrap_or(self.plan.proven);
+                self.finish_scan(&segment, &file, &mut scan, from.at.position);
+                self.corrupt(at.offset..until);
+                self.leave_damaged(until);
+                return Ok(true);
+            }
+        };
+        self.finish_scan(&segment, &file, &mut scan, from.at.position);
+        if next_base == Some(self.expected) {
+            return Ok(true);
+        }
+        let cleared = torn::clear(&self.log.shared, &segment, &file, stop != Stop::Cut)?;
+        self.report.torn_bytes += cleared.bytes;
+        self.report.torn_batches += cleared.batches;
+        Ok(false)
+    }
+
+    /// Publishes what a scan found and marks it as not yet flushed.
+    fn finish_scan(
+        &mut self,
+        segment: &Arc<Segment<D>>,
+        file: &Arc<OpenFile<D>>,
+        scan: &mut Scan<D>,
+        from: u64,
+    ) {
+        let at = scan.at();
+        self.report.scanned_bytes += at.position - from;
+        segment.publish(at.position, at.max_timestamp);
+        for (epoch, start) in scan.take_epochs() {
+            if self.log.epochs.assign(epoch, start) {
+                self.log.epochs_version += 1;
+            }
+        }
+        if at.position > from {
+            segment.set_pinned(true);
+            self.log.dirty.push(Dirty {
+                segment: Arc::clone(segment),
+                file: Arc::clone(file),
+                from,
+                seal: None,
+            });
+        }
+        if let Some(tail) = &mut self.log.tail {
+            tail.at = at;
+            tail.last_batch = scan.last_batch();
+            tail.indexed = at.position;
+            tail.rolled &= at.position == from;
+        }
+        self.expected = at.offset;
+    }
+
+    /// The log continues at `end`, in another segment; this one's damaged rest stays as evidence.
+    fn leave_damaged(&mut self, end: Offset) {
+        self.expected = end;
+        if let Some(tail) = &mut self.log.tail {
+            tail.rolled = true;
+        }
+    }
+
+    /// Removes segments behind the end of the log.
+    fn discard(&mut self, bases: &[Offset]) -> Result<(), OpenError> {
+        for &base in bases {
+            torn::set_aside(&self.log.shared, base, self.plan.cut.is_none())?;
+            self.report.segments_removed += 1;
+        }
+        Ok(())
+    }
+
+    fn corrupt(&mut self, range: Range<Offset>) {
+        if range.is_empty() {
+            return;
+        }
+        tracing::error!(
+            dir = %self.log.shared.dir.display(), ?range,
+            "offsets that were durable are missing or damaged"
+        );
+        let range = quarantine::add(&self.log.shared, range);
+        self.report.corrupt.retain(|other| other.end < range.start || other.start > range.end);
+        self.report.corrupt.push(range);
+    }
+
+    /// Ends the opening: the offsets, the epochs, the seals of all but the last segment.
+    fn settle(&mut self) -> Result<(), OpenError> {
+        let proven = self.plan.proven;
+        if self.expected < proven {
+            self.corrupt(self.expected..proven);
+            self.leave_damaged(proven);
+        }
+        if let Some(tail) = &self.log.tail
+            && tail.rolled
+        {
+            tail.segment.seal(tail.at);
+        }
+        let log = &mut self.log;
+        let shared = Arc::clone(&log.shared);
+        let end = self.expected.max(self.plan.log_start);
+        let log_start = self.plan.log_start;
+        shared.log_start.store(log_start, Ordering::Release);
+        shared.log_end.store(end, Ordering::Release);
+        shared.flushed.store(proven.clamp(log_start, end), Ordering::Release);
+        if end > self.expected
+            && let Some(tail) = &mut log.tail
+        {
+            // Everything was trimmed away: the next batch is not where the last one ended.
+            tail.segment.seal(tail.at);
+            tail.rolled = true;
+        }
+        self.seal_all_but_the_last();
+        let log = &mut self.log;
+        if !self.plan.clean && log.epochs.truncate_from_end(end) {
+            log.epochs_version += 1;
+        }
+        if log.epochs.truncate_from_start(log_start) {
+            log.epochs_version += 1;
+        }
+        if log.dirty.is_empty() {
+            log.durable = log.tip();
+        } else {
+            log.durable = self.plan.tip;
+            // Names that a flush never covered may be among what was found.
+            log.names_created = 1;
+        }
+        if log.truncations.pending.take().is_some() {
+            self.report.truncation_completed = true;
+            self.complete_truncation()?;
+        }
+        self.log.delete_below_start()?;
+        Ok(())
+    }
+
+    fn complete_truncation(&mut self) -> Result<(), OpenError> {
+        let log = &mut self.log;
+        let disk = log.shared.disk();
+        if let Some(tail) = &log.tail {
+            match disk.unlink(&tail.segment.index_path()) {
+                Err(error) if !error.is_not_found() => return Err(error.into()),
+                _ => disk.sync_dir(&log.shared.dir)?,
+            }
+        }
+        log.epochs_version += 1;
+        log.shared.save_epochs(log.epochs_version, log.epochs.entries())?;
+        log.epochs_saved = log.epochs_version;
+        log.save_truncations()?;
+        Ok(())
+    }
+
+    /// Segments that others follow take no more batches.
+    fn seal_all_but_the_last(&mut self) {
+        let Some(tail) = &self.log.tail else { return };
+        for dirty in &mut self.log.dirty {
+            if !Arc::ptr_eq(&dirty.segment, &tail.segment) || tail.rolled {
+                dirty.seal = dirty.segment.sealed();
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Reading one segment batch by batch, believing nothing.
+
+use std::sync::Arc;
+
+use tidemark_protocol::{LeaderEpoch, Offset, batch::BatchHeader};
+
+use crate::{
+    checkpoint::Tip,
+    disk::{Disk, DiskError, DiskFile},
+    epochs::EpochHistory,
+    index::{IndexEntry, IndexFile},
+    segment::{OpenFile, Segment},
+    walk::{Walk, WalkError},
+};
+
+/// Why a scan stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// What follows is no batch that belongs here: nothing, or damage.
+    NoBatch,
+    /// What follows is to be truncated.
+    Cut,
+}
+
+/// A scan under way.
+#[derive(Debug)]
+pub(super) struct Scan<D: Disk> {
+    walk: Walk<D>,
+    at: IndexEntry,
+    last_batch: u64,
+    epoch: LeaderEpoch,
+    epochs: Vec<(LeaderEpoch, Offset)>,
+    cut: Option<Offset>,
+    allow_gaps: bool,
+    /// What the index file says, to be checked on the way; ends with its seal.
+    known: Vec<IndexEntry>,
+    /// The last boundary that agreed with it.
+    confirmed: IndexEntry,
+    indexed: u64,
+}
+
+impl<D: Disk> Scan<D> {
+    pub(super) fn new(
+        file: &Arc<OpenFile<D>>,
+        from: Tip,
+        epochs: &EpochHistory,
+        cut: Option<Offset>,
+        allow_gaps: bool,
+    ) -> Self {
+        let walk = Walk::new(Arc::clone(file), from.at.position, file.file.len(), true);
+        Self {
+            walk,
+            at: from.at,
+            last_batch: from.last_batch,
+            epoch: from.at.offset.checked_sub(1).and_then(|at| epochs.epoch_at(at)).unwrap_or(0),
+            epochs: Vec::new(),
+            cut,
+            allow_gaps: allow_gaps || from.compacted,
+            known: Vec::new(),
+            confirmed: from.at,
+            indexed: from.at.position,
+        }
+    }
+
+    /// Checks boundaries against an index file on the way.
+    pub(super) fn expect(&mut self, index: Option<&IndexFile>) {
+        let Some(index) = index else { return };
+        self.allow_gaps |= index.compacted;
+        self.known = index.entries.iter().chain([&index.seal]).copied().collect();
+        self.known.retain(|entry| entry.position > self.at.position);
+    }
+
+    pub(super) fn at(&self) -> IndexEntry {
+        self.at
+    }
+
+    pub(super) fn last_batch(&self) -> u64 {
+        self.last_batch
+    }
+
+    /// Epochs that begin in what was scanned, in order.
+    pub(super) fn take_epochs(&mut self) -> Vec<(LeaderEpoch, Offset)> {
+        std::mem::take(&mut self.epochs)
+    }
+
+    /// The first boundary behind the current one that the index file vouches for.
+    pub(super) fn known_after(&self) -> Option<IndexEntry> {
+        let at = self.at;
+        let behind = |entry: &&IndexEntry| entry.position > at.position && entry.offset > at.offset;
+        self.known.iter().find(behind).copied()
+    }
+
+    /// Continues at a boundary that is known to be good.
+    pub(super) fn resume(&mut self, entry: IndexEntry) {
+        self.at = entry;
+        self.confirmed = entry;
+        self.walk.seek(entry.position);
+    }
+
+    /// Reads on until something stops it, adding to the segment's index.
+    pub(super) fn run(
+        &mut self,
+        segment: &Segment<D>,
+        index_interval_bytes: u64,
+    ) -> Result<Stop, DiskError> {
+        loop {
+            let header = match self.walk.peek() {
+                Ok(Some(header)) => header,
+                Ok(None) | Err(WalkError::NoBatch) => return Ok(self.stopped()),
+                Err(WalkError::Disk(error)) => return Err(error),
+            };
+            if !self.belongs(&header) {
+                return Ok(Stop::NoBatch);
+            }
+            if self.cut.is_some_and(|cut| header.next_offset() > cut) {
+                return Ok(Stop::Cut);
+            }
+            match self.walk.batch(&header) {
+                Ok(batch) if batch.verify_crc().is_ok() => {}
+                Err(WalkError::Disk(error)) => return Err(error),
+                Ok(_) | Err(WalkError::NoBatch) => return Ok(Stop::NoBatch),
+            }
+            let next = match self.walk.boundary_after(&self.at, &header) {
+                Ok(next) => next,
+                Err(WalkError::Disk(error)) => return Err(error),
+                Err(WalkError::NoBatch) => return Ok(Stop::NoBatch),
+            };
+            if !self.confirm(&next) {
+                // Some header since the last confirmed boundary was changed, outside its CRC.
+                self.at = self.confirmed;
+                return Ok(Stop::NoBatch);
+            }
+            if self.at.position >= self.indexed + index_interval_bytes {
+                segment.recent.push(self.at);
+                self.indexed = self.at.position;
+            }
+            if header.leader_epoch != self.epoch || self.epochs.is_empty() {
+                self.epochs.push((header.leader_epoch, header.base_offset));
+                self.epoch = header.leader_epoch;
+            }
+            self.last_batch = self.at.position;
+            self.at = next;
+            self.walk.skip(&header);
+        }
+    }
+
+    /// No batch follows. At the seal of a compacted segment the log goes on behind what was removed.
+    fn stopped(&mut self) -> Stop {
+        if let Some(seal) = self.known.last().filter(|seal| seal.position == self.at.position) {
+            self.at.offset = seal.offset;
+        }
+        Stop::NoBatch
+    }
+
+    fn belongs(&self, header: &BatchHeader) -> bool {
+        let gap = self.allow_gaps && header.base_offset > self.at.offset;
+        (header.base_offset == self.at.offset || gap) && header.leader_epoch >= self.epoch
+    }
+
+    fn confirm(&mut self, boundary: &IndexEntry) -> bool {
+        let found = self.known.binary_search_by_key(&boundary.position, |entry| entry.position);
+        let Ok(index) = found else { return true };
+        let known = &self.known[index];
+        if known.chain != boundary.chain || known.offset < boundary.offset {
+            return false;
+        }
+        self.confirmed = *boundary;
+        true
+    }
+}
+
+/// Whether the last batch in front of a checkpoint's tip is still what it was.
+pub(super) fn confirms<D: Disk>(file: &Arc<OpenFile<D>>, tip: &Tip) -> Result<bool, DiskError> {
+    if tip.at.position == 0 {
+        return Ok(true);
+    }
+    if tip.at.position > file.file.len() {
+        return Ok(false);
+    }
+    let mut walk = Walk::new(Arc::clone(file), tip.last_batch, tip.at.position, true);
+    let batch = match walk.peek() {
+        Ok(Some(header)) => walk.batch(&header),
+        Ok(None) => return Ok(false),
+        Err(error) => Err(error),
+    };
+    match batch {
+        Ok(batch) => Ok(batch.verify_crc().is_ok()
+            && batch.header.next_offset() == tip.at.offset
+            && tip.last_batch + batch.header.batch_bytes as u64 == tip.at.position),
+        Err(WalkError::NoBatch) => Ok(false),
+        Err(WalkError::Disk(error)) => Err(error),
+    }
+}

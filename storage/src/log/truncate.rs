@@ -1,0 +1,154 @@
+//! Taking back the end of the log, as a follower does when its leader's history differs.
+//!
+//! Stale batches behind the new end would be believed by a recovery, so they are zeroed, not
+//! forgotten; and because that takes several steps, a durable mark says that it is under way. An
+//! open that finds the mark finishes the job before it reads anything.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use tidemark_protocol::Offset;
+
+use super::{Log, Tail, quarantine};
+use crate::{
+    disk::{Disk, DiskError, DiskFile},
+    error::{ReadError, StorageError},
+    index::IndexEntry,
+    segment::{Segment, SegmentStart, first_entry},
+    state_file::{self, Kind},
+    truncations::TRUNCATIONS_FILE,
+    walk::{Walk, WalkError},
+};
+
+impl<D: Disk> Log<D> {
+    /// Removes everything from `offset` on; a batch that contains `offset` goes whole. Also forgets
+    /// leaderships that start there or later, even when `offset` is the log end or beyond. Durable
+    /// when it returns `Ok`; an error fences the log, and the next open finishes what was begun.
+    ///
+    /// The caller sees to it that no reader is given offsets at or above `offset` from now on.
+    pub fn truncate(&mut self, offset: Offset) -> Result<(), StorageError> {
+        if self.shared.is_fenced() {
+            return Err(StorageError::Fenced);
+        }
+        if self.epochs.truncate_from_end(offset) {
+            self.epochs_version += 1;
+        }
+        if offset >= self.log_end_offset() {
+            return self.save_own_epochs();
+        }
+        let range = self.log_start_offset()..self.log_end_offset();
+        if offset < range.start {
+            return Err(StorageError::OutOfRange { offset, range });
+        }
+        let cut = self.cut(offset);
+        if cut.is_err() {
+            self.shared.fenced.store(true, Ordering::Release);
+        }
+        cut
+    }
+
+    fn save_own_epochs(&mut self) -> Result<(), StorageError> {
+        if self.dir_exists && self.epochs_version > self.epochs_saved {
+            self.shared.save_epochs(self.epochs_version, self.epochs.entries())?;
+            self.epochs_saved = self.epochs_version;
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, offset: Offset) -> Result<(), StorageError> {
+        let segments = self.shared.segments.load_full();
+        let keep = segments.partition_point(|segment| segment.base <= offset);
+        let cut = segments.get(keep.saturating_sub(1)).ok_or(StorageError::Fenced)?;
+        let (at, last_batch) = boundary(cut, offset)?;
+        self.truncations.begin(at.offset);
+        self.shared.state_files().truncations = self.truncations.count();
+        self.save_truncations()?;
+
+        // Readers first: nobody may find what is about to be zeroed.
+        self.shared.log_end.store(at.offset, Ordering::Release);
+        self.shared.flushed.fetch_min(at.offset, Ordering::Release);
+        let file = cut.file()?;
+        let rest = Arc::new(self.replacement(cut, at));
+        rest.adopt(Arc::clone(&file));
+        self.segments_with(|list| {
+            list.truncate(keep);
+            list[keep - 1] = Arc::clone(&rest);
+        });
+        self.dirty.retain(|dirty| dirty.segment.base < cut.base);
+
+        file.file.zero(at.position..file.file.len())?;
+        // All of it: whatever of the kept part was dirty is durable with it.
+        file.file.sync(0..file.file.len())?;
+        for gone in &segments[keep..] {
+            self.unlink(gone)?;
+        }
+        match self.shared.disk().unlink(&rest.index_path()) {
+            Err(error) if !error.is_not_found() => return Err(error.into()),
+            _ => self.shared.disk().sync_dir(&self.shared.dir)?,
+        }
+        self.tail = Some(Tail {
+            segment: rest,
+            at,
+            last_batch,
+            indexed: at.position,
+            index_saved: 0,
+            created_ms: None,
+            rolled: false,
+        });
+        self.durable = if self.dirty.is_empty() { self.tip() } else { None };
+        quarantine::clip(&self.shared, &(0..at.offset));
+        self.save_own_epochs()?;
+        self.truncations.pending = None;
+        self.save_truncations()?;
+        Ok(())
+    }
+
+    pub(super) fn save_truncations(&self) -> Result<(), DiskError> {
+        let path = self.shared.path(TRUNCATIONS_FILE);
+        state_file::write(self.shared.disk(), &path, Kind::Truncations, &self.truncations)
+    }
+
+    /// The segment again, ending at a boundary in front of its end.
+    fn replacement(&self, cut: &Segment<D>, at: IndexEntry) -> Segment<D> {
+        let start = SegmentStart {
+            recent_from: at,
+            end: at.position,
+            max_timestamp: at.max_timestamp,
+            verified_from: at.position,
+            salt: cut.salt,
+            compacted: cut.compacted,
+            capacity_bytes: cut.capacity_bytes(),
+        };
+        Segment::new(&self.shared.files, &self.shared.dir, cut.base, start)
+    }
+}
+
+/// The last boundary in a segment with everything in front of it below `offset`, and where the
+/// batch in front of it starts.
+fn boundary<D: Disk>(
+    segment: &Arc<Segment<D>>,
+    offset: Offset,
+) -> Result<(IndexEntry, u64), StorageError> {
+    let older = segment.load_older()?;
+    // Strictly below, so that the walk passes at least the batch in front of the boundary.
+    let mut at = segment.floor_in(&older, |entry| entry.offset < offset);
+    if at.position > 0 && at.offset >= offset {
+        at = first_entry(segment.base, segment.salt);
+    }
+    let mut last_batch = at.position;
+    let mut walk = Walk::new(segment.file()?, at.position, segment.end(), true);
+    loop {
+        let before = at;
+        match walk.step(&mut at) {
+            Ok(true) if at.offset <= offset => last_batch = before.position,
+            Ok(true) => return Ok((before, last_batch)),
+            Ok(false) => return Ok((at, last_batch)),
+            Err(WalkError::Disk(error)) => return Err(error.into()),
+            Err(WalkError::NoBatch) => {
+                return Err(ReadError::Corrupt {
+                    range: before.offset..offset.max(before.offset + 1),
+                }
+                .into());
+            }
+        }
+    }
+}
