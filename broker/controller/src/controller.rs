@@ -19,7 +19,7 @@ use tidemark_protocol::{ErrorCode, Failure, TimestampMs};
 use crate::{
     command::{Answer, Command},
     image::Image,
-    quorum::{ProposeError, Quorum, QuorumError},
+    quorum::{CommitError, Quorum, QuorumError, Room},
     record::MetadataRecord,
 };
 
@@ -147,27 +147,23 @@ impl<Q: Quorum> Controller<Q> {
     /// a thread of its own. When the quorum fails it goes on, refusing every command: the image can still be
     /// read.
     pub fn run(mut self) {
-        let mut group = Vec::new();
         let mut open = true;
         while open {
+            let mut group = Vec::new();
+            let mut room = Room::More;
             let mut next = self.inbox.recv().ok();
             open = next.is_some();
             while let Some(message) = next.take() {
-                match message {
-                    Message::Propose(proposal) => {
-                        let decided = self.decide(proposal);
-                        group.push(decided);
-                    }
-                    Message::Close => {
-                        open = false;
-                        break;
-                    }
-                }
-                if group.len() < PROPOSALS_PER_COMMIT_MAX {
+                let Message::Propose(proposal) = message else {
+                    open = false;
+                    break;
+                };
+                group.push(self.decide(proposal, &mut room));
+                if room == Room::More && group.len() < PROPOSALS_PER_COMMIT_MAX {
                     next = self.inbox.try_recv().ok();
                 }
             }
-            self.commit(&mut group);
+            self.commit(group);
         }
         for message in self.inbox.try_iter() {
             if let Message::Propose(proposal) = message {
@@ -176,10 +172,10 @@ impl<Q: Quorum> Controller<Q> {
         }
     }
 
-    fn decide(&mut self, proposal: Proposal) -> Decided {
+    fn decide(&mut self, proposal: Proposal, room: &mut Room) -> Decided {
         let Proposal { command, now_ms, done } = proposal;
         let first_index = self.image.metadata_index();
-        match self.decide_and_propose(&command, now_ms) {
+        match self.decide_and_propose(&command, now_ms, room) {
             Ok((records, answer)) => {
                 let committed = Committed { answer, metadata_index: self.image.metadata_index() };
                 Decided { outcome: Ok(committed), first_index, records, done }
@@ -194,6 +190,7 @@ impl<Q: Quorum> Controller<Q> {
         &mut self,
         command: &Command,
         now_ms: TimestampMs,
+        room: &mut Room,
     ) -> Result<(Vec<MetadataRecord>, Answer), Failure> {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
@@ -202,14 +199,10 @@ impl<Q: Quorum> Controller<Q> {
         if records.is_empty() {
             return Ok((records, answer));
         }
-        self.quorum.propose(&records, now_ms).map_err(|error| match error {
-            ProposeError::Full => Failure::new(
-                ErrorCode::DiskFull,
-                "the disk of the metadata log is full; nothing was changed",
-            ),
-            ProposeError::TooLarge { .. } => Failure::new(ErrorCode::TooLarge, error.to_string()),
-            ProposeError::Failed(error) => self.fail(&error),
-        })?;
+        *room = self
+            .quorum
+            .propose(&records, now_ms)
+            .map_err(|error| Failure::new(ErrorCode::TooLarge, error.to_string()))?;
         for record in &records {
             let index = self.image.metadata_index();
             self.image
@@ -221,23 +214,31 @@ impl<Q: Quorum> Controller<Q> {
 
     /// Commits what was decided, shows it, tells the subscribers, answers; in this order, so that whoever has
     /// an answer can see what it is about.
-    fn commit(&mut self, group: &mut Vec<Decided>) {
+    fn commit(&mut self, group: Vec<Decided>) {
         let changed = group.iter().any(|decided| !decided.records.is_empty());
-        if changed && self.failure.is_none() {
-            match self.quorum.commit() {
-                Ok(()) => self.publish(group),
-                Err(error) => drop(self.fail(&error)),
-            }
+        let failure = if changed { self.commit_records().err() } else { None };
+        if changed && failure.is_none() {
+            self.publish(&group);
         }
-        for decided in group.drain(..) {
-            // After a failure even a refusal may rest on what was never committed.
-            let outcome = self.failure.clone().map_or(decided.outcome, Err);
-            (decided.done)(outcome);
+        for decided in group {
+            // Even a refusal may rest on a decision that was not committed.
+            (decided.done)(failure.clone().map_or(decided.outcome, Err));
         }
-        let due = changed && self.failure.is_none() && self.quorum.wants_snapshot();
+        let due = changed && failure.is_none() && self.quorum.wants_snapshot();
         if due && let Err(error) = self.quorum.snapshot(&self.image) {
             tracing::warn!(%error, "no metadata snapshot was taken; the log keeps growing");
         }
+    }
+
+    fn commit_records(&mut self) -> Result<(), Failure> {
+        self.quorum.commit().map_err(|error| match error {
+            CommitError::Full => {
+                self.image = (**self.committed.load()).clone();
+                let message = "the disk of the metadata log is full; nothing was changed";
+                Failure::new(ErrorCode::DiskFull, message)
+            }
+            CommitError::Failed(error) => self.fail(&error),
+        })
     }
 
     fn publish(&mut self, group: &[Decided]) {
@@ -259,7 +260,8 @@ impl<Q: Quorum> Controller<Q> {
         tracing::error!(%error, "the metadata log failed; metadata can be read but not changed");
         let message = format!("metadata cannot be changed until the broker is restarted: {error}");
         let failure = Failure::new(ErrorCode::StorageFailed, message);
-        self.failure.get_or_insert(failure).clone()
+        self.failure = Some(failure.clone());
+        failure
     }
 }
 

@@ -30,7 +30,7 @@ pub use controller::{
 };
 pub use decide::{CLUSTER_PARTITIONS_MAX, Decision};
 pub use image::{Broker, Image, Partition, REPLICAS_MAX, Topic};
-pub use quorum::{ProposeError, Quorum, QuorumError, one::QuorumOfOne};
+pub use quorum::{CommitError, Quorum, QuorumError, Room, TooLarge, one::QuorumOfOne};
 pub use record::{IncarnationId, MetadataRecord, RecordError};
 pub use settings::{CleanupPolicy, TimestampType, TopicConfig, TopicDurability};
 pub use snapshot::SnapshotError;

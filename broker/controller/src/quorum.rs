@@ -1,5 +1,5 @@
 //! The seam between the controller and whoever agrees on its records. The controller decides, a quorum makes
-//! the decision last; neither looks inside the other.
+//! decisions last; neither looks inside the other.
 
 pub mod one;
 
@@ -9,19 +9,19 @@ use crate::{image::Image, record::MetadataRecord};
 
 /// Agrees on records, in order, once and for good. One thread owns it, and its calls may block on a disk.
 ///
-/// Records have consecutive indexes from 0 on, which the caller counts along: they are those of
-/// [`Image::metadata_index`]. After any error but [`ProposeError::Full`] and [`ProposeError::TooLarge`] it is
-/// not known what was agreed on, and no further call is made.
+/// Records have consecutive indexes from 0 on, which the caller counts along: those of
+/// [`Image::metadata_index`].
 pub trait Quorum: Send + 'static {
-    /// Takes in one decision: all its records will be committed, or none. They are not committed yet.
+    /// Takes in one decision, for the next [`Quorum::commit`]: all of its records or, after an error, none.
     fn propose(
         &mut self,
         records: &[MetadataRecord],
         now_ms: TimestampMs,
-    ) -> Result<(), ProposeError>;
+    ) -> Result<Room, TooLarge>;
 
-    /// Returns when everything proposed is committed: it will be there after any restart.
-    fn commit(&mut self) -> Result<(), QuorumError>;
+    /// Commits everything proposed since the last commit: after `Ok` it will be there after any restart. All of
+    /// it or none; after an error but [`CommitError::Failed`] it is none, and forgotten.
+    fn commit(&mut self) -> Result<(), CommitError>;
 
     /// Whether replaying the log has become so long that a snapshot should be taken.
     fn wants_snapshot(&self) -> bool;
@@ -31,20 +31,36 @@ pub trait Quorum: Send + 'static {
     fn snapshot(&mut self, image: &Image) -> Result<(), QuorumError>;
 }
 
-/// Why a decision was not taken in.
+/// Whether more may be proposed before the next commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    More,
+    /// Commit first.
+    Enough,
+}
+
+/// A decision that cannot be committed because of its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the change takes {bytes} bytes in the metadata log; at most {bytes_max} can be committed at once"
+)]
+pub struct TooLarge {
+    pub bytes: usize,
+    pub bytes_max: usize,
+}
+
+/// Why nothing was committed.
 #[derive(Debug, thiserror::Error)]
-pub enum ProposeError {
-    /// Nothing was written; try again when there is space.
+pub enum CommitError {
+    /// Try again when there is space.
     #[error("the disk of the metadata log is full")]
     Full,
-    /// Nothing was written.
-    #[error("the decision is {bytes} bytes long; at most {bytes_max} can be committed at once")]
-    TooLarge { bytes: usize, bytes_max: usize },
+    /// It is not known what was committed. No further call may be made: only a restart can tell.
     #[error(transparent)]
     Failed(#[from] QuorumError),
 }
 
-/// Why nothing can be agreed on any more, or why the quorum cannot be opened.
+/// Something that did not work, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{attempt}: {source}")]
 pub struct QuorumError {

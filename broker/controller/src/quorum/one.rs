@@ -1,48 +1,328 @@
-//! A quorum of one: what is on this node's stable storage is committed.
+//! A quorum of one: what is on this node's stable storage is committed. A log in `<dir>/log`, and beside it
+//! snapshots named by the index they stand for, `NNNNNNNNNNNNNNNNNNNN.snapshot`.
+//!
+//! One commit is one record batch and one flush, so a crash can tear the last batch and no other. Anything
+//! else that is missing or damaged was committed once: then opening fails and says what, rather than to go on
+//! with a part of the metadata. Everything in front of an older snapshot is deleted; two snapshots are kept,
+//! so that one of them may rot.
 
-use std::path::Path;
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
-use tidemark_protocol::TimestampMs;
-use tidemark_storage::Disk;
+use tidemark_protocol::{
+    TimestampMs, TopicId, TopicPartition,
+    batch::{Batch, BatchBuilder, batches},
+    compression::Compression,
+    limits::BATCH_BYTES_MAX,
+};
+use tidemark_storage::{
+    AppendError, Cleanup, Disk, DiskError, FlushError, Log, LogConfig, LogIdentity, ReadOutcome,
+    Recovery, Residency, SegmentFiles,
+};
 
-use super::{ProposeError, Quorum, QuorumError};
+use super::{CommitError, Quorum, QuorumError, Room, TooLarge};
 use crate::{image::Image, record::MetadataRecord};
 
+/// Identity of the metadata log; no topic has it.
+pub const METADATA_TOPIC_ID: TopicId = TopicId([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
+/// Bytes of records after which no further decision joins a commit.
+const COMMIT_BYTES: usize = 1 << 20;
+/// Most bytes of records in one commit: what a batch may hold, less its header and framing.
+const COMMIT_BYTES_MAX: usize = BATCH_BYTES_MAX / 2;
+/// What a record of the log adds to its value, at most, in bytes.
+const RECORD_OVERHEAD_BYTES: usize = 32;
+/// Log written since the last snapshot before another is due, in bytes: this is what a restart replays.
+const SNAPSHOT_EVERY_BYTES: u64 = 4 << 20;
+/// Largest snapshot that is read, in bytes.
+const SNAPSHOT_BYTES_MAX: usize = 1 << 30;
+const SNAPSHOT_SUFFIX: &str = ".snapshot";
+/// Segments open at a time: the last, and one that is being replayed.
+const OPEN_FILES_MAX: usize = 4;
+const REPLAY_READ_BYTES: usize = 1 << 20;
+
 /// The metadata log of a cluster with one node.
-#[derive(Debug)]
 pub struct QuorumOfOne<D: Disk> {
     disk: D,
+    dir: PathBuf,
+    log: Log<D>,
+    /// The next commit.
+    batch: BatchBuilder,
+    batch_bytes: usize,
+    now_ms: TimestampMs,
+    /// Index of the newest snapshot that is good.
+    snapshot_index: Option<u64>,
+    /// Log written since that snapshot, or since the last attempt to take one.
+    bytes_since_snapshot: u64,
 }
 
 impl<D: Disk> QuorumOfOne<D> {
-    /// Opens the log in `dir`, creating it if there is none, and recovers the image from the newest snapshot
-    /// and the records after it.
-    pub fn open(disk: D, dir: &Path, _now_ms: TimestampMs) -> Result<(Self, Image), QuorumError> {
-        let attempt = format!("opening the metadata log in {}", dir.display());
-        drop(disk);
-        Err(QuorumError::new(attempt, "not built yet"))
+    /// Opens the log in `dir`, creating it if there is none (its parent exists), and recovers the image from
+    /// the newest good snapshot and the records after it. Fails when anything committed is missing or damaged.
+    pub fn open(disk: D, dir: &Path, now_ms: TimestampMs) -> Result<(Self, Image), QuorumError> {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
+            QuorumError::new(format!("opening the metadata in {}", dir.display()), source)
+        };
+        if !disk.exists(dir).map_err(|error| failed(error.into()))? {
+            disk.create_dir(dir).map_err(|error| failed(error.into()))?;
+        }
+        let (log, recovery) = open_log(&disk, dir, now_ms).map_err(failed)?;
+        check_recovery(&recovery).map_err(|problem| failed(problem.into()))?;
+        let (mut image, newest) =
+            newest_snapshot(&disk, dir).map_err(|error| failed(error.into()))?;
+        let snapshot_index = (image.metadata_index() > 0).then_some(image.metadata_index());
+        if newest.is_some_and(|newest| newest > log.log_end_offset()) {
+            let end = log.log_end_offset();
+            return Err(failed(format!("the log ends at {end}, before a snapshot").into()));
+        }
+        let bytes_since_snapshot = replay(&log, &mut image).map_err(failed)?;
+        tracing::debug!(index = image.metadata_index(), ?snapshot_index, "metadata recovered");
+        let quorum = Self {
+            disk,
+            dir: dir.to_owned(),
+            log,
+            batch: BatchBuilder::new(Compression::None),
+            batch_bytes: 0,
+            now_ms,
+            snapshot_index,
+            bytes_since_snapshot,
+        };
+        Ok((quorum, image))
+    }
+
+    /// Appends the batch and flushes it.
+    fn write(&mut self, batch: BatchBuilder) -> Result<(), CommitError> {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
+            CommitError::Failed(QuorumError::new("writing the metadata log", source))
+        };
+        let mut bytes = batch.build().map_err(|error| failed(error.into()))?;
+        let batch = Batch::parse(&mut bytes).map_err(|error| failed(error.into()))?;
+        let end_before = self.log.log_end_offset();
+        let appended = match self.log.append(&[batch], 0, wall(self.now_ms)) {
+            Ok(appended) => appended,
+            Err(AppendError::Full(_)) => return Err(CommitError::Full),
+            Err(error) => return Err(failed(error.into())),
+        };
+        match flush(&mut self.log) {
+            Ok(()) => {}
+            Err(FlushError::Full(_)) => {
+                // Nobody has been told; without the batch the log is what it was.
+                self.log.truncate(end_before).map_err(|error| failed(error.into()))?;
+                return Err(CommitError::Full);
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+        self.bytes_since_snapshot += appended.bytes;
+        Ok(())
+    }
+
+    fn write_snapshot(
+        &mut self,
+        image: &Image,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let index = image.metadata_index();
+        assert!(index == self.log.flushed_offset(), "a snapshot is of what is committed");
+        self.disk.write_file(&snapshot_path(&self.dir, index), &image.to_snapshot())?;
+        let previous = self.snapshot_index.replace(index);
+        for (old, path) in list_snapshots(&self.disk, &self.dir)? {
+            if old != index && Some(old) != previous {
+                self.disk.unlink(&path)?;
+            }
+        }
+        if let Some(previous) = previous {
+            self.log.trim(previous)?;
+        }
+        Ok(())
     }
 }
 
 impl<D: Disk> Quorum for QuorumOfOne<D> {
     fn propose(
         &mut self,
-        _records: &[MetadataRecord],
-        _now_ms: TimestampMs,
-    ) -> Result<(), ProposeError> {
-        Err(QuorumError::new("proposing", "not built yet").into())
+        records: &[MetadataRecord],
+        now_ms: TimestampMs,
+    ) -> Result<Room, TooLarge> {
+        let encoded: Vec<Vec<u8>> = records.iter().map(MetadataRecord::encode).collect();
+        let bytes = encoded.iter().map(|value| value.len() + RECORD_OVERHEAD_BYTES).sum();
+        if bytes > COMMIT_BYTES_MAX {
+            return Err(TooLarge { bytes, bytes_max: COMMIT_BYTES_MAX });
+        }
+        for value in encoded {
+            self.batch.push(now_ms, None, Some(&value), &[]);
+        }
+        self.batch_bytes += bytes;
+        self.now_ms = now_ms;
+        Ok(if self.batch_bytes < COMMIT_BYTES { Room::More } else { Room::Enough })
     }
 
-    fn commit(&mut self) -> Result<(), QuorumError> {
-        Ok(())
+    fn commit(&mut self) -> Result<(), CommitError> {
+        let batch = std::mem::replace(&mut self.batch, BatchBuilder::new(Compression::None));
+        self.batch_bytes = 0;
+        if batch.is_empty() { Ok(()) } else { self.write(batch) }
     }
 
     fn wants_snapshot(&self) -> bool {
-        false
+        self.bytes_since_snapshot >= SNAPSHOT_EVERY_BYTES
     }
 
-    fn snapshot(&mut self, _image: &Image) -> Result<(), QuorumError> {
-        drop(self.disk.clone());
-        Ok(())
+    fn snapshot(&mut self, image: &Image) -> Result<(), QuorumError> {
+        // Also after a failure: the next attempt is due when as much has been written again.
+        self.bytes_since_snapshot = 0;
+        let attempt = || format!("storing a metadata snapshot in {}", self.dir.display());
+        let attempt = attempt();
+        self.write_snapshot(image).map_err(|source| QuorumError::new(attempt, source))
+    }
+}
+
+type Boxed = Box<dyn std::error::Error + Send + Sync>;
+
+fn open_log<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    now_ms: TimestampMs,
+) -> Result<(Log<D>, Recovery), Boxed> {
+    let dir = dir.join("log");
+    let identity =
+        LogIdentity { partition: TopicPartition { topic_id: METADATA_TOPIC_ID, partition: 0 } };
+    let config = LogConfig {
+        segment_bytes: 2 * SNAPSHOT_EVERY_BYTES,
+        segment_ms: u64::MAX,
+        // Nothing goes but what a snapshot stands for.
+        retention_bytes: None,
+        retention_ms: None,
+        cleanup: Cleanup { delete: false, compact: false },
+        max_batch_bytes: BATCH_BYTES_MAX as u64,
+        ..LogConfig::default()
+    };
+    let files = SegmentFiles::new(disk.clone(), OPEN_FILES_MAX);
+    if !disk.exists(&dir)? {
+        let log = Log::create(&files, &dir, identity, config, wall(now_ms))?;
+        return Ok((log, Recovery::default()));
+    }
+    let (mut log, recovery) = Log::open(&files, &dir, identity, config, None)?;
+    // A process that was killed may have left its last commit in the page cache only. From now on it counts.
+    flush(&mut log)?;
+    Ok((log, recovery))
+}
+
+/// Makes everything in the log durable.
+fn flush<D: Disk>(log: &mut Log<D>) -> Result<(), FlushError> {
+    while let Some(job) = log.flush_job() {
+        let done = job.run()?;
+        log.flushed(done);
+    }
+    let (flushed, end) = (log.flushed_offset(), log.log_end_offset());
+    assert!(flushed == end, "flushed everything, and yet only {flushed} of {end}");
+    Ok(())
+}
+
+/// A torn last batch is the mark of a crash. Whatever else recovery found was committed.
+fn check_recovery(recovery: &Recovery) -> Result<(), String> {
+    if let Some(range) = recovery.corrupt.first() {
+        return Err(format!("records {} to {} are damaged", range.start, range.end));
+    }
+    if recovery.torn_batches > 0 || recovery.segments_removed > 0 {
+        return Err(format!(
+            "{} bytes of the log are damaged, with {} whole commits behind them; \
+             a copy of all of it is in its directory `torn`",
+            recovery.torn_bytes, recovery.torn_batches
+        ));
+    }
+    if recovery.torn_bytes > 0 {
+        tracing::info!(bytes = recovery.torn_bytes, "removed a metadata write that a crash tore");
+    }
+    Ok(())
+}
+
+/// The image of the newest good snapshot, an empty one if there is none, and the index of the newest of all.
+fn newest_snapshot<D: Disk>(disk: &D, dir: &Path) -> Result<(Image, Option<u64>), DiskError> {
+    let snapshots = list_snapshots(disk, dir)?;
+    let newest = snapshots.first().map(|(index, _)| *index);
+    for (index, path) in snapshots {
+        let bytes = disk.read_file(&path, SNAPSHOT_BYTES_MAX)?.unwrap_or_default();
+        match Image::from_snapshot(&bytes) {
+            Ok(image) if image.metadata_index() == index => return Ok((image, newest)),
+            Ok(image) => tracing::error!(
+                path = %path.display(), index = image.metadata_index(),
+                "a metadata snapshot has another's name; falling back to an older one"
+            ),
+            Err(error) => tracing::error!(
+                path = %path.display(), %error,
+                "a metadata snapshot cannot be used; falling back to an older one"
+            ),
+        }
+    }
+    Ok((Image::default(), newest))
+}
+
+/// Snapshots by index, newest first.
+fn list_snapshots<D: Disk>(disk: &D, dir: &Path) -> Result<Vec<(u64, PathBuf)>, DiskError> {
+    let mut found: Vec<_> = disk
+        .list(dir)?
+        .iter()
+        .filter_map(|entry| entry.name.strip_suffix(SNAPSHOT_SUFFIX)?.parse().ok())
+        .map(|index| (index, snapshot_path(dir, index)))
+        .collect();
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(found)
+}
+
+fn snapshot_path(dir: &Path, index: u64) -> PathBuf {
+    dir.join(format!("{index:020}{SNAPSHOT_SUFFIX}"))
+}
+
+/// Applies everything in the log that the image has not applied. Returns the bytes read.
+fn replay<D: Disk>(log: &Log<D>, image: &mut Image) -> Result<u64, Boxed> {
+    let (start, end) = (log.log_start_offset(), log.log_end_offset());
+    if image.metadata_index() < start {
+        let index = image.metadata_index();
+        return Err(format!(
+            "the log begins at {start}, and the newest snapshot that can be read is of {index}"
+        )
+        .into());
+    }
+    let reader = log.reader();
+    let mut bytes_read = 0;
+    while image.metadata_index() < end {
+        let from = image.metadata_index();
+        let outcome = reader.read(from, end, REPLAY_READ_BYTES, Residency::Any)?;
+        let ReadOutcome::Batches { bytes, .. } = outcome else {
+            return Err(format!("the log has nothing to say about record {from}").into());
+        };
+        bytes_read += bytes.len() as u64;
+        for batch in batches(bytes) {
+            for record in batch?.records()? {
+                // A batch is read whole, and a snapshot may stand for its first records.
+                if record.offset >= image.metadata_index() {
+                    apply(image, record.offset, record.value.as_deref())?;
+                }
+            }
+        }
+        if image.metadata_index() == from {
+            return Err(format!("the log has nothing to say about record {from}").into());
+        }
+    }
+    Ok(bytes_read)
+}
+
+fn apply(image: &mut Image, index: u64, value: Option<&[u8]>) -> Result<(), Boxed> {
+    let record = MetadataRecord::decode(value.unwrap_or_default())
+        .map_err(|error| format!("record {index}: {error}"))?;
+    Ok(image.apply(index, &record)?)
+}
+
+/// A time for the log, which counts no milliseconds before 1970.
+fn wall(now_ms: TimestampMs) -> u64 {
+    u64::try_from(now_ms).unwrap_or(0)
+}
+
+impl<D: Disk> fmt::Debug for QuorumOfOne<D> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("QuorumOfOne")
+            .field("log", &self.log)
+            .field("snapshot_index", &self.snapshot_index)
+            .finish_non_exhaustive()
     }
 }
