@@ -48,6 +48,8 @@ pub struct BrokerConfig {
     pub http_listen: SocketAddr,
     /// Further flags, as `("log-level", "debug")`.
     pub flags: Vec<(String, String)>,
+    /// Options of a small file system, in memory and of its own, that is mounted on the data directory.
+    pub mount: Option<String>,
 }
 
 impl BrokerConfig {
@@ -60,6 +62,7 @@ impl BrokerConfig {
             listen: data.local_addr()?,
             http_listen: http.local_addr()?,
             flags: Vec::new(),
+            mount: None,
         })
     }
 
@@ -70,8 +73,25 @@ impl BrokerConfig {
         self
     }
 
+    /// Gives the broker a file system of its own with these mount options (`size=64m`, `ro`), gone when it ends.
+    #[must_use]
+    pub fn mount(mut self, options: &str) -> Self {
+        self.mount = Some(options.to_owned());
+        self
+    }
+
     fn command(&self) -> Command {
-        let mut command = Command::new(program("tidemarkd"));
+        let mut command = match &self.mount {
+            None => Command::new(program("tidemarkd")),
+            // A user and mount namespace of its own: works with and without root, and nobody else sees the mount.
+            Some(options) => {
+                let script = "mount -t tmpfs -o \"$1\" tidemark \"$2\" && shift 2 && exec \"$@\"";
+                let mut command = Command::new("unshare");
+                command.args(["-r", "-m", "sh", "-c", script, "sh", options]);
+                command.arg(&self.data_dir).arg(program("tidemarkd"));
+                command
+            }
+        };
         command.arg("--data-dir").arg(&self.data_dir);
         command.args(["--listen", &self.listen.to_string()]);
         command.args(["--http-listen", &self.http_listen.to_string()]);
@@ -155,16 +175,22 @@ impl Broker {
         self.ready_after
     }
 
+    /// The data directory as the broker sees it, from outside its namespace.
+    pub fn data_dir(&self) -> PathBuf {
+        let inside = self.config.data_dir.strip_prefix("/").unwrap_or(&self.config.data_dir);
+        Path::new("/proc").join(self.pid().to_string()).join("root").join(inside)
+    }
+
     /// Everything it has printed so far, both streams.
     pub fn log(&self) -> String {
         self.log.lock().expect("no holder panics").clone()
     }
 
-    /// `kill -9`.
-    pub fn kill(mut self) -> Result<()> {
+    /// `kill -9`; the configuration to start it again with.
+    pub fn kill(mut self) -> Result<BrokerConfig> {
         self.child.kill()?;
         self.child.wait()?;
-        Ok(())
+        Ok(self.config.clone())
     }
 
     /// SIGTERM, and the exit status that follows.

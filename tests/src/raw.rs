@@ -78,7 +78,7 @@ impl Raw {
             if let Some(frame) = self.decoder.decode(&mut self.buffer)? {
                 return Ok(Some(frame));
             }
-            let mut scratch = [0; 64 << 10];
+            let mut scratch = [0; 16 << 10];
             match self.stream.read(&mut scratch) {
                 Ok(0) => return Ok(None),
                 Ok(count) => self.buffer.extend_from_slice(&scratch[..count]),

@@ -209,7 +209,7 @@ fn frame_with_header(api: u16, header: &[u8]) -> Vec<u8> {
 fn message_pack_bombs_are_refused_and_the_connection_lives() -> Result<()> {
     let fixture = Fixture::start()?;
     let mut raw = fixture.raw()?;
-    let nested = [0x91; 60_000];
+    let nested = vec![0x91; 60_000];
     let huge_array = [0xDD, 0xFF, 0xFF, 0xFF, 0xFF];
     let huge_string = [0x92, 0x91, 0xDB, 0xFF, 0xFF, 0xFF, 0xF0, b'x'];
     let mut many = vec![0x92, 0xC0, 0xDD, 0x00, 0x0F, 0x00, 0x00];
