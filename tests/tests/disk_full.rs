@@ -12,6 +12,7 @@ use tidemark_protocol::{
     messages::{DeleteTopicRequest, MetadataRequest},
 };
 use tidemark_tests::{
+    http,
     process::{Broker, BrokerConfig},
     raw::{Raw, TIMEOUT_MS, batch},
 };
@@ -68,7 +69,7 @@ fn reading_and_administration_go_on_and_deleting_brings_the_broker_back() -> Res
     let first = tidemark_protocol::batch::batches(payload).next().context("a batch")??;
     first.verify_crc()?;
     assert_eq!(raw.call(&MetadataRequest::default(), &[])?.0?.topics.len(), 2);
-    assert_eq!(broker.metric("tidemark_up")?.unwrap_or(1.0), 1.0);
+    assert_eq!(http::get(broker.http_address(), "/health/live")?.status, 200);
 
     let delete = DeleteTopicRequest { name: "filler".to_owned(), id: None, timeout_ms: TIMEOUT_MS };
     raw.call(&delete, &[])?.0?;

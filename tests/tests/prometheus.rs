@@ -57,7 +57,8 @@ impl Prometheus {
 
     /// The value of an expression that selects one series; `None` while there is none.
     fn query(&self, expression: &str) -> Option<f64> {
-        let encoded: String = expression.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let encoded =
+            expression.bytes().fold(String::new(), |text, byte| format!("{text}%{byte:02X}"));
         // Refused while it starts.
         let answer = http::get(self.address, &format!("/api/v1/query?query={encoded}")).ok()?;
         let json: Value = serde_json::from_str(&answer.body).ok()?;
