@@ -1,0 +1,203 @@
+//! What was durable and is damaged is reported, never served, never taken for the end of the log; a
+//! full disk refuses and recovers.
+
+use std::path::{Path, PathBuf};
+
+use tidemark_protocol::{Offset, batch::Compression};
+use tidemark_storage::{
+    AppendError, Checkpoint, Log, ReadError, ReadOutcome, Residency,
+    disk::{Disk, PAGE_BYTES},
+    testing::{Faults, SimDisk},
+};
+
+use crate::model::{Model, Place, batch, flush, small_config};
+
+struct Filled {
+    disk: SimDisk,
+    place: Place<SimDisk>,
+    model: Model,
+    checkpoint: Checkpoint,
+}
+
+impl Filled {
+    fn checkpoint(&self, clean: bool) -> Checkpoint {
+        let mut checkpoint = self.checkpoint.clone();
+        checkpoint.clean = clean;
+        checkpoint
+    }
+}
+
+/// A closed log of a few segments.
+fn filled(seed: u64) -> Filled {
+    let disk = SimDisk::new(seed);
+    let place = Place::prepare(disk.clone(), Path::new("/"));
+    let mut log = place.create(&small_config());
+    let mut model = Model::default();
+    for index in 0..30_u8 {
+        let batch = batch(Compression::None, i64::from(index), &[vec![index; 450], vec![index]]);
+        log.append(std::slice::from_ref(&batch), 0, 1000).unwrap();
+        model.append(&batch, 0);
+    }
+    flush(&mut log).unwrap();
+    assert!(log.segment_count() >= 4);
+    let checkpoint = log.close().unwrap();
+    Filled { disk, place, model, checkpoint }
+}
+
+/// The segment files, oldest first.
+fn segments(filled: &Filled) -> Vec<PathBuf> {
+    let entries = filled.disk.list(&filled.place.dir).unwrap();
+    let logs = entries.into_iter().filter(|entry| entry.name.ends_with(".log"));
+    logs.map(|entry| filled.place.dir.join(entry.name)).collect()
+}
+
+/// Reads everything; checks what is served against the model and returns what is refused.
+fn read_around_damage(log: &Log<SimDisk>, model: &Model) -> Vec<std::ops::Range<Offset>> {
+    let reader = log.reader();
+    let mut refused = Vec::new();
+    let mut offset = log.log_start_offset();
+    while offset < log.log_end_offset() {
+        match reader.read(offset, log.log_end_offset(), 1000, Residency::Any) {
+            Ok(ReadOutcome::Batches { bytes, next_offset }) => {
+                let expected: Vec<u8> = model
+                    .batches
+                    .iter()
+                    .filter(|batch| batch.next > offset && batch.next <= next_offset)
+                    .flat_map(|batch| batch.bytes.to_vec())
+                    .collect();
+                assert_eq!(bytes, expected, "served at {offset} what was never written");
+                assert!(next_offset > offset, "no progress at {offset}");
+                offset = next_offset;
+            }
+            Ok(ReadOutcome::Cold) => panic!("this read may block"),
+            Err(ReadError::Corrupt { range }) => {
+                assert!(range.contains(&offset), "{range:?} at {offset}");
+                offset = range.end;
+                refused.push(range);
+            }
+            Err(error) => panic!("read at {offset}: {error}"),
+        }
+    }
+    refused
+}
+
+/// Checks that a bit flipped anywhere costs the batch it is in and at most its neighbours up to the
+/// next index entry, whatever is used to open the log.
+#[test]
+fn a_flipped_bit_in_a_sealed_segment_is_quarantined_and_everything_else_served() {
+    for (seed, position) in (0..2400_u64).step_by(97).enumerate() {
+        for how in 0..3 {
+            let filled = filled(seed as u64);
+            let victim = segments(&filled)[1].clone();
+            filled.disk.bit_rot(&victim, position, seed.to_le_bytes()[0] % 8);
+            let checkpoint = match how {
+                0 => Some(filled.checkpoint(true)),
+                1 => Some(filled.checkpoint(false)),
+                _ => None,
+            };
+            let (log, recovery) = filled.place.open(&small_config(), checkpoint).unwrap();
+            let context = format!("bit at {position}, opened {how}");
+            assert_eq!(log.log_end_offset(), filled.model.log_end, "{context}: the end stays");
+            assert_eq!(log.log_start_offset(), 0, "{context}: the start stays");
+            let refused = read_around_damage(&log, &filled.model);
+            assert_eq!(refused.len(), 1, "{context}: {refused:?}, recovery {recovery:?}");
+            let lost = refused[0].end - refused[0].start;
+            assert!(lost <= 6, "{context}: {lost} offsets are refused for one bit");
+            assert_eq!(*log.reader().quarantined(), refused, "{context}");
+            // The damage is remembered, and the evidence kept.
+            drop(log);
+            let (log, _) = filled.place.open(&small_config(), None).unwrap();
+            assert_eq!(read_around_damage(&log, &filled.model), refused, "{context}: reopened");
+            assert!(filled.disk.exists(&victim).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_missing_or_foreign_index_is_rebuilt() {
+    let original = filled(1);
+    let indexes: Vec<_> =
+        segments(&original).iter().map(|path| path.with_extension("index")).collect();
+    assert!(original.disk.exists(&indexes[1]).unwrap(), "a sealed segment has an index");
+    for how in 0..3 {
+        let filled = filled(1);
+        match how {
+            0 => filled.disk.unlink(&indexes[1]).unwrap(),
+            1 => filled.disk.write_file(&indexes[1], b"rubbish").unwrap(),
+            _ => {
+                let foreign = filled.disk.read_file(&indexes[0], 1 << 20).unwrap().unwrap();
+                filled.disk.write_file(&indexes[1], &foreign).unwrap();
+            }
+        }
+        for clean in [true, false] {
+            let checkpoint = filled.checkpoint(clean);
+            let (log, recovery) = filled.place.open(&small_config(), Some(checkpoint)).unwrap();
+            assert_eq!(recovery.corrupt, []);
+            filled.model.check(&log);
+        }
+        let (log, _) = filled.place.open(&small_config(), None).unwrap();
+        filled.model.check(&log);
+    }
+}
+
+#[test]
+fn an_unreadable_segment_is_an_error_and_the_others_are_served() {
+    let filled = filled(1);
+    let checkpoint = filled.checkpoint(true);
+    let (log, _) = filled.place.open(&small_config(), Some(checkpoint)).unwrap();
+    let unreadable = vec![segments(&filled)[1].clone()];
+    filled.disk.set_faults(Faults { unreadable, ..Faults::default() });
+    let reader = log.reader();
+    let end = log.log_end_offset();
+    let mut errors = 0;
+    for batch in &filled.model.batches {
+        match reader.read(batch.base, end, 1, Residency::Any) {
+            Ok(ReadOutcome::Batches { bytes, .. }) => assert_eq!(bytes, batch.bytes),
+            Err(ReadError::Disk(_)) => errors += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!((1..filled.model.batches.len() / 2).contains(&errors), "{errors} errors");
+    // A read error is not damage: what can be read again is served again.
+    filled.disk.set_faults(Faults::default());
+    filled.model.check(&log);
+}
+
+#[test]
+fn a_full_disk_refuses_appends_leaves_the_log_as_it_was_and_recovers_by_itself() {
+    let disk = SimDisk::new(1);
+    let place = Place::prepare(disk.clone(), Path::new("/"));
+    let mut log = place.create(&small_config());
+    let mut model = Model::default();
+    let capacity_bytes = Some(24 * PAGE_BYTES);
+    disk.set_faults(Faults { capacity_bytes, ..Faults::default() });
+    let mut refused = 0;
+    for index in 0..200_u8 {
+        let batch = batch(Compression::None, 1, &[vec![index; 900]]);
+        match log.append(std::slice::from_ref(&batch), 0, 1000) {
+            Ok(_) => model.append(&batch, 0),
+            Err(AppendError::Full(_)) => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+        if refused == 3 {
+            break;
+        }
+    }
+    assert_eq!(refused, 3, "the disk ran full");
+    model.check(&log);
+    assert!(!log.is_fenced(), "a full disk is no reason to give up");
+
+    // Deleting works on a full disk, and makes room.
+    let before = model.batches[model.batches.len() / 2].base;
+    disk.set_faults(Faults::default());
+    flush(&mut log).unwrap();
+    disk.set_faults(Faults { capacity_bytes, ..Faults::default() });
+    log.trim(before).unwrap();
+    model.log_start = before;
+    model.check(&log);
+    let batch = batch(Compression::None, 1, &[vec![9; 900]]);
+    log.append(std::slice::from_ref(&batch), 0, 1000).unwrap();
+    model.append(&batch, 0);
+    flush(&mut log).unwrap();
+    model.check(&log);
+}
