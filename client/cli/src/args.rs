@@ -12,7 +12,7 @@ use crate::{
     output::{self, Color, Format, Output, Page, Report},
     quantity,
     session::Session,
-    topic,
+    broker, cluster, topic,
 };
 
 const EXAMPLES: &str = "\
@@ -79,6 +79,10 @@ pub struct Globals {
 pub enum Command {
     /// Create, list, describe, change, trim and delete topics
     Topic(topic::TopicArgs),
+    /// Look at one broker
+    Broker(broker::BrokerArgs),
+    /// Look at the cluster as a whole
+    Cluster(cluster::ClusterArgs),
     /// Print the script that makes a shell complete this command line
     Completion(CompletionArgs),
     /// Print the version of this program and of the protocol it speaks
@@ -102,6 +106,8 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
     let session = Session { brokers, timeout, output: Output::new(output, !no_headers, color) };
     match cli.command {
         Command::Topic(args) => small_runtime()?.block_on(topic::run(&session, args)),
+        Command::Broker(args) => small_runtime()?.block_on(broker::run(&session, args)),
+        Command::Cluster(args) => small_runtime()?.block_on(cluster::run(&session, args)),
         Command::Completion(args) => completion(&args),
         Command::Version => session.output.print(&VERSION).map(|()| Exit::Success),
     }

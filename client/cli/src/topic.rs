@@ -1,0 +1,135 @@
+//! `tidemark topic`: one file per verb, and what they share.
+
+mod add_partitions;
+mod alter;
+mod create;
+mod delete;
+mod describe;
+mod list;
+mod trim;
+
+use clap::{Args, Subcommand};
+use tidemark_client::Admin;
+use tidemark_protocol::{
+    ErrorCode,
+    messages::{DescribeTopicResponse, TopicSettings},
+};
+
+use crate::{
+    exit::{CliError, Exit},
+    output,
+    session::{self, Session},
+};
+
+pub(crate) use describe::log_problems;
+
+#[derive(Debug, Args)]
+pub struct TopicArgs {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Create(create::CreateArgs),
+    List(list::ListArgs),
+    Describe(describe::DescribeArgs),
+    Alter(alter::AlterArgs),
+    AddPartitions(add_partitions::AddPartitionsArgs),
+    Trim(trim::TrimArgs),
+    Delete(delete::DeleteArgs),
+}
+
+pub async fn run(session: &Session, args: TopicArgs) -> Result<Exit, CliError> {
+    match args.verb {
+        Verb::Create(args) => create::run(session, args).await,
+        Verb::List(args) => list::run(session, args).await,
+        Verb::Describe(args) => describe::run(session, args).await,
+        Verb::Alter(args) => alter::run(session, args).await,
+        Verb::AddPartitions(args) => add_partitions::run(session, args).await,
+        Verb::Trim(args) => trim::run(session, args).await,
+        Verb::Delete(args) => delete::run(session, args).await,
+    }
+}
+
+/// Describes one topic; a name that is not there is answered with those that are near.
+pub async fn described(admin: &Admin, name: &str) -> Result<DescribeTopicResponse, CliError> {
+    match admin.describe_topic(name).await {
+        Err(error) if error.code() == Some(ErrorCode::UnknownTopicOrPartition) => {
+            Err(session::unknown_topic(name, &admin.metadata(None).await?))
+        }
+        answer => Ok(answer?),
+    }
+}
+
+/// Readable records over all partitions, by offsets; compaction may have removed some of them.
+pub fn record_count(topic: &DescribeTopicResponse) -> u64 {
+    topic.logs.iter().map(|log| log.high_watermark.saturating_sub(log.log_start_offset)).sum()
+}
+
+/// Bytes on disk over all partitions.
+pub fn size_bytes(topic: &DescribeTopicResponse) -> u64 {
+    topic.logs.iter().map(|log| log.size_bytes).sum()
+}
+
+/// Reads `name=value`.
+fn parse_setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("`{text}` is not a setting; write it like retention_ms=86400000")),
+    }
+}
+
+/// The settings named on the command line; one named twice is a mistake.
+fn settings(pairs: Vec<(String, String)>) -> Result<TopicSettings, CliError> {
+    let mut settings = TopicSettings::new();
+    for (name, value) in pairs {
+        if settings.insert(name.clone(), value).is_some() {
+            return Err(CliError::usage(format!("setting `{name}` is given twice")));
+        }
+    }
+    Ok(settings)
+}
+
+/// How a verb over several topics ends: the first error alone decides if nothing was done.
+fn conclude(done: usize, errors: Vec<CliError>) -> Result<Exit, CliError> {
+    let mut errors = errors.into_iter();
+    let Some(first) = errors.next() else { return Ok(Exit::Success) };
+    let rest: Vec<CliError> = errors.collect();
+    if done == 0 && rest.is_empty() {
+        return Err(first);
+    }
+    let failed = rest.len() + 1;
+    let exit = if done == 0 { first.exit } else { Exit::Partial };
+    for error in std::iter::once(first).chain(rest) {
+        output::note(format_args!("error: {error}"));
+        if let Some(hint) = error.hint {
+            output::note(format_args!("  hint: {hint}"));
+        }
+    }
+    Err(CliError::new(exit, format!("{failed} of {} failed", failed + done)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_is_a_name_and_a_value_that_may_contain_anything() {
+        assert_eq!(parse_setting("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert_eq!(parse_setting("a="), Ok(("a".to_owned(), String::new())));
+        assert!(parse_setting("a").is_err());
+        assert!(parse_setting("=b").is_err());
+        let twice = vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())];
+        assert_eq!(settings(twice).unwrap_err().exit, Exit::Usage);
+    }
+
+    #[test]
+    fn work_done_in_part_has_its_own_exit_code() {
+        let missing = || CliError::new(Exit::NotFound, "no topic `x`");
+        assert_eq!(conclude(2, vec![]), Ok(Exit::Success));
+        assert_eq!(conclude(0, vec![missing()]).unwrap_err(), missing());
+        assert_eq!(conclude(1, vec![missing()]).unwrap_err().exit, Exit::Partial);
+        assert_eq!(conclude(0, vec![missing(), missing()]).unwrap_err().exit, Exit::NotFound);
+    }
+}
