@@ -75,7 +75,7 @@ impl Quorum for Scripted {
     }
 
     fn wants_snapshot(&self) -> bool {
-        self.journal.lock().unwrap().commits.len() % self.snapshot_every == 0
+        self.journal.lock().unwrap().commits.len().is_multiple_of(self.snapshot_every)
     }
 
     fn snapshot(&mut self, image: &Image) -> Result<(), QuorumError> {
@@ -84,12 +84,14 @@ impl Quorum for Scripted {
     }
 }
 
+type Told = Vec<(u64, Vec<MetadataRecord>)>;
+
 /// A controller on its thread, with one broker registered.
 struct Rig {
     handle: ControllerHandle,
     journal: Arc<Mutex<Journal>>,
     /// Everything subscribers were told: first index and records.
-    told: Arc<Mutex<Vec<(u64, Vec<MetadataRecord>)>>>,
+    told: Arc<Mutex<Told>>,
     thread: JoinHandle<()>,
 }
 

@@ -1,7 +1,7 @@
 //! A broker process starts: it is given a broker epoch, and everything its former life led or held is decided
 //! anew, in the same batch.
 
-use tidemark_protocol::{BrokerId, ErrorCode, Failure, PartitionIndex, limits};
+use tidemark_protocol::{BrokerId, ErrorCode, Failure, PartitionIndex};
 
 use super::Decision;
 use crate::{
@@ -10,9 +10,16 @@ use crate::{
     record::MetadataRecord,
 };
 
+/// Longest host name (that of DNS) and rack, in bytes.
+const NAME_BYTES_MAX: usize = 253;
+
 pub(super) fn decide(image: &Image, command: &RegisterBroker) -> Result<Decision, Failure> {
-    if command.host.is_empty() || command.host.len() > limits::TOPIC_NAME_BYTES_MAX {
-        let message = "a broker registers with the name of the host where clients reach it";
+    let is_name = |text: &str| (1..=NAME_BYTES_MAX).contains(&text.len());
+    if !is_name(&command.host) || !command.rack.as_deref().is_none_or(is_name) {
+        let message = format!(
+            "a broker registers with the host where clients reach it, and perhaps a rack, \
+             each of 1 to {NAME_BYTES_MAX} bytes"
+        );
         return Err(Failure::new(ErrorCode::InvalidRequest, message));
     }
     let known = image.broker(command.broker_id);

@@ -6,13 +6,15 @@
 //! with a part of the metadata. Everything in front of an older snapshot is deleted; two snapshots are kept,
 //! so that one of them may rot.
 
+mod damage;
+
 use std::{
     fmt,
     path::{Path, PathBuf},
 };
 
 use tidemark_protocol::{
-    TimestampMs, TopicId, TopicPartition,
+    LeaderEpoch, TimestampMs, TopicId, TopicPartition,
     batch::{Batch, BatchBuilder, batches},
     compression::Compression,
     limits::BATCH_BYTES_MAX,
@@ -27,6 +29,9 @@ use crate::{image::Image, record::MetadataRecord};
 
 /// Identity of the metadata log; no topic has it.
 pub const METADATA_TOPIC_ID: TopicId = TopicId([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
+/// There is one leader, and there was never another.
+const LEADER_EPOCH: LeaderEpoch = 0;
 
 /// Bytes of records after which no further decision joins a commit.
 const COMMIT_BYTES: usize = 1 << 20;
@@ -62,7 +67,7 @@ impl<D: Disk> QuorumOfOne<D> {
     /// Opens the log in `dir`, creating it if there is none (its parent exists), and recovers the image from
     /// the newest good snapshot and the records after it. Fails when anything committed is missing or damaged.
     pub fn open(disk: D, dir: &Path, now_ms: TimestampMs) -> Result<(Self, Image), QuorumError> {
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
+        let failed = |source: Boxed| {
             QuorumError::new(format!("opening the metadata in {}", dir.display()), source)
         };
         if !disk.exists(dir).map_err(|error| failed(error.into()))? {
@@ -92,15 +97,20 @@ impl<D: Disk> QuorumOfOne<D> {
         Ok((quorum, image))
     }
 
+    /// Bytes of commits in the log.
+    pub fn size_bytes(&self) -> u64 {
+        self.log.size_bytes()
+    }
+
     /// Appends the batch and flushes it.
     fn write(&mut self, batch: BatchBuilder) -> Result<(), CommitError> {
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
+        let failed = |source: Boxed| {
             CommitError::Failed(QuorumError::new("writing the metadata log", source))
         };
         let mut bytes = batch.build().map_err(|error| failed(error.into()))?;
         let batch = Batch::parse(&mut bytes).map_err(|error| failed(error.into()))?;
         let end_before = self.log.log_end_offset();
-        let appended = match self.log.append(&[batch], 0, wall(self.now_ms)) {
+        let appended = match self.log.append(&[batch], LEADER_EPOCH, wall(self.now_ms)) {
             Ok(appended) => appended,
             Err(AppendError::Full(_)) => return Err(CommitError::Full),
             Err(error) => return Err(failed(error.into())),
@@ -170,9 +180,9 @@ impl<D: Disk> Quorum for QuorumOfOne<D> {
     fn snapshot(&mut self, image: &Image) -> Result<(), QuorumError> {
         // Also after a failure: the next attempt is due when as much has been written again.
         self.bytes_since_snapshot = 0;
-        let attempt = || format!("storing a metadata snapshot in {}", self.dir.display());
-        let attempt = attempt();
-        self.write_snapshot(image).map_err(|source| QuorumError::new(attempt, source))
+        self.write_snapshot(image).map_err(|source| {
+            QuorumError::new(format!("storing a snapshot in {}", self.dir.display()), source)
+        })
     }
 }
 
@@ -201,6 +211,7 @@ fn open_log<D: Disk>(
         let log = Log::create(&files, &dir, identity, config, wall(now_ms))?;
         return Ok((log, Recovery::default()));
     }
+    damage::check(disk, &dir)?;
     let (mut log, recovery) = Log::open(&files, &dir, identity, config, None)?;
     // A process that was killed may have left its last commit in the page cache only. From now on it counts.
     flush(&mut log)?;
