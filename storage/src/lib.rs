@@ -11,6 +11,7 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod data_dir;
 pub mod disk;
 pub mod epochs;
 pub mod error;
@@ -26,6 +27,7 @@ mod walk;
 
 pub use checkpoint::Checkpoint;
 pub use config::{Appended, Cleanup, LogConfig, LogIdentity};
+pub use data_dir::{Checkpoints, DataDir, DataDirIdentity, LockedDataDir};
 pub use disk::{Disk, DiskError, DiskFile, RealDisk};
 pub use epochs::{EpochEnd, EpochHistory, EpochStart};
 pub use error::{AppendError, FlushError, OpenError, ReadError, StorageError};

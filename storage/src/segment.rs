@@ -95,7 +95,10 @@ pub(crate) struct Segment<D: Disk> {
 
 impl<D: Disk> fmt::Debug for Segment<D> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Segment").field("path", &self.path).field("end", &self.end).finish()
+        out.debug_struct("Segment")
+            .field("path", &self.path)
+            .field("end", &self.end)
+            .finish_non_exhaustive()
     }
 }
 

@@ -67,9 +67,15 @@ impl<D: Disk> SegmentFiles<D> {
         self.open.count.load(Ordering::Relaxed)
     }
 
-    /// Notes one more open file, held by `holder`, and closes idle ones beyond the bound.
+    /// Counts one more open file, held by `holder`.
     pub(crate) fn admit(&self, holder: Weak<dyn Closable>) -> OpenTicket {
         self.open.count.fetch_add(1, Ordering::Relaxed);
+        self.watch(holder);
+        OpenTicket { open: Arc::clone(&self.open) }
+    }
+
+    /// Notes a holder of an open file, and closes idle ones beyond the bound.
+    pub(crate) fn watch(&self, holder: Weak<dyn Closable>) {
         let mut clock = self.clock();
         // Two looks at each: the first may only clear its "used" mark.
         let mut looks = clock.len() * 2;
@@ -84,12 +90,6 @@ impl<D: Disk> SegmentFiles<D> {
             clock.retain(|holder| holder.strong_count() > 0);
         }
         clock.push_back(holder);
-        OpenTicket { open: Arc::clone(&self.open) }
-    }
-
-    /// Notes that an open file has another holder.
-    pub(crate) fn watch(&self, holder: Weak<dyn Closable>) {
-        self.clock().push_back(holder);
     }
 
     fn clock(&self) -> MutexGuard<'_, VecDeque<Weak<dyn Closable>>> {

@@ -104,7 +104,7 @@ impl<D: Disk> FlushJob<D> {
         }
         self.make_durable().map_err(|error| self.refuse(error))?;
         let parts = std::mem::take(&mut self.parts);
-        let parts = parts.into_iter().map(|part| self.finish(part)).collect::<Result<_, _>>();
+        let parts = parts.iter().map(|part| self.finish(part)).collect::<Result<_, _>>();
         let parts = parts.map_err(|error| self.refuse(error))?;
         Ok(FlushDone {
             _under_way: self.under_way,
@@ -135,7 +135,7 @@ impl<D: Disk> FlushJob<D> {
     }
 
     /// What is worth doing after a part is durable: its index, and pages for the writer.
-    fn finish(&self, part: Part<D>) -> Result<PartDone, DiskError> {
+    fn finish(&self, part: &Part<D>) -> Result<PartDone, DiskError> {
         let flushed = part.range.end - part.range.start;
         if !part.rolled && flushed >= PREPARE_AHEAD_MIN_BYTES {
             part.segment.prepare_ahead(&part.file, flushed);

@@ -190,7 +190,7 @@ impl<D: Disk> LogReader<D> {
         if wanted.offset >= upper_bound {
             return Ok(nothing);
         }
-        let mut wanted = Wanted { upper_bound, ..wanted };
+        let mut wanted = wanted;
         let segments = self.shared.segments.load_full();
         let first = segments.partition_point(|segment| segment.base <= wanted.offset);
         for index in first.saturating_sub(1)..segments.len() {
@@ -200,7 +200,7 @@ impl<D: Disk> LogReader<D> {
             }
             // Compaction may have removed what was asked for, up to the end of a segment.
             wanted.offset = wanted.offset.max(segment.base);
-            self.refuse_damaged(wanted.offset)?;
+            wanted.upper_bound = self.sound_until(wanted.offset)?.min(upper_bound);
             let hot_from = hot_from(&segments[index..]);
             if let Some(outcome) = self.read_segment(segment, wanted, hot_from)? {
                 return Ok(outcome);
@@ -362,12 +362,15 @@ impl<D: Disk> LogReader<D> {
         Ok(answer(segment, file, start, at.position, at.offset))
     }
 
-    /// Refuses offsets that are known to be damaged.
-    fn refuse_damaged(&self, offset: Offset) -> Result<(), ReadError> {
+    /// Up to where nothing is known to be damaged; refuses an offset that is.
+    fn sound_until(&self, offset: Offset) -> Result<Offset, ReadError> {
         let quarantine = self.shared.quarantine.load();
-        match quarantine.iter().find(|range| range.contains(&offset)) {
-            Some(range) => Err(ReadError::Corrupt { range: range.clone() }),
-            None => Ok(()),
+        match quarantine.iter().find(|range| range.end > offset) {
+            Some(range) if range.start <= offset => {
+                Err(ReadError::Corrupt { range: range.clone() })
+            }
+            Some(range) => Ok(range.start),
+            None => Ok(Offset::MAX),
         }
     }
 

@@ -254,9 +254,10 @@ impl<D: Disk> Opening<D> {
             // Durable once, bad now: the log goes on at the next place that is known to be good.
             let tip = self.plan.tip.filter(|tip| tip.segment_base == base).map(|tip| tip.at);
             let tip = tip.filter(|tip| tip.position > at.position && tip.offset > at.offset);
-            if let Some(entry) = scan.known_after().or(tip) {
+            let near = scan.behind_one_batch();
+            if let Some(entry) = near.or_else(|| scan.known_after()).or(tip) {
                 self.corrupt(at.offset..entry.offset);
-                scan.resume(entry);
+                scan.resume(&segment, entry);
             } else {
                 let until = next_base.unwrap_or(self.plan.proven);
                 self.finish_scan(&segment, &file, &mut scan, from.at.position);

@@ -159,6 +159,10 @@ pub(super) fn read_index<D: Disk>(
 
 /// What an interrupted replacement of a small file leaves behind.
 fn leftovers(names: &[DirEntry]) -> Vec<String> {
-    let unfinished = |entry: &&DirEntry| !entry.is_dir && entry.name.ends_with(".tmp");
+    let unfinished = |entry: &&DirEntry| !entry.is_dir && has_extension(entry, "tmp");
     names.iter().filter(unfinished).map(|entry| entry.name.clone()).collect()
+}
+
+fn has_extension(entry: &DirEntry, extension: &str) -> bool {
+    Path::new(&entry.name).extension().is_some_and(|found| found == extension)
 }

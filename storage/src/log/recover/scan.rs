@@ -83,6 +83,18 @@ impl<D: Disk> Scan<D> {
         std::mem::take(&mut self.epochs)
     }
 
+    /// The boundary behind the batch that was just refused, if its header still leads to a batch
+    /// that continues it: then its records are damaged and nothing else.
+    pub(super) fn behind_one_batch(&mut self) -> Option<IndexEntry> {
+        let at = self.at;
+        self.walk.seek(at.position);
+        let header = self.walk.peek().ok().flatten().filter(|header| self.belongs(header))?;
+        let next = self.walk.boundary_after(&at, &header).ok()?;
+        self.walk.seek(next.position);
+        let follower = self.walk.peek().ok().flatten()?;
+        (follower.base_offset == next.offset).then_some(next)
+    }
+
     /// The first boundary behind the current one that the index file vouches for.
     pub(super) fn known_after(&self) -> Option<IndexEntry> {
         let at = self.at;
@@ -91,7 +103,9 @@ impl<D: Disk> Scan<D> {
     }
 
     /// Continues at a boundary that is known to be good.
-    pub(super) fn resume(&mut self, entry: IndexEntry) {
+    pub(super) fn resume(&mut self, segment: &Segment<D>, entry: IndexEntry) {
+        // Readers have to get past the damage, too.
+        segment.recent.push(entry);
         self.at = entry;
         self.confirmed = entry;
         self.walk.seek(entry.position);

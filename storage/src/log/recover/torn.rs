@@ -34,7 +34,9 @@ pub(super) fn clear<D: Disk>(
 ) -> Result<Cleared, DiskError> {
     let from = segment.end();
     let Some(end) = last_nonzero(file, from)? else { return Ok(Cleared::default()) };
-    let batches = whole_batches(file, from, end);
+    let (batches, end_of_batches) = whole_batches(file, from);
+    // A batch may end in zeros.
+    let end = end.max(end_of_batches);
     if batches > 0 && keep {
         let until = end.min(from + KEPT_BYTES_MAX);
         let bytes = file.file.slice(from..until);
@@ -98,15 +100,17 @@ fn last_nonzero<D: Disk>(file: &OpenFile<D>, from: u64) -> Result<Option<u64>, D
     Ok(last)
 }
 
-/// How many intact batches a hop from header to header finds.
-fn whole_batches<D: Disk>(file: &Arc<OpenFile<D>>, from: u64, end: u64) -> u64 {
-    let mut walk = Walk::new(Arc::clone(file), from, end, false);
-    let mut count = 0;
+/// How many intact batches a hop from header to header finds, and where the last one ends.
+fn whole_batches<D: Disk>(file: &Arc<OpenFile<D>>, from: u64) -> (u64, u64) {
+    let mut walk = Walk::new(Arc::clone(file), from, file.file.len(), true);
+    let (mut count, mut end) = (0, from);
     while let Ok(Some(header)) = walk.peek() {
-        if walk.batch(&header).is_ok_and(|batch| batch.verify_crc().is_ok()) {
-            count += 1;
-        }
+        let is_intact = walk.batch(&header).is_ok_and(|batch| batch.verify_crc().is_ok());
         walk.skip(&header);
+        if is_intact {
+            count += 1;
+            end = walk.position();
+        }
     }
-    count
+    (count, end)
 }

@@ -1,0 +1,262 @@
+//! A data directory: who may use it, whose it is, and what its logs know to be durable.
+//!
+//! ```text
+//! LOCK        held by the process that uses the directory; says which
+//! format      format version, cluster, node, the directory's own id
+//! checkpoint  one entry per log
+//! clean       there only after a clean shutdown, and gone before anything is loaded again
+//! metadata/   the controller's log
+//! topics/<topic name>/<partition>/
+//! ```
+//!
+//! A directory that is locked, of a newer format, or somebody else's is refused, untouched. This
+//! module opens no logs.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use tidemark_protocol::{BrokerId, TopicPartition};
+
+use crate::{
+    checkpoint::Checkpoint,
+    disk::{Disk, DiskError, Space},
+    error::OpenError,
+    state_file::{self, Kind},
+};
+
+const LOCK_FILE: &str = "LOCK";
+const HOLDER_FILE: &str = "LOCK.holder";
+const FORMAT_FILE: &str = "format";
+const CHECKPOINT_FILE: &str = "checkpoint";
+const CLEAN_FILE: &str = "clean";
+const TOPICS_DIR: &str = "topics";
+const METADATA_DIR: &str = "metadata";
+
+const SMALL_FILE_BYTES_MAX: usize = 64 << 10;
+const CHECKPOINT_BYTES_MAX: usize = 1 << 30;
+
+/// Whose data a directory holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "they are all ids, of different things")]
+pub struct DataDirIdentity {
+    pub cluster_id: String,
+    pub node_id: BrokerId,
+    /// Tells this directory from every other, and from an earlier one at the same place.
+    pub directory_id: [u8; 16],
+}
+
+/// Says that the process which wrote the checkpoint stopped with nothing left to do.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct CleanMarker {
+    /// Of the checkpoint file that was last written.
+    checkpoint_crc: u32,
+}
+
+/// What a data directory says about its logs when it is opened.
+#[derive(Debug, Default)]
+pub struct Checkpoints {
+    by_log: BTreeMap<TopicPartition, Checkpoint>,
+    clean: bool,
+}
+
+impl Checkpoints {
+    /// What is known of a log, for [`crate::Log::open`]. Each log is opened once: it is taken out.
+    pub fn take(&mut self, log: TopicPartition) -> Option<Checkpoint> {
+        self.by_log.remove(&log)
+    }
+
+    /// Whether the last process shut down cleanly: no log will be scanned.
+    pub fn is_clean(&self) -> bool {
+        self.clean
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_log.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_log.is_empty()
+    }
+}
+
+/// A data directory in use by this process; the lock goes with it.
+#[derive(Debug)]
+pub struct DataDir<D: Disk> {
+    disk: D,
+    root: PathBuf,
+    identity: DataDirIdentity,
+    _lock: D::Lock,
+}
+
+/// A data directory that this process has locked, and nothing more yet.
+#[derive(Debug)]
+pub struct LockedDataDir<D: Disk> {
+    disk: D,
+    root: PathBuf,
+    lock: D::Lock,
+}
+
+impl<D: Disk> LockedDataDir<D> {
+    /// Creates the directory if need be and locks it. `holder` is what another process is told
+    /// that finds it locked, such as a process id.
+    pub fn lock(disk: D, root: &Path, holder: &str) -> Result<Self, OpenError> {
+        match disk.create_dir(root) {
+            Ok(()) | Err(DiskError::Exists { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let lock = match disk.lock(&root.join(LOCK_FILE)) {
+            Err(DiskError::Locked { .. }) => {
+                let holder = disk.read_file(&root.join(HOLDER_FILE), SMALL_FILE_BYTES_MAX);
+                let holder = holder.ok().flatten().unwrap_or_default();
+                let holder = String::from_utf8_lossy(&holder).trim().to_owned();
+                return Err(OpenError::Locked { path: root.to_owned(), holder });
+            }
+            other => other?,
+        };
+        // For people only; a full disk must not keep a broker from starting.
+        if let Err(error) = disk.write_file(&root.join(HOLDER_FILE), holder.as_bytes()) {
+            tracing::warn!(%error, "the lock's holder is not noted");
+        }
+        Ok(Self { disk, root: root.to_owned(), lock })
+    }
+
+    /// Whose data is in the directory; `None` when it was never used.
+    pub fn identity(&self) -> Result<Option<DataDirIdentity>, OpenError> {
+        let path = self.root.join(FORMAT_FILE);
+        let found = state_file::read(&self.disk, &path, Kind::Format, SMALL_FILE_BYTES_MAX)?;
+        if found.is_none() && self.disk.exists(&self.root.join(TOPICS_DIR))? {
+            let reason = "it is missing, but there is data beside it".to_owned();
+            return Err(OpenError::Damaged { path, reason });
+        }
+        Ok(found)
+    }
+
+    /// Opens the directory as `identity`'s, which an unused one becomes now.
+    pub fn open(self, identity: DataDirIdentity) -> Result<DataDir<D>, OpenError> {
+        let path = self.root.join(FORMAT_FILE);
+        match self.identity()? {
+            None => {
+                state_file::write(&self.disk, &path, Kind::Format, &identity)?;
+                if let Some(above) = self.root.parent().filter(|above| *above != Path::new("")) {
+                    self.disk.sync_dir(above)?;
+                }
+            }
+            Some(found) if found == identity => {}
+            Some(found) => {
+                return Err(OpenError::Foreign {
+                    path: self.root,
+                    found: render(&found),
+                    expected: render(&identity),
+                });
+            }
+        }
+        let topics = self.root.join(TOPICS_DIR);
+        match self.disk.create_dir(&topics) {
+            Ok(()) => self.disk.sync_dir(&self.root)?,
+            Err(DiskError::Exists { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(DataDir { disk: self.disk, root: self.root, identity, _lock: self.lock })
+    }
+}
+
+fn render(identity: &DataDirIdentity) -> String {
+    let directory = uuid::Uuid::from_bytes(identity.directory_id);
+    let DataDirIdentity { cluster_id, node_id, .. } = identity;
+    format!("node {node_id} of cluster {cluster_id} (directory {directory})")
+}
+
+impl<D: Disk> DataDir<D> {
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn disk(&self) -> &D {
+        &self.disk
+    }
+
+    pub fn identity(&self) -> &DataDirIdentity {
+        &self.identity
+    }
+
+    /// Where a partition's log lives. `topic` is a valid topic name, which is a valid file name.
+    pub fn log_dir(&self, topic: &str, partition: u32) -> PathBuf {
+        self.root.join(TOPICS_DIR).join(topic).join(partition.to_string())
+    }
+
+    /// Where the directories of topics are.
+    pub fn topics_dir(&self) -> PathBuf {
+        self.root.join(TOPICS_DIR)
+    }
+
+    /// Where the controller's log lives.
+    pub fn metadata_dir(&self) -> PathBuf {
+        self.root.join(METADATA_DIR)
+    }
+
+    /// Space on the file system.
+    pub fn space(&self) -> Result<Space, DiskError> {
+        self.disk.space(&self.root)
+    }
+
+    /// What is known of the logs, once per start: the mark of a clean shutdown is gone, durably,
+    /// when this returns, so that a crash from now on is not taken for one.
+    ///
+    /// A checkpoint file that is damaged counts as absent: everything is read.
+    pub fn load_checkpoints(&self) -> Result<Checkpoints, OpenError> {
+        let clean_path = self.root.join(CLEAN_FILE);
+        let marker: Option<CleanMarker> = state_file::read_cache(
+            &self.disk,
+            &clean_path,
+            Kind::CleanMarker,
+            SMALL_FILE_BYTES_MAX,
+        );
+        if self.disk.exists(&clean_path)? {
+            self.disk.unlink(&clean_path)?;
+            self.disk.sync_dir(&self.root)?;
+        }
+        let path = self.root.join(CHECKPOINT_FILE);
+        let Some(bytes) = self.disk.read_file(&path, CHECKPOINT_BYTES_MAX)? else {
+            return Ok(Checkpoints::default());
+        };
+        let entries: Vec<(TopicPartition, Checkpoint)> =
+            match state_file::decode(Kind::Checkpoint, &bytes) {
+                Ok(entries) => entries,
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "reading every log instead");
+                    return Ok(Checkpoints::default());
+                }
+            };
+        let crc = crc32fast::hash(&bytes);
+        let clean = marker.is_some_and(|marker| marker.checkpoint_crc == crc);
+        let by_log =
+            entries.into_iter().map(|(log, checkpoint)| (log, Checkpoint { clean, ..checkpoint }));
+        Ok(Checkpoints { by_log: by_log.collect(), clean })
+    }
+
+    /// Replaces the checkpoint file by one that covers exactly these logs. A log that is left out
+    /// is read whole when it is opened next.
+    pub fn write_checkpoints(
+        &self,
+        logs: &[(TopicPartition, Checkpoint)],
+    ) -> Result<(), DiskError> {
+        let path = self.root.join(CHECKPOINT_FILE);
+        self.disk.write_file(&path, &state_file::encode(Kind::Checkpoint, &logs))
+    }
+
+    /// Writes the checkpoints and the mark of a clean shutdown: the last thing a process does, when
+    /// every log is closed.
+    pub fn close(self, logs: &[(TopicPartition, Checkpoint)]) -> Result<(), DiskError> {
+        let bytes = state_file::encode(Kind::Checkpoint, &logs);
+        self.disk.write_file(&self.root.join(CHECKPOINT_FILE), &bytes)?;
+        let marker = CleanMarker { checkpoint_crc: crc32fast::hash(&bytes) };
+        let path = self.root.join(CLEAN_FILE);
+        state_file::write(&self.disk, &path, Kind::CleanMarker, &marker)
+    }
+}
+
+#[cfg(test)]
+mod tests;
