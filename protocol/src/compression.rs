@@ -3,6 +3,8 @@
 //! A declared size is never trusted: output grows as it is produced and stops at the caller's limit. This
 //! file knows bytes only; what is compressed is [`crate::batch`]'s business.
 
+mod snappy;
+
 use std::{
     fmt,
     io::{self, Read, Write},
@@ -183,4 +185,5 @@ fn lz4(input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
     encoder.finish().map(drop).map_err(io::Error::from)
 }
 
-mod snappy;
+#[cfg(test)]
+mod tests;

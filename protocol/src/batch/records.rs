@@ -80,10 +80,7 @@ impl Records {
         let mut at = fields.headers_at;
         for _ in 0..fields.header_count {
             let (key, value) = read_header(&self.bytes, &mut at)?;
-            let key = std::str::from_utf8(&self.bytes[key.start..key.end])
-                .map_err(|_| "the key of a header is not UTF-8")?
-                .to_owned();
-            headers.push(RecordHeader { key, value: slice(value) });
+            headers.push(RecordHeader { key: key.to_owned(), value: slice(value) });
         }
         Ok(Record {
             offset: self.base_offset + u64::from(fields.offset_delta),
@@ -211,8 +208,13 @@ fn read_span(bytes: &[u8], at: &mut usize) -> Option<Option<Span>> {
     Some(Some(Span { start, end: start + length }))
 }
 
-fn read_header(bytes: &[u8], at: &mut usize) -> Result<(Span, Option<Span>), &'static str> {
+fn read_header<'a>(
+    bytes: &'a [u8],
+    at: &mut usize,
+) -> Result<(&'a str, Option<Span>), &'static str> {
     let key = read_span(bytes, at).flatten().ok_or("the key of a header is malformed")?;
+    let key = std::str::from_utf8(&bytes[key.start..key.end])
+        .map_err(|_| "the key of a header is not UTF-8")?;
     let value = read_span(bytes, at).ok_or("the value of a header is malformed")?;
     Ok((key, value))
 }

@@ -220,6 +220,7 @@ fn malformed_records_are_refused_whether_compressed_or_not() {
             ("negative header count", &[12, 0, 0, 0, 1, 1, 1], 1),
             ("header without a key", &[16, 0, 0, 0, 1, 1, 2, 1, 1], 1),
             ("too many headers", &[16, 0, 0, 0, 1, 1, 0x82, 0x10, 0], 1),
+            ("header key that is not UTF-8", &[18, 0, 0, 0, 1, 1, 2, 2, 0xff, 1], 1),
             ("timestamp below zero", &[12, 0, 3, 0, 1, 1, 0], 1),
         ] {
             let refused = judge(records, count);

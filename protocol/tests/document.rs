@@ -1,0 +1,254 @@
+//! `docs/protocol.md` is what a stranger writes a client from, so it is checked: every hex block against the
+//! encoder and the decoder, every table against the code.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+#[path = "document/example.rs"]
+mod example;
+#[path = "document/samples.rs"]
+mod samples;
+
+use std::{collections::BTreeMap, fmt::Debug, fs, path::Path};
+
+use bytes::BytesMut;
+use serde::{Serialize, de::DeserializeOwned};
+use tidemark_protocol::{
+    Compression, ErrorCode, Failure,
+    batch::batches,
+    frame::{Frame, FrameDecoder, FrameKind, Preface, encode_head},
+    limits,
+    message::{Api, Request},
+    messagepack,
+    messages::*,
+};
+
+fn document() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/protocol.md");
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The bytes of every fenced block tagged `hex name=…`, comments and spaces dropped.
+fn hex_blocks(document: &str) -> BTreeMap<String, Vec<u8>> {
+    let mut blocks = BTreeMap::new();
+    for part in document.split("```hex name=").skip(1) {
+        let (name, rest) = part.split_once('\n').unwrap();
+        let body = rest.split("```").next().unwrap();
+        let digits = body.lines().map(|line| line.split('#').next().unwrap()).collect::<String>();
+        let bytes = digits.split_whitespace().map(|byte| {
+            u8::from_str_radix(byte, 16).unwrap_or_else(|_| panic!("{name}: {byte:?}"))
+        });
+        assert!(blocks.insert(name.to_owned(), bytes.collect()).is_none(), "{name} is there twice");
+    }
+    blocks
+}
+
+/// The rows of the table whose head begins with `head`, as cells without code marks.
+fn table<'a>(document: &'a str, head: &str) -> Vec<Vec<&'a str>> {
+    let start = document.find(head).unwrap_or_else(|| panic!("no table begins with {head:?}"));
+    rows(document[start..].trim_start())
+}
+
+/// The rows below the head and the rule of the table at the front of `text`.
+fn rows(text: &str) -> Vec<Vec<&str>> {
+    let lines = text.lines().skip(2).take_while(|line| line.starts_with('|'));
+    lines
+        .map(|line| {
+            line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect()
+        })
+        .collect()
+}
+
+fn frame(bytes: &[u8]) -> Frame {
+    let mut buffer = BytesMut::from(bytes);
+    let frame = FrameDecoder::new(limits::FRAME_BYTES_MAX).decode(&mut buffer).unwrap().unwrap();
+    assert!(buffer.is_empty(), "bytes follow the frame");
+    frame
+}
+
+/// Reads the frame's header as a `T` and writes the frame again.
+fn again<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Vec<u8> {
+    let frame = frame(bytes);
+    let header: T = frame.message().unwrap();
+    let head = encode_head(frame.kind, frame.api, frame.correlation, &header, frame.payload.len())
+        .unwrap();
+    [&head, &frame.payload[..]].concat()
+}
+
+fn response_again<R: Request>(bytes: &[u8]) -> Vec<u8> {
+    again::<Result<R::Response, Failure>>(bytes)
+}
+
+#[test]
+fn every_hex_block_is_what_the_encoder_writes() {
+    let document = document();
+    let mut written = hex_blocks(&document);
+    for (name, bytes) in example::blocks() {
+        assert_eq!(written.remove(name), Some(bytes), "{name}");
+    }
+    assert!(written.is_empty(), "not in the example: {:?}", written.keys());
+}
+
+#[test]
+fn every_hex_block_is_understood_by_the_decoder() {
+    let blocks = hex_blocks(&document());
+    for (name, bytes) in &blocks {
+        let written_again = match name.as_str() {
+            "preface" => {
+                let preface = Preface::decode(bytes.first_chunk().unwrap()).unwrap();
+                assert_eq!(preface.negotiate(Preface::OURS), Some(1));
+                preface.encode().to_vec()
+            }
+            "metadata-request" => again::<MetadataRequest>(bytes),
+            "metadata-response" => response_again::<MetadataRequest>(bytes),
+            "create-topic-request" => again::<CreateTopicRequest>(bytes),
+            "create-topic-response" | "create-topic-failure" => {
+                response_again::<CreateTopicRequest>(bytes)
+            }
+            "produce-request" => again::<ProduceRequest>(bytes),
+            "produce-response" => response_again::<ProduceRequest>(bytes),
+            "fetch-request" => again::<FetchRequest>(bytes),
+            "fetch-response" => response_again::<FetchRequest>(bytes),
+            "subscribe-request" => again::<SubscribeRequest>(bytes),
+            "subscribe-response" => response_again::<SubscribeRequest>(bytes),
+            "push" | "last-push" => again::<PushHeader>(bytes),
+            "credit" => again::<CreditHeader>(bytes),
+            "cancel" => again::<()>(bytes),
+            other => panic!("what is in {other}?"),
+        };
+        assert_eq!(&written_again, bytes, "{name}");
+    }
+}
+
+#[test]
+fn the_batch_in_the_example_holds_the_record_it_says() {
+    let blocks = hex_blocks(&document());
+    for name in ["produce-request", "fetch-response", "push"] {
+        let batch = batches(frame(&blocks[name]).payload).next().unwrap().unwrap();
+        batch.validate_for_append(limits::BATCH_BYTES_MAX).unwrap();
+        let records = batch.records().unwrap();
+        assert_eq!(records.len(), 1);
+        assert_eq!((records[0].offset, records[0].timestamp_ms), (0, example::SENT_AT_MS));
+        assert_eq!(records[0].key.as_deref(), Some(&b"user-7"[..]));
+        assert_eq!(records[0].value.as_deref(), Some(&b"hello"[..]));
+    }
+}
+
+#[test]
+fn the_tables_of_apis_and_kinds_are_complete() {
+    let document = document();
+    let apis = table(&document, "| number | name | request | response |");
+    assert_eq!(apis.len(), Api::ALL.len());
+    for (row, api) in apis.iter().zip(Api::ALL) {
+        let structure = row[1].split('_').map(capitalized).collect::<String>();
+        assert_eq!(row[0], api.number().to_string(), "{row:?}");
+        assert_eq!(row[1], api.name(), "{row:?}");
+        let link = format!("[`{structure}Request`](#{}request)", structure.to_lowercase());
+        assert_eq!(row[2], link, "{row:?}");
+        assert_eq!(row[3], format!("{structure}Response"), "{row:?}");
+    }
+    let kinds = table(&document, "| kind | name | from |");
+    assert_eq!(kinds.len(), FrameKind::ALL.len());
+    for (row, kind) in kinds.iter().zip(FrameKind::ALL) {
+        assert_eq!(row[..2], [kind.number().to_string(), format!("{kind:?}").to_lowercase()]);
+    }
+}
+
+fn capitalized(word: &str) -> String {
+    word[..1].to_uppercase() + &word[1..]
+}
+
+#[test]
+fn the_table_of_errors_is_complete() {
+    let document = document();
+    let rows = table(&document, "| code | name | retriable |");
+    assert_eq!(rows.len(), ErrorCode::ALL.len());
+    for (row, code) in rows.iter().zip(ErrorCode::ALL) {
+        let retriable = if code.is_retriable() { "yes" } else { "no" };
+        assert_eq!(row[..3], [&code.code().to_string(), code.name(), retriable]);
+    }
+}
+
+#[test]
+fn the_tables_of_enumerations_are_complete() {
+    fn check<T: TryFrom<u8> + Debug>(document: &str, name: &str) {
+        let rows = table(document, &format!("\n| `{name}` | "));
+        let known =
+            (0..=u8::MAX).filter_map(|code| T::try_from(code).ok().map(|known| (code, known)));
+        let known: Vec<_> = known
+            .map(|(code, known)| [code.to_string(), format!("{known:?}").to_lowercase()])
+            .collect();
+        let written: Vec<_> =
+            rows.iter().map(|row| [row[0].to_owned(), row[1].replace(' ', "")]).collect();
+        assert_eq!(written, known, "{name}");
+    }
+    let document = document();
+    check::<Acks>(&document, "Acks");
+    check::<Durability>(&document, "Durability");
+    check::<OffsetQuery>(&document, "OffsetQuery");
+    let codecs = table(&document, "| number | codec |");
+    let written: Vec<_> = codecs.iter().map(|row| [row[0].to_owned(), row[1].to_owned()]).collect();
+    assert_eq!(
+        written,
+        Compression::ALL.map(|codec| [codec.code().to_string(), codec.to_string()])
+    );
+}
+
+#[test]
+fn the_limits_are_those_of_the_code() {
+    let document = document();
+    let written = table(&document, "| limit | value |")
+        .into_iter()
+        .map(|row| row[1].trim_end_matches(" bytes").replace(',', "").parse::<usize>().unwrap());
+    let limits = [
+        limits::FRAME_BYTES_MAX,
+        limits::HEADER_BYTES_MAX,
+        limits::REQUEST_PARTITIONS_MAX,
+        limits::TOPIC_PARTITIONS_MAX as usize,
+        messagepack::DEPTH_MAX,
+        limits::BATCH_BYTES_MAX,
+        limits::BATCH_DECOMPRESSED_BYTES_MAX,
+        limits::BATCH_RECORDS_MAX as usize,
+        limits::RECORD_HEADERS_MAX,
+        limits::TOPIC_NAME_BYTES_MAX,
+    ];
+    assert_eq!(written.collect::<Vec<_>>(), limits);
+}
+
+#[test]
+fn every_structure_is_there_with_its_fields_in_order() {
+    let document = document();
+    let mut written = BTreeMap::new();
+    for part in document.split("\n#### `").skip(1) {
+        let (structure, rest) = part.split_once('`').unwrap();
+        let section = rest.split("\n##").next().unwrap();
+        let fields: Vec<_> = match section.find("| # | field |") {
+            Some(start) => rows(&section[start..])
+                .iter()
+                .enumerate()
+                .map(|(index, row)| {
+                    assert_eq!(row[0], index.to_string(), "{structure}");
+                    row[1].to_owned()
+                })
+                .collect(),
+            None => Vec::new(),
+        };
+        written.insert(structure.to_owned(), fields);
+    }
+    for sample in samples::all() {
+        let fields = written.remove(&sample.structure);
+        assert_eq!(fields.as_ref(), Some(&sample.fields), "{}", sample.structure);
+    }
+    assert!(written.is_empty(), "there is no {:?}", written.keys());
+}
+
+#[test]
+fn every_sample_is_a_seed_of_the_fuzzer() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/message");
+    for sample in samples::all() {
+        let Some((api, kind, header)) = sample.header else { continue };
+        let index = Api::ALL.iter().position(|known| *known == api).unwrap();
+        let choice = index * FrameKind::ALL.len() + usize::from(kind.number()) - 1;
+        let seed = [&[u8::try_from(choice).unwrap()][..], &header].concat();
+        let path = corpus.join(&sample.structure);
+        assert_eq!(fs::read(&path).ok(), Some(seed), "{} is out of date", path.display());
+    }
+}
