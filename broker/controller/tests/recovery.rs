@@ -162,6 +162,23 @@ fn power_lost_at_any_operation_loses_nothing_that_was_confirmed() {
 }
 
 #[test]
+fn what_a_start_has_shown_is_there_after_the_next_one() {
+    let whole = SimDisk::new(0);
+    run_workload(&whole);
+    for operation in 0..whole.operations() {
+        let disk = SimDisk::new(operation);
+        disk.stop_at(operation);
+        run_workload(&disk);
+        let at = disk.stopped();
+        // The process is killed, with what it wrote last in the page cache only.
+        disk.crash();
+        let shown = Node::open(&disk).unwrap().image;
+        disk.power_loss();
+        assert_eq!(Node::open(&disk).unwrap().image, shown, "{operation}, {at:?}");
+    }
+}
+
+#[test]
 fn a_rotten_bit_in_the_log_is_reported_or_harmless_unless_a_crash_could_have_done_it() {
     let disk = SimDisk::new(3);
     let mut node = Node::open(&disk).unwrap();

@@ -70,9 +70,7 @@ impl<D: Disk> QuorumOfOne<D> {
         let failed = |source: Boxed| {
             QuorumError::new(format!("opening the metadata in {}", dir.display()), source)
         };
-        if !disk.exists(dir).map_err(|error| failed(error.into()))? {
-            disk.create_dir(dir).map_err(|error| failed(error.into()))?;
-        }
+        create_dir(&disk, dir).map_err(|error| failed(error.into()))?;
         let (log, recovery) = open_log(&disk, dir, now_ms).map_err(failed)?;
         check_recovery(&recovery).map_err(|problem| failed(problem.into()))?;
         let (mut image, newest) =
@@ -188,6 +186,15 @@ impl<D: Disk> Quorum for QuorumOfOne<D> {
 
 type Boxed = Box<dyn std::error::Error + Send + Sync>;
 
+/// Sees to it that the directory is there and will be.
+fn create_dir<D: Disk>(disk: &D, dir: &Path) -> Result<(), DiskError> {
+    if !disk.exists(dir)? {
+        disk.create_dir(dir)?;
+    }
+    // It may exist because a process made it that was killed before this.
+    dir.parent().map_or(Ok(()), |parent| disk.sync_dir(parent))
+}
+
 fn open_log<D: Disk>(
     disk: &D,
     dir: &Path,
@@ -213,7 +220,11 @@ fn open_log<D: Disk>(
     }
     damage::check(disk, &dir)?;
     let (mut log, recovery) = Log::open(&files, &dir, identity, config, None)?;
-    // A process that was killed may have left its last commit in the page cache only. From now on it counts.
+    // A process that was killed may have left its last commit, and the name of the file it is in, in the page
+    // cache only. From now on it counts.
+    for dir in dir.ancestors().take(2) {
+        disk.sync_dir(dir)?;
+    }
     flush(&mut log)?;
     Ok((log, recovery))
 }
@@ -284,7 +295,8 @@ fn snapshot_path(dir: &Path, index: u64) -> PathBuf {
     dir.join(format!("{index:020}{SNAPSHOT_SUFFIX}"))
 }
 
-/// Applies everything in the log that the image has not applied. Returns the bytes read.
+/// Applies everything in the log that the image has not applied. A snapshot is taken between commits, so the
+/// image ends where a batch begins. Returns the bytes read.
 fn replay<D: Disk>(log: &Log<D>, image: &mut Image) -> Result<u64, Boxed> {
     let (start, end) = (log.log_start_offset(), log.log_end_offset());
     if image.metadata_index() < start {
@@ -305,10 +317,7 @@ fn replay<D: Disk>(log: &Log<D>, image: &mut Image) -> Result<u64, Boxed> {
         bytes_read += bytes.len() as u64;
         for batch in batches(bytes) {
             for record in batch?.records()? {
-                // A batch is read whole, and a snapshot may stand for its first records.
-                if record.offset >= image.metadata_index() {
-                    apply(image, record.offset, record.value.as_deref())?;
-                }
+                apply(image, record.offset, record.value.as_deref())?;
             }
         }
         if image.metadata_index() == from {
