@@ -3,5 +3,6 @@
 
 mod crash;
 mod faults;
+mod hostile;
 mod model;
 mod random;
