@@ -114,6 +114,25 @@ fn records_come_back_as_they_were_pushed_with_every_codec() {
     }
 }
 
+/// Batches that kafka-python has built are among the seeds of the fuzzer.
+#[test]
+fn batches_of_another_implementation_are_accepted_and_read_with_every_codec() {
+    for compression in Compression::ALL {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/batch");
+        let bytes = std::fs::read(dir.join(format!("kafka-python-{compression}"))).unwrap();
+        let batch = parse(&bytes.into()).unwrap();
+        assert_eq!(batch.header.compression(), compression);
+        batch.validate_for_append(limits::BATCH_BYTES_MAX).unwrap();
+        let records = batch.records().unwrap();
+        assert_eq!(records.len(), 50);
+        let last = &records[49];
+        assert_eq!((last.offset, last.timestamp_ms), (49, EPOCH_MS + 49));
+        assert_eq!(last.key.as_deref(), Some(&b"key-1"[..]));
+        assert!(last.value.as_ref().unwrap().ends_with(b"repeats 49"));
+        assert_eq!(last.headers, [header("trace", Some(b"x"))]);
+    }
+}
+
 #[test]
 fn keys_and_values_of_an_uncompressed_batch_are_slices_of_it() {
     let bytes = three_records(Compression::None);
