@@ -8,11 +8,12 @@ use serde::Serialize;
 use tidemark_protocol::frame::{VERSION_MAX, VERSION_MIN};
 
 use crate::{
+    bench, broker, cluster, consume,
     exit::{CliError, EXIT_CODES_HELP, Exit},
     output::{self, Color, Format, Output, Page, Report},
-    quantity,
+    produce, quantity,
     session::Session,
-    broker, cluster, topic,
+    topic,
 };
 
 const EXAMPLES: &str = "\
@@ -70,15 +71,19 @@ pub struct Globals {
     #[arg(value_name = "auto|always|never")]
     pub color: Color,
 
-    /// How long to wait for the cluster before giving up
-    #[arg(long, global = true, value_parser = quantity::parse_duration, default_value = "10s")]
-    pub timeout: Duration,
+    /// How long to wait for the cluster before giving up [default: 10s; delivering a record: 2m]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = quantity::parse_duration)]
+    pub timeout: Option<Duration>,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Create, list, describe, change, trim and delete topics
     Topic(topic::TopicArgs),
+    Produce(Box<produce::ProduceArgs>),
+    Consume(Box<consume::ConsumeArgs>),
+    /// Measure throughput and latency
+    Bench(Box<bench::BenchArgs>),
     /// Look at one broker
     Broker(broker::BrokerArgs),
     /// Look at the cluster as a whole
@@ -106,6 +111,9 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
     let session = Session { brokers, timeout, output: Output::new(output, !no_headers, color) };
     match cli.command {
         Command::Topic(args) => small_runtime()?.block_on(topic::run(&session, args)),
+        Command::Produce(args) => large_runtime()?.block_on(produce::run(&session, *args)),
+        Command::Consume(args) => large_runtime()?.block_on(consume::run(&session, *args)),
+        Command::Bench(args) => large_runtime()?.block_on(bench::run(&session, *args)),
         Command::Broker(args) => small_runtime()?.block_on(broker::run(&session, args)),
         Command::Cluster(args) => small_runtime()?.block_on(cluster::run(&session, args)),
         Command::Completion(args) => completion(&args),
@@ -124,10 +132,7 @@ fn large_runtime() -> Result<tokio::runtime::Runtime, CliError> {
 }
 
 fn built(mut builder: tokio::runtime::Builder) -> Result<tokio::runtime::Runtime, CliError> {
-    builder
-        .enable_all()
-        .build()
-        .map_err(|error| CliError::error(format!("cannot start: {error}")))
+    builder.enable_all().build().map_err(|error| CliError::error(format!("cannot start: {error}")))
 }
 
 fn completion(args: &CompletionArgs) -> Result<Exit, CliError> {
@@ -196,8 +201,10 @@ mod tests {
     fn every_example_in_the_help_parses() {
         fn visit(command: &clap::Command, examples: &mut Vec<String>) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            let lines = help.lines().filter(|line| line.starts_with("  ") && line.contains("tidemark "));
-            examples.extend(lines.map(|line| line[line.find("tidemark ").unwrap_or(0)..].to_owned()));
+            let lines =
+                help.lines().filter(|line| line.starts_with("  ") && line.contains("tidemark "));
+            examples
+                .extend(lines.map(|line| line[line.find("tidemark ").unwrap_or(0)..].to_owned()));
             for inner in command.get_subcommands() {
                 visit(inner, examples);
             }

@@ -102,7 +102,8 @@ impl Report for Described {
         page.title("Data directories");
         let mut rows = Rows::new(&["PATH", "STATE", ">USED", ">DISK FREE", ">DISK SIZE"]);
         for it in &self.data_directories {
-            let sizes = [it.used_bytes, it.disk_free_bytes, it.disk_total_bytes].map(quantity::bytes);
+            let sizes =
+                [it.used_bytes, it.disk_free_bytes, it.disk_total_bytes].map(quantity::bytes);
             let mut row = vec![it.path.clone(), it.state.clone()];
             row.extend(sizes);
             rows.push_toned(row, if it.state == "ok" { Tone::Plain } else { Tone::Bad });
@@ -137,17 +138,15 @@ pub async fn run(session: &Session, args: BrokerArgs) -> Result<Exit, CliError> 
 
 impl Described {
     fn new(broker: DescribeBrokerResponse, dirs: Vec<LogDirDescription>, all: bool) -> Self {
-        let settings = broker
-            .settings
-            .into_iter()
-            .filter(|it| all || it.value != it.default)
-            .map(|SettingValue { name, value, default, source, doc }| Setting {
+        let settings = broker.settings.into_iter().filter(|it| all || it.value != it.default).map(
+            |SettingValue { name, value, default, source, doc }| Setting {
                 name,
                 value,
                 default,
                 source,
                 doc,
-            });
+            },
+        );
         let directories = dirs.into_iter().map(|dir| Directory {
             used_bytes: dir.topics.iter().map(|topic| topic.size_bytes).sum(),
             path: dir.path,

@@ -296,13 +296,8 @@ mod tests {
     use super::*;
 
     fn metadata(isr: Vec<BrokerId>, leader: Option<BrokerId>) -> MetadataResponse {
-        let broker = |id, fenced| BrokerMetadata {
-            id,
-            host: "h".to_owned(),
-            port: 1,
-            rack: None,
-            fenced,
-        };
+        let broker =
+            |id, fenced| BrokerMetadata { id, host: "h".to_owned(), port: 1, rack: None, fenced };
         MetadataResponse {
             cluster_id: "c".to_owned(),
             controller_id: leader,
@@ -357,7 +352,12 @@ mod tests {
     #[test]
     fn missing_controller_leaders_replicas_and_brokers_are_named() {
         let problems = cluster_problems(&metadata(vec![], None)).join("\n");
-        for says in ["no controller", "broker 2 is fenced", "1 partition without leader", "under-replicated"] {
+        for says in [
+            "no controller",
+            "broker 2 is fenced",
+            "1 partition without leader",
+            "under-replicated",
+        ] {
             assert!(problems.contains(says), "{says} is missing in\n{problems}");
         }
     }

@@ -25,7 +25,9 @@ impl Consent {
         let stdin = io::stdin();
         if !stdin.is_terminal() {
             return Err(CliError::new(Exit::Conflict, "not confirmed, nothing was changed")
-                .with_hint("there is no terminal to ask on; add --yes to confirm, or --dry-run to look"));
+                .with_hint(
+                    "there is no terminal to ask on; add --yes to confirm, or --dry-run to look",
+                ));
         }
         let mut stderr = io::stderr();
         let mut answer = String::new();

@@ -49,7 +49,8 @@ mod tests {
 
     #[test]
     fn wrong_escapes_are_named() {
-        for (wrong, says) in [(r"\q", r"\q"), (r"\x1", "two hex"), (r"\xgg", "two hex"), ("\\", "end")]
+        for (wrong, says) in
+            [(r"\q", r"\q"), (r"\x1", "two hex"), (r"\xgg", "two hex"), ("\\", "end")]
         {
             let error = unescape(wrong).expect_err(wrong);
             assert!(error.contains(says), "{error}");

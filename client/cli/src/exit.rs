@@ -115,11 +115,15 @@ fn hint_for(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::InvalidConfig => {
             "`tidemark topic describe TOPIC --all` lists every setting with its default"
         }
-        ErrorCode::OffsetOutOfRange => "`tidemark topic describe TOPIC` shows the offsets there are",
+        ErrorCode::OffsetOutOfRange => {
+            "`tidemark topic describe TOPIC` shows the offsets there are"
+        }
         ErrorCode::BatchTooLarge | ErrorCode::TooLarge => {
             "raise it with `tidemark topic alter TOPIC --set max_batch_bytes=...`, or send smaller records"
         }
-        ErrorCode::Timeout => "the outcome is unknown and it may yet take effect; look, or raise --timeout",
+        ErrorCode::Timeout => {
+            "the outcome is unknown and it may yet take effect; look, or raise --timeout"
+        }
         ErrorCode::NotReady | ErrorCode::NotController | ErrorCode::NotLeader => {
             "the broker is starting, stopping or moving leaders; `tidemark cluster health --wait 30s`"
         }
@@ -135,7 +139,9 @@ fn hint_for(code: ErrorCode) -> Option<&'static str> {
         ErrorCode::NotEnoughReplicas | ErrorCode::NotEnoughReplicasAfterAppend => {
             "too few replicas are in sync; `tidemark cluster health` says which brokers are missing"
         }
-        ErrorCode::UnsupportedApi => "the broker is older than this command line; `tidemark version` and `tidemark broker describe`",
+        ErrorCode::UnsupportedApi => {
+            "the broker is older than this command line; `tidemark version` and `tidemark broker describe`"
+        }
         _ => return None,
     })
 }

@@ -173,10 +173,10 @@ impl<'a> Splitter<'a> {
         if self.options.shape == Shape::JsonLines {
             // Blank lines separate JSON objects as well as nothing does.
             if !raw.trim_ascii().is_empty() {
-                records.push(json::parse(&raw).map_err(|detail| InputError::Json {
-                    record: self.records,
-                    detail,
-                })?);
+                records.push(
+                    json::parse(&raw)
+                        .map_err(|detail| InputError::Json { record: self.records, detail })?,
+                );
             }
             return Ok(());
         }
@@ -263,7 +263,10 @@ mod tests {
     #[test]
     fn a_delimiter_of_several_bytes_is_found_across_reads() {
         let options = options(Shape::Delimited(b"--END--".to_vec()));
-        assert_eq!(values(b"one--END--two--EN--END--three", &options), [&b"one"[..], b"two--EN", b"three"]);
+        assert_eq!(
+            values(b"one--END--two--EN--END--three", &options),
+            [&b"one"[..], b"two--EN", b"three"]
+        );
     }
 
     #[test]
@@ -274,10 +277,7 @@ mod tests {
             .iter()
             .map(|record| (record.key.as_deref().unwrap(), record.value.as_deref().unwrap()))
             .collect();
-        assert_eq!(
-            pairs,
-            [(&b"k"[..], &b"v:w"[..]), (b"", b"only value"), (b"only key", b"")]
-        );
+        assert_eq!(pairs, [(&b"k"[..], &b"v:w"[..]), (b"", b"only value"), (b"only key", b"")]);
         assert!(matches!(read(b"k:v\nbare\n", &options), Err(InputError::NoKey { record: 2 })));
     }
 
@@ -301,7 +301,8 @@ mod tests {
 
     #[test]
     fn json_lines_are_records_and_blank_lines_are_not() {
-        let records = read(b"{\"value\":\"a\"}\n\n {\"value\":null}", &options(Shape::JsonLines)).unwrap();
+        let records =
+            read(b"{\"value\":\"a\"}\n\n {\"value\":null}", &options(Shape::JsonLines)).unwrap();
         assert_eq!(records.len(), 2);
         assert_eq!(records[1].value, None);
         let error = read(b"{\"value\":\"a\"}\nnope\n", &options(Shape::JsonLines)).unwrap_err();

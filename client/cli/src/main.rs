@@ -5,15 +5,18 @@
 //! the grammar of [`position`]s, the [`template`] language, [`input`] and [`output`].
 
 mod args;
+mod bench;
 mod broker;
 mod cluster;
 mod confirm;
+mod consume;
 mod encoding;
 mod escape;
 mod exit;
 mod input;
 mod output;
 mod position;
+mod produce;
 mod progress;
 mod quantity;
 mod session;

@@ -78,28 +78,30 @@ impl Output {
     }
 
     fn render<R: Report>(&self, report: &R) -> Result<Vec<u8>, CliError> {
-        let envelope = Envelope { schema: R::SCHEMA, report };
-        let broken = |error: &dyn std::error::Error| CliError::error(format!("cannot print: {error}"));
         Ok(match self.format {
             Format::Table => {
-                let mut page = Page { text: String::new(), headers: self.headers, color: self.color };
+                let mut page =
+                    Page { text: String::new(), headers: self.headers, color: self.color };
                 report.page(&mut page);
                 page.text.into_bytes()
             }
-            Format::Json => {
-                let mut bytes =
-                    serde_json::to_vec_pretty(&envelope).map_err(|error| broken(&error))?;
-                bytes.push(b'\n');
-                bytes
-            }
-            Format::Yaml => {
-                serde_yaml_ng::to_string(&envelope).map_err(|error| broken(&error))?.into_bytes()
-            }
+            Format::Json => json(report)?,
+            Format::Yaml => serde_yaml_ng::to_string(&Envelope { schema: R::SCHEMA, report })
+                .map_err(|error| CliError::error(format!("cannot print: {error}")))?
+                .into_bytes(),
             Format::Name => {
                 report.names().into_iter().flat_map(|name| (name + "\n").into_bytes()).collect()
             }
         })
     }
+}
+
+/// A report as one JSON object, with a line end.
+pub fn json<R: Report>(report: &R) -> Result<Vec<u8>, CliError> {
+    let mut bytes = serde_json::to_vec_pretty(&Envelope { schema: R::SCHEMA, report })
+        .map_err(|error| CliError::error(format!("cannot print: {error}")))?;
+    bytes.push(b'\n');
+    Ok(bytes)
 }
 
 /// Writes all of `bytes` to standard output. A reader that went away is not an error.
@@ -263,21 +265,32 @@ mod tests {
 
     #[test]
     fn a_table_aligns_its_columns_and_has_no_borders_or_trailing_space() {
-        assert_eq!(rendered(Format::Table, true, false), "NAME      AGE\ntortoise  104\ncat         7\n");
+        assert_eq!(
+            rendered(Format::Table, true, false),
+            "NAME      AGE\ntortoise  104\ncat         7\n"
+        );
         assert_eq!(rendered(Format::Table, false, false), "tortoise  104\ncat         7\n");
     }
 
     #[test]
     fn colour_paints_whole_lines_and_only_when_asked() {
         let painted = rendered(Format::Table, true, true);
-        assert!(painted.starts_with("\x1b[1mNAME      AGE\x1b[0m\n\x1b[31mtortoise"), "{painted:?}");
+        assert!(
+            painted.starts_with("\x1b[1mNAME      AGE\x1b[0m\n\x1b[31mtortoise"),
+            "{painted:?}"
+        );
     }
 
     #[test]
     fn json_and_yaml_name_their_schema_first() {
         let json = rendered(Format::Json, true, false);
-        assert!(json.starts_with("{\n  \"schema\": \"tidemark/test.pets/1\",\n  \"pets\""), "{json}");
-        assert!(rendered(Format::Yaml, true, false).starts_with("schema: tidemark/test.pets/1\npets:"));
+        assert!(
+            json.starts_with("{\n  \"schema\": \"tidemark/test.pets/1\",\n  \"pets\""),
+            "{json}"
+        );
+        assert!(
+            rendered(Format::Yaml, true, false).starts_with("schema: tidemark/test.pets/1\npets:")
+        );
     }
 
     #[test]

@@ -210,7 +210,9 @@ fn digits(text: &str) -> Option<u64> {
 }
 
 fn problem(text: &str) -> CliError {
-    CliError::usage(format!("`{text}` is neither an offset nor a time. A position is one of\n{GRAMMAR}"))
+    CliError::usage(format!(
+        "`{text}` is neither an offset nor a time. A position is one of\n{GRAMMAR}"
+    ))
 }
 
 #[cfg(test)]
@@ -281,7 +283,20 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_the_grammar() {
-        for wrong in ["", ":x", "--5", "++5", "+", "@", "@yesterdy", "1.5", "@-", "tail", "5:x", "@2026-13-01"] {
+        for wrong in [
+            "",
+            ":x",
+            "--5",
+            "++5",
+            "+",
+            "@",
+            "@yesterdy",
+            "1.5",
+            "@-",
+            "tail",
+            "5:x",
+            "@2026-13-01",
+        ] {
             let error = Range::parse(wrong, NOW).expect_err(wrong);
             assert_eq!(error.exit, crate::exit::Exit::Usage);
             assert!(error.message.contains("@-1h:@-5m"), "{}", error.message);

@@ -162,7 +162,11 @@ pub fn per_second(amount: u64, elapsed: Duration) -> f64 {
 }
 
 /// A rate as a count: `812,345`.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are small and positive")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "rates are small and positive"
+)]
 pub fn rate(per_second: f64) -> String {
     count(per_second.round() as u64)
 }

@@ -5,18 +5,25 @@ use std::time::Duration;
 use tidemark_client::{
     Admin, AdminError, Client, ClientConfig, ConnectError, ConsumeError, ProduceError, RequestError,
 };
-use tidemark_protocol::{TimestampMs, messages::MetadataResponse};
+use tidemark_protocol::{
+    TimestampMs,
+    messages::{MetadataResponse, TopicMetadata},
+};
 
 use crate::{
     exit::{CliError, Exit},
     output::Output,
 };
 
+/// How long to wait for the cluster when `--timeout` does not say.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What the global flags said.
 #[derive(Debug)]
 pub struct Session {
     pub brokers: Vec<String>,
-    pub timeout: Duration,
+    /// `None`: each verb's own default.
+    pub timeout: Option<Duration>,
     pub output: Output,
 }
 
@@ -26,8 +33,8 @@ impl Session {
         let config = ClientConfig {
             bootstrap: self.brokers.clone(),
             client_id: "tidemark-cli".to_owned(),
-            connect_timeout: self.timeout,
-            request_timeout: self.timeout,
+            connect_timeout: self.timeout.unwrap_or(TIMEOUT),
+            request_timeout: self.timeout.unwrap_or(TIMEOUT),
             ..ClientConfig::default()
         };
         Ok(Client::connect(config).await?)
@@ -41,6 +48,15 @@ impl Session {
 /// The wall clock, which relative times count from.
 pub fn now_ms() -> TimestampMs {
     jiff::Timestamp::now().as_millisecond()
+}
+
+/// One topic's partitions and leaders; a name that is not there is answered with those that are near.
+pub async fn topic(admin: &Admin, name: &str) -> Result<TopicMetadata, CliError> {
+    let mut found = admin.metadata(Some(vec![name.to_owned()])).await?.topics;
+    match found.pop() {
+        Some(topic) => Ok(topic),
+        None => Err(unknown_topic(name, &admin.metadata(None).await?)),
+    }
 }
 
 /// The error for a topic that is not there, naming those it may have been meant for.
@@ -94,10 +110,12 @@ impl From<RequestError> for CliError {
         match error {
             RequestError::Connect(error) => error.into(),
             RequestError::Refused(failure) => Self::from_failure(&failure),
-            RequestError::TimedOut { .. } => Self::new(Exit::Timeout, error.to_string())
-                .with_hint("the broker is there but busy; raise --timeout, or see `tidemark cluster health`"),
-            RequestError::ConnectionLost { .. } => Self::error(error.to_string())
-                .with_hint("the broker went away; `tidemark cluster health --wait 30s` waits for it"),
+            RequestError::TimedOut { .. } => Self::new(Exit::Timeout, error.to_string()).with_hint(
+                "the broker is there but busy; raise --timeout, or see `tidemark cluster health`",
+            ),
+            RequestError::ConnectionLost { .. } => Self::error(error.to_string()).with_hint(
+                "the broker went away; `tidemark cluster health --wait 30s` waits for it",
+            ),
             _ => Self::error(error.to_string()),
         }
     }

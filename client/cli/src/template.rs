@@ -132,7 +132,9 @@ fn verb(chars: &mut Peekable<Chars<'_>>) -> Result<Piece, String> {
                 Piece::Strftime(format)
             }
         },
-        Some('h') if chars.next_if_eq(&'{').is_some() => Piece::EachHeader(compile(chars, Some('}'))?),
+        Some('h') if chars.next_if_eq(&'{').is_some() => {
+            Piece::EachHeader(compile(chars, Some('}'))?)
+        }
         Some('h') => Piece::Headers,
         Some('H') => Piece::HeaderCount,
         Some(other) => return Err(format!("`%{other}` is no verb")),
@@ -162,7 +164,9 @@ fn encoding(chars: &mut Peekable<Chars<'_>>) -> Result<Encoding, String> {
         Some("json") => Encoding::Json,
         Some("len") => Encoding::Len,
         Some(other) => {
-            return Err(format!("`{{{other}}}` is no modifier; there are hex, base64, json and len"));
+            return Err(format!(
+                "`{{{other}}}` is no modifier; there are hex, base64, json and len"
+            ));
         }
     })
 }
@@ -178,7 +182,9 @@ fn render(pieces: &[Piece], record: &RecordView<'_>, number: u64, out: &mut Vec<
             Piece::Key(encoding) => encode(record.key, *encoding, out),
             Piece::Value(encoding) => encode(record.value, *encoding, out),
             Piece::TimestampMs => decimal(record.timestamp_ms, out),
-            Piece::Rfc3339 => out.extend_from_slice(quantity::timestamp(record.timestamp_ms).as_bytes()),
+            Piece::Rfc3339 => {
+                out.extend_from_slice(quantity::timestamp(record.timestamp_ms).as_bytes())
+            }
             Piece::Strftime(format) => {
                 let text = jiff::fmt::strtime::format(format, &utc(record.timestamp_ms));
                 out.extend_from_slice(text.unwrap_or_default().as_bytes());

@@ -148,14 +148,22 @@ mod tests {
 
     #[test]
     fn headers_may_be_an_object_and_times_may_be_text() {
-        let record = parsed(r#"{"value":"v","headers":{"a":"1","n":2},"timestamp":"1970-01-01T00:00:01Z"}"#);
+        let record =
+            parsed(r#"{"value":"v","headers":{"a":"1","n":2},"timestamp":"1970-01-01T00:00:01Z"}"#);
         assert_eq!(record.headers[1].value.as_deref(), Some(&b"2"[..]));
         assert_eq!(record.timestamp_ms, Some(1_000));
     }
 
     #[test]
     fn what_is_wrong_is_said() {
-        for wrong in ["", "[]", "{\"value\":", r#"{"value_base64":"!"}"#, r#"{"timestamp":"noon"}"#, r#"{"headers":7}"#] {
+        for wrong in [
+            "",
+            "[]",
+            "{\"value\":",
+            r#"{"value_base64":"!"}"#,
+            r#"{"timestamp":"noon"}"#,
+            r#"{"headers":7}"#,
+        ] {
             parse(wrong.as_bytes()).expect_err(wrong);
         }
     }

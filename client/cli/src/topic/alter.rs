@@ -56,7 +56,8 @@ impl Report for Altered {
     const SCHEMA: &'static str = "tidemark/topic.alter/1";
 
     fn page(&self, page: &mut Page) {
-        let mut rows = Rows::new(&["SETTING", "BEFORE", if self.dry_run { "WOULD BE" } else { "NOW" }]);
+        let mut rows =
+            Rows::new(&["SETTING", "BEFORE", if self.dry_run { "WOULD BE" } else { "NOW" }]);
         for change in &self.changes {
             rows.push(vec![change.setting.clone(), change.before.clone(), change.after.clone()]);
         }

@@ -16,11 +16,14 @@ use crate::{
 ///
 /// Shows what will be lost and asks first. Without a terminal to ask on, --yes is required.
 #[derive(Debug, Args)]
-#[command(visible_alias = "rm", after_help = "\
+#[command(
+    visible_alias = "rm",
+    after_help = "\
 Examples:
   tidemark topic delete orders
   tidemark topic delete orders payments --dry-run
-  tidemark topic delete scratch --if-exists --yes")]
+  tidemark topic delete scratch --if-exists --yes"
+)]
 pub struct DeleteArgs {
     /// Names of the topics
     #[arg(required = true, value_name = "TOPIC")]

@@ -132,7 +132,11 @@ impl DescribedTopic {
             });
         let logs = topic.logs;
         let partitions = topic.topic.partitions.into_iter().zip(0..).map(|(partition, index)| {
-            DescribedPartition::new(partition, index, logs.iter().find(|log| log.partition == index))
+            DescribedPartition::new(
+                partition,
+                index,
+                logs.iter().find(|log| log.partition == index),
+            )
         });
         Self {
             healthy: problems.is_empty(),
@@ -154,7 +158,8 @@ impl DescribedTopic {
         for problem in &self.problems {
             page.line(&format!("  {problem}"), Tone::Bad);
         }
-        let newest = self.partitions.iter().filter_map(|it| it.log.as_ref()?.max_timestamp_ms).max();
+        let newest =
+            self.partitions.iter().filter_map(|it| it.log.as_ref()?.max_timestamp_ms).max();
         let replicas = self.partitions.first().map_or(0, |partition| partition.replicas.len());
         page.fields(&[
             ("id", self.id.clone()),
@@ -186,8 +191,17 @@ impl DescribedTopic {
 
     fn partition_rows(&self) -> Rows {
         let mut rows = Rows::new(&[
-            ">PARTITION", ">LEADER", ">EPOCH", "IN SYNC", "REPLICAS", ">START", ">HIGH WATERMARK",
-            ">END", ">FLUSHED", ">SIZE", ">SEGMENTS",
+            ">PARTITION",
+            ">LEADER",
+            ">EPOCH",
+            "IN SYNC",
+            "REPLICAS",
+            ">START",
+            ">HIGH WATERMARK",
+            ">END",
+            ">FLUSHED",
+            ">SIZE",
+            ">SEGMENTS",
         ]);
         for it in &self.partitions {
             let log = |text: &dyn Fn(&Log) -> String| {
@@ -218,7 +232,11 @@ impl DescribedTopic {
 }
 
 impl DescribedPartition {
-    fn new(partition: PartitionMetadata, index: PartitionIndex, log: Option<&LogDescription>) -> Self {
+    fn new(
+        partition: PartitionMetadata,
+        index: PartitionIndex,
+        log: Option<&LogDescription>,
+    ) -> Self {
         Self {
             partition: index,
             leader: partition.leader,
@@ -279,7 +297,11 @@ mod tests {
 
     use super::*;
 
-    fn topic(isr: Vec<BrokerId>, leader: Option<BrokerId>, trouble: Option<&str>) -> DescribeTopicResponse {
+    fn topic(
+        isr: Vec<BrokerId>,
+        leader: Option<BrokerId>,
+        trouble: Option<&str>,
+    ) -> DescribeTopicResponse {
         DescribeTopicResponse {
             topic: TopicMetadata {
                 name: "orders".to_owned(),

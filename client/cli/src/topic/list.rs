@@ -15,11 +15,14 @@ use crate::{
 
 /// List topics
 #[derive(Debug, Args)]
-#[command(visible_alias = "ls", after_help = "\
+#[command(
+    visible_alias = "ls",
+    after_help = "\
 Examples:
   tidemark topic list
   tidemark topic list 'bench-*' -o name
-  tidemark topic list -o json")]
+  tidemark topic list -o json"
+)]
 pub struct ListArgs {
     /// Only topics whose name matches; `*` stands for anything
     #[arg(value_name = "PATTERN")]

@@ -138,7 +138,8 @@ async fn plan(
     point: Point,
     only: &[PartitionIndex],
 ) -> Result<Vec<Cut>, CliError> {
-    if let Some(missing) = only.iter().find(|it| topic.logs.iter().all(|log| log.partition != **it)) {
+    if let Some(missing) = only.iter().find(|it| topic.logs.iter().all(|log| log.partition != **it))
+    {
         return Err(CliError::new(
             Exit::NotFound,
             format!("{} has no partition {missing}: it has {}", topic.topic.name, topic.logs.len()),

@@ -1,0 +1,170 @@
+//! `tidemark consume`: records out of topics, as their values, in any format, or as JSON lines.
+
+mod print;
+mod slices;
+
+use std::{pin::pin, time::Duration};
+
+use clap::Args;
+use tidemark_client::{Client, Consumer, ConsumerConfig, Position};
+use tidemark_protocol::PartitionIndex;
+
+use crate::{
+    exit::{CliError, Exit},
+    output::Format,
+    position::{GRAMMAR, Range},
+    progress::Progress,
+    session::{self, Session},
+    template::{LANGUAGE, Template},
+};
+use print::{Printed, Printer};
+pub(crate) use slices::Slices;
+
+/// How long one poll waits; only progress depends on it.
+const POLL_WAIT: Duration = Duration::from_millis(500);
+/// The values, and nothing but a line end after each.
+const VALUES: &str = "%v\\n";
+/// For `--meta-only`.
+const METADATA: &str = "%t %p %o %d %K %V\\n";
+
+const EXAMPLES: &str = "\
+Examples:
+  tidemark consume orders
+  tidemark consume orders -e > orders.txt
+  tidemark consume orders --offset -10 -e -f '%p/%o %d %k=%v\\n'
+  tidemark consume orders --offset @-1h:@-5m -o json
+  tidemark consume orders -p 3 --offset 100:+5 --meta-only";
+
+/// Read records from topics
+///
+/// Starts at the first record there is and follows until Ctrl-C; -e stops at the end, -n after so many
+/// records, a range like 100:200 where it ends. Prints the value of each record and a line end, byte for byte
+/// what was put in.
+#[derive(Debug, Args)]
+#[command(
+    after_help = EXAMPLES,
+    after_long_help = format!("{EXAMPLES}\n\nPositions:\n{GRAMMAR}\n\nFormats:\n{LANGUAGE}"),
+)]
+pub struct ConsumeArgs {
+    /// Names of the topics
+    #[arg(required = true, value_name = "TOPIC")]
+    topics: Vec<String>,
+
+    /// Where to begin and to stop: an offset, a time, or a range of them; see --help
+    #[arg(long, value_name = "POSITION", default_value = "start", allow_hyphen_values = true)]
+    offset: String,
+
+    /// Stop at the end of the topic as it is now instead of waiting for more
+    #[arg(short, long)]
+    exit_at_end: bool,
+
+    /// Wait for more at the end; this is what happens unless a range or -e says where to stop
+    #[arg(long, conflicts_with = "exit_at_end")]
+    follow: bool,
+
+    /// Stop after this many records
+    #[arg(short, long, value_name = "COUNT", value_parser = crate::quantity::parse_count)]
+    num: Option<u64>,
+
+    /// Only these partitions, separated by commas [default: all]
+    #[arg(short, long, value_name = "PARTITIONS", value_delimiter = ',')]
+    partition: Vec<PartitionIndex>,
+
+    /// What to print for each record; see --help for the verbs [default: '%v\n']
+    #[arg(short, long, conflicts_with = "meta_only")]
+    format: Option<Template>,
+
+    /// Print where records are and how large, not what they hold
+    #[arg(long)]
+    meta_only: bool,
+
+    /// Only records with exactly this key
+    #[arg(short, long)]
+    key: Option<String>,
+
+    /// Only records whose value contains this text
+    #[arg(long, value_name = "TEXT")]
+    grep: Option<String>,
+}
+
+pub async fn run(session: &Session, args: ConsumeArgs) -> Result<Exit, CliError> {
+    let mut range = Range::parse(&args.offset, session::now_ms())?;
+    if args.exit_at_end && range.to.is_none() {
+        range.to = Some(crate::position::Point::End);
+    }
+    if args.follow && range.to.is_some() {
+        return Err(CliError::usage("--follow contradicts a range that ends"));
+    }
+    let mut printer = printer(session, &args)?;
+    let client = session.client().await?;
+    let mut slices = Slices::resolve(&client.admin(), &args.topics, &args.partition, range).await?;
+    if slices.is_done() || args.num == Some(0) {
+        return Ok(Exit::Success);
+    }
+    let mut consumer = assigned(&client, &slices).await?;
+    let mut progress = Progress::new(args.num.or_else(|| slices.record_count()));
+    let mut interrupt = pin!(tokio::signal::ctrl_c());
+    loop {
+        let batches = tokio::select! {
+            batches = consumer.poll_batches(POLL_WAIT) => batches?,
+            _ = &mut interrupt => {
+                printer.flush()?;
+                // Ctrl-C is how following ends, and how reading up to somewhere is cut short.
+                let bounded = args.num.is_some() || slices.record_count().is_some();
+                return Ok(if bounded { Exit::Interrupted } else { Exit::Success });
+            }
+        };
+        for batch in batches {
+            let Some(slice) = slices.slice(&batch.topic, batch.partition) else { continue };
+            if printer.print(&batch, slice, args.num)? == Printed::Enough {
+                printer.flush()?;
+                return Ok(Exit::Success);
+            }
+            if slice.is_done() {
+                consumer.pause(&batch.topic, batch.partition)?;
+            }
+        }
+        printer.flush()?;
+        if slices.is_done() || printer.reader_is_gone() {
+            return Ok(Exit::Success);
+        }
+        if !printer.is_terminal() {
+            let position = if args.num.is_some() { printer.records() } else { slices.passed() };
+            progress.update(position, printer.records(), printer.bytes());
+        }
+    }
+}
+
+fn printer(session: &Session, args: &ConsumeArgs) -> Result<Printer, CliError> {
+    let template = |text: &str| text.parse::<Template>().expect("the format is a constant");
+    let style = match (session.output.format, &args.format) {
+        (Format::Json, Some(_)) => {
+            return Err(CliError::usage(
+                "-f and -o json are two ways to print a record; choose one",
+            ));
+        }
+        (Format::Json, None) if args.meta_only => print::Style::JsonMetadata,
+        (Format::Json, None) => print::Style::Json,
+        (Format::Table, Some(template)) => print::Style::Template(template.clone()),
+        (Format::Table, None) if args.meta_only => print::Style::Template(template(METADATA)),
+        (Format::Table, None) => print::Style::Template(template(VALUES)),
+        (Format::Yaml | Format::Name, _) => {
+            return Err(CliError::usage("records have neither names nor a YAML form")
+                .with_hint("use -o json for JSON lines, or -f for any other format"));
+        }
+    };
+    let filter = print::Filter {
+        key: args.key.clone().map(String::into_bytes),
+        grep: args.grep.as_deref().map(|text| memchr::memmem::Finder::new(text).into_owned()),
+    };
+    Ok(Printer::new(style, filter))
+}
+
+async fn assigned(client: &Client, slices: &Slices) -> Result<Consumer, CliError> {
+    let mut consumer = client.consumer(ConsumerConfig::default());
+    let partitions = slices
+        .open()
+        .map(|(topic, partition, offset)| (topic, partition, Position::Offset(offset)));
+    consumer.assign(partitions).await?;
+    Ok(consumer)
+}
