@@ -35,7 +35,7 @@ Examples:
     after_help = EXAMPLES,
     after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES_HELP}"),
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(flatten)]
     pub globals: Globals,
     #[command(subcommand)]
@@ -45,7 +45,7 @@ pub struct Cli {
 /// Flags every verb takes.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Global options")]
-pub struct Globals {
+pub(crate) struct Globals {
     /// Brokers to ask first, host:port, separated by commas
     #[arg(
         short,
@@ -66,7 +66,7 @@ pub struct Globals {
     #[arg(long, global = true)]
     pub no_headers: bool,
 
-    /// When to use colour; `auto` is on a terminal, unless NO_COLOR is set
+    /// When to use colour; `auto` is on a terminal, unless `NO_COLOR` is set
     #[arg(long, global = true, value_enum, default_value_t, hide_possible_values = true)]
     #[arg(value_name = "auto|always|never")]
     pub color: Color,
@@ -77,7 +77,7 @@ pub struct Globals {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Create, list, describe, change, trim and delete topics
     Topic(topic::TopicArgs),
     Produce(Box<produce::ProduceArgs>),
@@ -100,13 +100,13 @@ Examples:
   tidemark completion bash > ~/.local/share/bash-completion/completions/tidemark
   tidemark completion zsh > ~/.zfunc/_tidemark
   tidemark completion fish > ~/.config/fish/completions/tidemark.fish")]
-pub struct CompletionArgs {
+pub(crate) struct CompletionArgs {
     #[arg(value_enum)]
     shell: Shell,
 }
 
 /// Runs the verb to its end.
-pub fn run(cli: Cli) -> Result<Exit, CliError> {
+pub(crate) fn run(cli: Cli) -> Result<Exit, CliError> {
     let Globals { brokers, output, no_headers, color, timeout } = cli.globals;
     let session = Session { brokers, timeout, output: Output::new(output, !no_headers, color) };
     match cli.command {

@@ -28,7 +28,7 @@ use report::BenchReport;
 const RECORDS_DEFAULT: u64 = 500_000;
 
 #[derive(Debug, Args)]
-pub struct BenchArgs {
+pub(crate) struct BenchArgs {
     #[command(subcommand)]
     verb: Verb,
 }
@@ -92,7 +92,7 @@ struct Subject {
     created: bool,
 }
 
-pub async fn run(session: &Session, args: BenchArgs) -> Result<Exit, CliError> {
+pub(crate) async fn run(session: &Session, args: BenchArgs) -> Result<Exit, CliError> {
     let client = session.client().await?;
     let bed = match &args.verb {
         Verb::Produce(args) => &args.bed,

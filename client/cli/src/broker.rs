@@ -17,7 +17,7 @@ use crate::{
 };
 
 #[derive(Debug, Args)]
-pub struct BrokerArgs {
+pub(crate) struct BrokerArgs {
     #[command(subcommand)]
     verb: Verb,
 }
@@ -34,7 +34,7 @@ Examples:
   tidemark broker describe
   tidemark broker describe 2 --all
   tidemark broker describe -o json")]
-pub struct DescribeArgs {
+pub(crate) struct DescribeArgs {
     /// Id of the broker [default: the one that answers]
     #[arg(value_name = "BROKER")]
     id: Option<BrokerId>,
@@ -127,7 +127,7 @@ impl Report for Described {
     }
 }
 
-pub async fn run(session: &Session, args: BrokerArgs) -> Result<Exit, CliError> {
+pub(crate) async fn run(session: &Session, args: BrokerArgs) -> Result<Exit, CliError> {
     let Verb::Describe(args) = args.verb;
     let admin = session.admin().await?;
     let broker = admin.describe_broker(args.id, true).await?;

@@ -27,7 +27,7 @@ const TOPICS_IN_FLIGHT: usize = 16;
 const DISK_FREE_PERCENT_MIN: u64 = 5;
 
 #[derive(Debug, Args)]
-pub struct ClusterArgs {
+pub(crate) struct ClusterArgs {
     #[command(subcommand)]
     verb: Verb,
 }
@@ -65,7 +65,7 @@ struct HealthArgs {
     deep: bool,
 }
 
-pub async fn run(session: &Session, args: ClusterArgs) -> Result<Exit, CliError> {
+pub(crate) async fn run(session: &Session, args: ClusterArgs) -> Result<Exit, CliError> {
     match args.verb {
         Verb::Info(InfoArgs {}) => info(session).await,
         Verb::Health(args) => health(session, &args).await,

@@ -6,7 +6,7 @@ use crate::exit::{CliError, Exit};
 
 /// How a dangerous verb may proceed.
 #[derive(Clone, Copy, Debug, clap::Args)]
-pub struct Consent {
+pub(crate) struct Consent {
     /// Do it without asking
     #[arg(short = 'y', long, conflicts_with = "dry_run")]
     pub yes: bool,
@@ -18,7 +18,7 @@ pub struct Consent {
 
 impl Consent {
     /// Returns when the user agrees; `question` ends in a question mark.
-    pub fn obtain(self, question: &str) -> Result<(), CliError> {
+    pub(crate) fn obtain(self, question: &str) -> Result<(), CliError> {
         if self.yes {
             return Ok(());
         }

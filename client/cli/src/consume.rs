@@ -45,7 +45,7 @@ Examples:
     after_help = EXAMPLES,
     after_long_help = format!("{EXAMPLES}\n\nPositions:\n{GRAMMAR}\n\nFormats:\n{LANGUAGE}"),
 )]
-pub struct ConsumeArgs {
+pub(crate) struct ConsumeArgs {
     /// Names of the topics
     #[arg(required = true, value_name = "TOPIC")]
     topics: Vec<String>,
@@ -87,7 +87,7 @@ pub struct ConsumeArgs {
     grep: Option<String>,
 }
 
-pub async fn run(session: &Session, args: ConsumeArgs) -> Result<Exit, CliError> {
+pub(crate) async fn run(session: &Session, args: ConsumeArgs) -> Result<Exit, CliError> {
     let mut range = Range::parse(&args.offset, session::now_ms())?;
     if args.exit_at_end && range.to.is_none() {
         range.to = Some(crate::position::Point::End);

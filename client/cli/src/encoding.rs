@@ -4,7 +4,7 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// Appends two lower-case digits for each byte.
-pub fn hex(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn hex(bytes: &[u8], out: &mut Vec<u8>) {
     for byte in bytes {
         out.push(HEX[usize::from(byte >> 4)]);
         out.push(HEX[usize::from(byte & 15)]);
@@ -12,7 +12,7 @@ pub fn hex(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends four characters for each three bytes, padded with `=`.
-pub fn base64(bytes: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn base64(bytes: &[u8], out: &mut Vec<u8>) {
     for chunk in bytes.chunks(3) {
         let [a, b, c] = [0, 1, 2].map(|at| chunk.get(at).copied().unwrap_or(0));
         let group = u32::from_be_bytes([0, a, b, c]);
@@ -27,7 +27,7 @@ pub fn base64(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// The bytes of base64 text, with or without padding; `None` when it is not base64.
-pub fn from_base64(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn from_base64(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim_end_matches('=').as_bytes();
     if digits.len() % 4 == 1 || text.len() - digits.len() > 2 {
         return None;

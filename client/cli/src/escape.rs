@@ -3,7 +3,7 @@
 use std::{iter::Peekable, str::Chars};
 
 /// The bytes that `text` stands for.
-pub fn unescape(text: &str) -> Result<Vec<u8>, String> {
+pub(crate) fn unescape(text: &str) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
@@ -17,7 +17,7 @@ pub fn unescape(text: &str) -> Result<Vec<u8>, String> {
 }
 
 /// The byte of one escape whose backslash has been read.
-pub fn escape(chars: &mut Peekable<Chars<'_>>) -> Result<u8, String> {
+pub(crate) fn escape(chars: &mut Peekable<Chars<'_>>) -> Result<u8, String> {
     Ok(match chars.next() {
         Some('n') => b'\n',
         Some('t') => b'\t',

@@ -9,7 +9,7 @@ use tidemark_protocol::{ErrorCode, Failure};
 /// Exit code of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// It was done.
     Success = 0,
     /// It failed for a reason that has no code of its own.
@@ -37,7 +37,7 @@ impl From<Exit> for std::process::ExitCode {
 }
 
 /// Exit codes for the end of `--help`.
-pub const EXIT_CODES_HELP: &str = "\
+pub(crate) const EXIT_CODES_HELP: &str = "\
 Exit codes:
   0 done                 4 conflict, or not confirmed
   1 error                5 timed out
@@ -47,7 +47,7 @@ Exit codes:
 /// Why a command failed, in one line, and what the user can do about it in another.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct CliError {
+pub(crate) struct CliError {
     pub exit: Exit,
     pub message: String,
     /// What to do next, as a sentence without a full stop.
@@ -55,33 +55,33 @@ pub struct CliError {
 }
 
 impl CliError {
-    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self { exit, message: message.into(), hint: None }
     }
 
-    pub fn error(message: impl Into<String>) -> Self {
+    pub(crate) fn error(message: impl Into<String>) -> Self {
         Self::new(Exit::Error, message)
     }
 
-    pub fn usage(message: impl Into<String>) -> Self {
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
     }
 
     #[must_use]
-    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
     /// Puts what was being attempted in front of the message.
     #[must_use]
-    pub fn context(mut self, attempted: impl fmt::Display) -> Self {
+    pub(crate) fn context(mut self, attempted: impl fmt::Display) -> Self {
         self.message = format!("{attempted}: {}", self.message);
         self
     }
 
     /// What a broker answered instead of doing it.
-    pub fn from_failure(failure: &Failure) -> Self {
+    pub(crate) fn from_failure(failure: &Failure) -> Self {
         let error = Self::new(exit_for(failure.code), failure.message.clone());
         match hint_for(failure.code) {
             Some(hint) => error.with_hint(hint),

@@ -8,7 +8,7 @@ mod json;
 
 use std::io::{self, Read};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use memchr::memmem;
 use tidemark_protocol::{TimestampMs, batch::RecordHeader};
 
@@ -21,7 +21,7 @@ const ROOM_BYTES_MIN: usize = 16 << 10;
 
 /// A record before it has a topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InputRecord {
+pub(crate) struct InputRecord {
     pub key: Option<Bytes>,
     /// `None` is a tombstone.
     pub value: Option<Bytes>,
@@ -31,7 +31,7 @@ pub struct InputRecord {
 
 /// How bytes become records.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub(crate) enum Shape {
     /// Records end with these bytes; the last one may go without.
     Delimited(Vec<u8>),
     /// One JSON object a line.
@@ -42,7 +42,7 @@ pub enum Shape {
 
 /// How to read, for every input of one command.
 #[derive(Clone, Debug)]
-pub struct InputOptions {
+pub(crate) struct InputOptions {
     pub shape: Shape,
     /// Splits a record into key and value at its first occurrence.
     pub key_delimiter: Option<Vec<u8>>,
@@ -54,7 +54,7 @@ pub struct InputOptions {
 
 /// What one read of the input gave.
 #[derive(Debug, Default)]
-pub struct Chunk {
+pub(crate) struct Chunk {
     pub records: Vec<InputRecord>,
     /// Bytes read for it, delimiters and all.
     pub bytes: u64,
@@ -62,7 +62,7 @@ pub struct Chunk {
 
 /// Why the input cannot be read on. `record` counts from 1.
 #[derive(Debug, thiserror::Error)]
-pub enum InputError {
+pub(crate) enum InputError {
     #[error("cannot read: {0}")]
     Io(#[from] io::Error),
     #[error("record {record} is over {limit} bytes")]
@@ -77,7 +77,7 @@ pub enum InputError {
 }
 
 /// Reads all of `reader` and hands the records of each read to `emit`, which may block and returns false to stop.
-pub fn read_records(
+pub(crate) fn read_records(
     mut reader: impl Read,
     options: &InputOptions,
     mut emit: impl FnMut(Chunk) -> bool,
@@ -143,8 +143,7 @@ impl<'a> Splitter<'a> {
         if let Some(finder) = self.finder.clone() {
             while let Some(found) = finder.find(&self.buffer[self.searched..]) {
                 let raw = self.buffer.split_to(self.searched + found).freeze();
-                // The delimiter itself.
-                let _ = self.buffer.split_to(finder.needle().len());
+                self.buffer.advance(finder.needle().len());
                 self.searched = 0;
                 self.record(raw, records)?;
             }

@@ -13,7 +13,7 @@ use crate::exit::CliError;
 
 /// How a result is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people: aligned columns.
     #[default]
     Table,
@@ -27,7 +27,7 @@ pub enum Format {
 
 /// When to use colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Color {
+pub(crate) enum Color {
     /// On a terminal, unless `NO_COLOR` is set.
     #[default]
     Auto,
@@ -37,7 +37,7 @@ pub enum Color {
 
 /// How to print, decided once at the start.
 #[derive(Clone, Copy, Debug)]
-pub struct Output {
+pub(crate) struct Output {
     pub format: Format,
     pub headers: bool,
     /// Colour on standard output.
@@ -45,7 +45,7 @@ pub struct Output {
 }
 
 /// A result of a command.
-pub trait Report: Serialize {
+pub(crate) trait Report: Serialize {
     /// Name and version of the JSON form, `tidemark/<what>/<version>`.
     const SCHEMA: &'static str;
     /// The form for people.
@@ -62,7 +62,7 @@ struct Envelope<'a, R> {
 }
 
 impl Output {
-    pub fn new(format: Format, headers: bool, color: Color) -> Self {
+    pub(crate) fn new(format: Format, headers: bool, color: Color) -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let color = match color {
             Color::Auto => io::stdout().is_terminal() && !no_color,
@@ -73,11 +73,11 @@ impl Output {
     }
 
     /// Prints one report to standard output.
-    pub fn print<R: Report>(&self, report: &R) -> Result<(), CliError> {
+    pub(crate) fn print<R: Report>(self, report: &R) -> Result<(), CliError> {
         print_bytes(&self.render(report)?)
     }
 
-    fn render<R: Report>(&self, report: &R) -> Result<Vec<u8>, CliError> {
+    fn render<R: Report>(self, report: &R) -> Result<Vec<u8>, CliError> {
         Ok(match self.format {
             Format::Table => {
                 let mut page =
@@ -97,7 +97,7 @@ impl Output {
 }
 
 /// A report as one JSON object, with a line end.
-pub fn json<R: Report>(report: &R) -> Result<Vec<u8>, CliError> {
+pub(crate) fn json<R: Report>(report: &R) -> Result<Vec<u8>, CliError> {
     let mut bytes = serde_json::to_vec_pretty(&Envelope { schema: R::SCHEMA, report })
         .map_err(|error| CliError::error(format!("cannot print: {error}")))?;
     bytes.push(b'\n');
@@ -105,7 +105,7 @@ pub fn json<R: Report>(report: &R) -> Result<Vec<u8>, CliError> {
 }
 
 /// Writes all of `bytes` to standard output. A reader that went away is not an error.
-pub fn print_bytes(bytes: &[u8]) -> Result<(), CliError> {
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -116,14 +116,14 @@ pub fn print_bytes(bytes: &[u8]) -> Result<(), CliError> {
 }
 
 /// A line for the person at the terminal, on standard error.
-pub fn note(line: impl std::fmt::Display) {
+pub(crate) fn note(line: impl std::fmt::Display) {
     // Nothing can be done when even standard error is gone.
     drop(writeln!(io::stderr(), "{line}"));
 }
 
 /// How a line of a table is painted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Tone {
+pub(crate) enum Tone {
     #[default]
     Plain,
     Good,
@@ -132,7 +132,7 @@ pub enum Tone {
 
 /// Text under construction.
 #[derive(Debug)]
-pub struct Page {
+pub(crate) struct Page {
     text: String,
     headers: bool,
     color: bool,
@@ -140,14 +140,14 @@ pub struct Page {
 
 /// Rows under named columns. Numbers are aligned to the right.
 #[derive(Debug)]
-pub struct Rows {
+pub(crate) struct Rows {
     columns: Vec<(&'static str, CellAlignment)>,
     rows: Vec<(Vec<String>, Tone)>,
 }
 
 impl Rows {
     /// Column names; a leading `>` aligns the column to the right.
-    pub fn new(columns: &[&'static str]) -> Self {
+    pub(crate) fn new(columns: &[&'static str]) -> Self {
         let columns = columns
             .iter()
             .map(|name| match name.strip_prefix('>') {
@@ -158,11 +158,11 @@ impl Rows {
         Self { columns, rows: Vec::new() }
     }
 
-    pub fn push(&mut self, cells: Vec<String>) {
+    pub(crate) fn push(&mut self, cells: Vec<String>) {
         self.push_toned(cells, Tone::Plain);
     }
 
-    pub fn push_toned(&mut self, cells: Vec<String>, tone: Tone) {
+    pub(crate) fn push_toned(&mut self, cells: Vec<String>, tone: Tone) {
         assert_eq!(cells.len(), self.columns.len(), "a cell for each column");
         // A cell is one line, whatever a setting or a path contains.
         let cells = cells.into_iter().map(|cell| cell.replace(['\n', '\r'], " ")).collect();
@@ -172,14 +172,14 @@ impl Rows {
 
 impl Page {
     /// A line of its own.
-    pub fn line(&mut self, text: &str, tone: Tone) {
+    pub(crate) fn line(&mut self, text: &str, tone: Tone) {
         let painted = self.paint(text, tone);
         self.text.push_str(&painted);
         self.text.push('\n');
     }
 
     /// A title with an empty line before it, unless it is the first line.
-    pub fn title(&mut self, text: &str) {
+    pub(crate) fn title(&mut self, text: &str) {
         if !self.text.is_empty() {
             self.text.push('\n');
         }
@@ -189,15 +189,16 @@ impl Page {
     }
 
     /// Labels and values, one pair a line, indented.
-    pub fn fields(&mut self, fields: &[(&str, String)]) {
+    pub(crate) fn fields(&mut self, fields: &[(&str, String)]) {
         let width = fields.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
         for (label, value) in fields {
-            self.text.push_str(&format!("  {label:width$}  {value}\n"));
+            let line = format!("  {label:width$}  {value}\n");
+            self.text.push_str(&line);
         }
     }
 
     /// A table without borders, so that it can be cut with `awk`.
-    pub fn table(&mut self, rows: &Rows) {
+    pub(crate) fn table(&mut self, rows: &Rows) {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         if self.headers {

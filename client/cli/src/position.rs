@@ -7,7 +7,7 @@ use tidemark_protocol::{Offset, TimestampMs};
 use crate::{exit::CliError, quantity};
 
 /// The grammar, for `--help` and for parse errors.
-pub const GRAMMAR: &str = "\
+pub(crate) const GRAMMAR: &str = "\
   start               the first record there is
   end                 after the last record there is now
   47                  exactly offset 47
@@ -26,7 +26,7 @@ A range is FROM:TO; either may be left out, and TO itself is not included:
 
 /// One place in a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Point {
+pub(crate) enum Point {
     Start,
     End,
     At(Offset),
@@ -40,14 +40,14 @@ pub enum Point {
 
 /// `FROM:TO`; TO is exclusive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Range {
+pub(crate) struct Range {
     pub from: Option<Point>,
     pub to: Option<Point>,
 }
 
 /// What must be known of a partition to turn a [`Point`] into an offset.
 #[derive(Clone, Copy, Debug)]
-pub struct Extent {
+pub(crate) struct Extent {
     /// Log start offset.
     pub start: Offset,
     /// High watermark.
@@ -60,14 +60,14 @@ pub struct Extent {
 
 impl Point {
     /// Parses one place. `now_ms` is what relative times count from.
-    pub fn parse(text: &str, now_ms: TimestampMs) -> Result<Self, CliError> {
+    pub(crate) fn parse(text: &str, now_ms: TimestampMs) -> Result<Self, CliError> {
         point(text, now_ms).ok_or_else(|| problem(text))
     }
 
     /// The offset this stands for, limited to what the partition has.
     ///
     /// `time` is the offset at which this point's time begins.
-    pub fn resolve(self, extent: &Extent, time: Option<Offset>) -> Offset {
+    pub(crate) fn resolve(self, extent: &Extent, time: Option<Offset>) -> Offset {
         let offset = match self {
             Self::Start => extent.start,
             Self::End => extent.end,
@@ -80,7 +80,7 @@ impl Point {
     }
 
     /// The time to look up before resolving.
-    pub fn time(self) -> Option<TimestampMs> {
+    pub(crate) fn time(self) -> Option<TimestampMs> {
         match self {
             Self::Time(timestamp_ms) => Some(timestamp_ms),
             _ => None,
@@ -90,7 +90,7 @@ impl Point {
 
 impl Range {
     /// Parses `FROM`, `FROM:TO`, `:TO` or `FROM:`.
-    pub fn parse(text: &str, now_ms: TimestampMs) -> Result<Self, CliError> {
+    pub(crate) fn parse(text: &str, now_ms: TimestampMs) -> Result<Self, CliError> {
         // Times contain colons themselves: first the whole as one place, then each colon as the separator.
         if let Some(from) = point(text, now_ms) {
             return Ok(Self { from: Some(from), to: None });
@@ -128,7 +128,7 @@ impl Range {
     }
 
     /// The first offset to read and the offset to stop before, if any.
-    pub fn resolve(&self, extent: &Extent) -> (Offset, Option<Offset>) {
+    pub(crate) fn resolve(&self, extent: &Extent) -> (Offset, Option<Offset>) {
         let from = match self.from {
             // An exact offset beyond the end is waited for, not replaced by another.
             Some(Point::At(offset)) => offset.max(extent.start),

@@ -34,8 +34,8 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_mins(2);
 ///
 /// Every line is a record, its end not included; empty lines are records with an empty value. With -K a line
 /// is split into key and value, with --json it is a JSON object as `tidemark consume -o json` prints it:
-/// {"key":…,"value":…,"headers":[{"key":…,"value":…}],"timestamp_ms":…}, with key_base64 and value_base64 for
-/// bytes that are no text.
+/// `{"key":…,"value":…,"headers":[{"key":…,"value":…}],"timestamp_ms":…}`, with `key_base64` and
+/// `value_base64` for bytes that are no text.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -44,7 +44,7 @@ Examples:
   tidemark produce orders --json --compression zstd dump.jsonl
   tidemark produce orders -D '\\n\\n' --durability disk -v
   tidemark produce pictures --whole --key cat cat.png")]
-pub struct ProduceArgs {
+pub(crate) struct ProduceArgs {
     /// Name of the topic
     topic: String,
 
@@ -81,6 +81,7 @@ pub struct ProduceArgs {
 
 /// How input becomes records.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 struct InputArgs {
     /// What ends a record, with escapes \n \t \r \0 \\ \xNN
     #[arg(short = 'D', long, default_value = "\\n", value_parser = parse_delimiter)]
@@ -90,7 +91,7 @@ struct InputArgs {
     #[arg(short = '0', long, conflicts_with_all = ["delimiter", "json", "whole"])]
     null: bool,
 
-    /// Each line is a JSON object with key, value, headers and timestamp_ms
+    /// Each line is a JSON object, see --help
     #[arg(short, long, conflicts_with_all = ["delimiter", "whole", "key_delimiter"])]
     json: bool,
 
@@ -109,7 +110,7 @@ struct InputArgs {
 
 /// Whom to wait for, and how to batch.
 #[derive(Clone, Debug, Args)]
-pub struct Tuning {
+pub(crate) struct Tuning {
     /// Who must have a record before it counts: 0 nobody, 1 the leader, all in-sync replicas
     #[arg(long, value_enum, default_value_t = AcksArg::All, hide_possible_values = true)]
     #[arg(value_name = "0|1|all")]
@@ -134,7 +135,7 @@ pub struct Tuning {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum AcksArg {
+pub(crate) enum AcksArg {
     #[value(name = "0", alias = "none")]
     None,
     #[value(name = "1", alias = "leader")]
@@ -144,7 +145,7 @@ pub enum AcksArg {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum DurabilityArg {
+pub(crate) enum DurabilityArg {
     #[default]
     Topic,
     Memory,
@@ -152,7 +153,7 @@ pub enum DurabilityArg {
 }
 
 impl Tuning {
-    pub fn producer_config(&self, session: &Session) -> ProducerConfig {
+    pub(crate) fn producer_config(&self, session: &Session) -> ProducerConfig {
         ProducerConfig {
             acks: match self.acks {
                 AcksArg::None => Acks::None,
@@ -238,7 +239,7 @@ impl Mould {
     }
 }
 
-pub async fn run(session: &Session, args: ProduceArgs) -> Result<Exit, CliError> {
+pub(crate) async fn run(session: &Session, args: ProduceArgs) -> Result<Exit, CliError> {
     let source = Source::open(&args.files)?;
     let client = session.client().await?;
     check_target(&client, &args).await?;
@@ -301,24 +302,19 @@ struct Landed {
 
 impl Summary {
     fn describe(&self, verbose: bool) {
-        let mut line = format!(
-            "produced {} ({}) to {}",
+        let elapsed = Duration::from_secs_f64(self.elapsed_seconds);
+        let failed = match self.failed_records {
+            0 => String::new(),
+            failed => format!("; {} failed", quantity::counted(failed, "record")),
+        };
+        output::note(format_args!(
+            "produced {} ({}) to {} in {}, {} records/s{failed}",
             quantity::counted(self.records, "record"),
             quantity::bytes(self.bytes),
-            self.topic
-        );
-        let elapsed = Duration::from_secs_f64(self.elapsed_seconds);
-        if self.records > 0 {
-            line += &format!(
-                " in {}, {} records/s",
-                quantity::duration(elapsed),
-                quantity::rate(quantity::per_second(self.records, elapsed)),
-            );
-        }
-        if self.failed_records > 0 {
-            line += &format!("; {} failed", quantity::counted(self.failed_records, "record"));
-        }
-        output::note(line);
+            self.topic,
+            quantity::duration(elapsed),
+            quantity::rate(quantity::per_second(self.records, elapsed)),
+        ));
         for it in self.partitions.iter().filter(|_| verbose) {
             let offsets = match (it.first_offset, it.last_offset) {
                 (Some(first), Some(last)) => format!("offsets {first} to {last}"),

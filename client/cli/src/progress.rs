@@ -13,7 +13,7 @@ const REDRAW_EVERY: Duration = Duration::from_millis(100);
 
 /// One bar, or nothing at all.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
     started: Instant,
     redrawn: Instant,
@@ -22,7 +22,7 @@ pub struct Progress {
 
 impl Progress {
     /// `total` is in whatever unit [`Progress::update`] is told its position; `None` shows no time left.
-    pub fn new(total: Option<u64>) -> Self {
+    pub(crate) fn new(total: Option<u64>) -> Self {
         let (bar, template) = match total {
             Some(total) => {
                 (ProgressBar::new(total.max(1)), "{msg} [{bar:30}] {percent:>3}% {eta} left")
@@ -37,7 +37,7 @@ impl Progress {
     }
 
     /// Says how far the work is; cheap enough to call for every batch.
-    pub fn update(&mut self, position: u64, records: u64, bytes: u64) {
+    pub(crate) fn update(&mut self, position: u64, records: u64, bytes: u64) {
         let now = Instant::now();
         if now - self.redrawn < REDRAW_EVERY {
             return;
@@ -60,7 +60,7 @@ impl Progress {
     }
 
     /// Takes the bar away, so that the summary starts on a clean line.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tidemark_protocol::TimestampMs;
 
 /// Reads a size in bytes: `512`, `64k` or `64KiB` (times 1024), `64KB` (times 1000), up to `G`.
-pub fn parse_bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let problem = || format!("`{text}` is not a size; write it like 512, 64KiB, 1.5MiB or 1GB");
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
@@ -34,13 +34,8 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     Ok(bytes as u64)
 }
 
-/// Like [`parse_bytes`], for sizes the protocol carries in 32 bits.
-pub fn parse_bytes_u32(text: &str) -> Result<u32, String> {
-    u32::try_from(parse_bytes(text)?).map_err(|_| format!("`{text}` is over 4 GiB"))
-}
-
 /// Reads a count: `1000`, `10k` (times 1000), `5M`, `1_000_000`.
-pub fn parse_count(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_count(text: &str) -> Result<u64, String> {
     let problem = || format!("`{text}` is not a count; write it like 1000, 10k or 5M");
     let plain = text.replace('_', "");
     let (number, factor) = match plain.char_indices().last() {
@@ -53,7 +48,7 @@ pub fn parse_count(text: &str) -> Result<u64, String> {
 }
 
 /// Reads a duration: `500ms`, `30s`, `5m`, `1h30m`, `2d`, `1w`; `0` is allowed, a bare number is not.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let problem =
         || format!("`{text}` is not a duration; write it like 500ms, 30s, 5m, 1h30m, 2d or 1w");
     if text == "0" {
@@ -89,7 +84,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 
 /// Bytes in binary units, three digits: `1.21 MiB`.
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-pub fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {
         return format!("{bytes} B");
@@ -106,7 +101,7 @@ pub fn bytes(bytes: u64) -> String {
 }
 
 /// A count with its thousands apart: `1,234,567`.
-pub fn count(count: u64) -> String {
+pub(crate) fn count(count: u64) -> String {
     let digits = count.to_string();
     let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.char_indices() {
@@ -119,12 +114,12 @@ pub fn count(count: u64) -> String {
 }
 
 /// `1 record`, `2 records`.
-pub fn counted(number: u64, noun: &str) -> String {
+pub(crate) fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
 /// A duration in its two largest units: `3d 4h`, `2m 5s`, `1.50s`, `12ms`.
-pub fn duration(duration: Duration) -> String {
+pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         86_400.. => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3_600),
@@ -138,7 +133,7 @@ pub fn duration(duration: Duration) -> String {
 }
 
 /// RFC 3339 in UTC with milliseconds; empty for "no timestamp".
-pub fn timestamp(timestamp_ms: TimestampMs) -> String {
+pub(crate) fn timestamp(timestamp_ms: TimestampMs) -> String {
     match jiff::Timestamp::from_millisecond(timestamp_ms) {
         Ok(timestamp) if timestamp_ms >= 0 => format!("{timestamp:.3}"),
         _ => String::new(),
@@ -146,7 +141,7 @@ pub fn timestamp(timestamp_ms: TimestampMs) -> String {
 }
 
 /// How long before `now_ms` that was: `5m 2s ago`; `in 3s` for the future.
-pub fn ago(timestamp_ms: TimestampMs, now_ms: TimestampMs) -> String {
+pub(crate) fn ago(timestamp_ms: TimestampMs, now_ms: TimestampMs) -> String {
     let apart = Duration::from_millis(now_ms.abs_diff(timestamp_ms));
     if timestamp_ms > now_ms {
         format!("in {}", duration(apart))
@@ -157,7 +152,7 @@ pub fn ago(timestamp_ms: TimestampMs, now_ms: TimestampMs) -> String {
 
 /// Per second, safe for an elapsed time of nothing.
 #[expect(clippy::cast_precision_loss, reason = "a rate for a person or a report")]
-pub fn per_second(amount: u64, elapsed: Duration) -> f64 {
+pub(crate) fn per_second(amount: u64, elapsed: Duration) -> f64 {
     amount as f64 / elapsed.as_secs_f64().max(1e-9)
 }
 
@@ -167,7 +162,7 @@ pub fn per_second(amount: u64, elapsed: Duration) -> f64 {
     clippy::cast_sign_loss,
     reason = "rates are small and positive"
 )]
-pub fn rate(per_second: f64) -> String {
+pub(crate) fn rate(per_second: f64) -> String {
     count(per_second.round() as u64)
 }
 
@@ -185,7 +180,6 @@ mod tests {
         for wrong in ["", "k", "-1", "1.2.3", "5 parsecs", "99999999999G", "1e3"] {
             assert!(parse_bytes(wrong).is_err(), "{wrong} was accepted");
         }
-        assert!(parse_bytes_u32("5GiB").is_err());
     }
 
     #[test]

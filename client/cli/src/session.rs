@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the global flags said.
 #[derive(Debug)]
-pub struct Session {
+pub(crate) struct Session {
     pub brokers: Vec<String>,
     /// `None`: each verb's own default.
     pub timeout: Option<Duration>,
@@ -29,7 +29,7 @@ pub struct Session {
 
 impl Session {
     /// Connects to the first broker that answers.
-    pub async fn client(&self) -> Result<Client, CliError> {
+    pub(crate) async fn client(&self) -> Result<Client, CliError> {
         let config = ClientConfig {
             bootstrap: self.brokers.clone(),
             client_id: "tidemark-cli".to_owned(),
@@ -40,18 +40,18 @@ impl Session {
         Ok(Client::connect(config).await?)
     }
 
-    pub async fn admin(&self) -> Result<Admin, CliError> {
+    pub(crate) async fn admin(&self) -> Result<Admin, CliError> {
         Ok(self.client().await?.admin())
     }
 }
 
 /// The wall clock, which relative times count from.
-pub fn now_ms() -> TimestampMs {
+pub(crate) fn now_ms() -> TimestampMs {
     jiff::Timestamp::now().as_millisecond()
 }
 
 /// One topic's partitions and leaders; a name that is not there is answered with those that are near.
-pub async fn topic(admin: &Admin, name: &str) -> Result<TopicMetadata, CliError> {
+pub(crate) async fn topic(admin: &Admin, name: &str) -> Result<TopicMetadata, CliError> {
     let mut found = admin.metadata(Some(vec![name.to_owned()])).await?.topics;
     match found.pop() {
         Some(topic) => Ok(topic),
@@ -60,7 +60,7 @@ pub async fn topic(admin: &Admin, name: &str) -> Result<TopicMetadata, CliError>
 }
 
 /// The error for a topic that is not there, naming those it may have been meant for.
-pub fn unknown_topic(name: &str, known: &MetadataResponse) -> CliError {
+pub(crate) fn unknown_topic(name: &str, known: &MetadataResponse) -> CliError {
     let error = CliError::new(Exit::NotFound, format!("no topic `{name}`"));
     let near = near_names(name, known.topics.iter().map(|topic| topic.name.as_str()));
     if near.is_empty() {

@@ -14,7 +14,7 @@ use tidemark_protocol::{Offset, PartitionIndex, TimestampMs, batch::RecordHeader
 use crate::{encoding, escape, quantity};
 
 /// The language, for `--help`.
-pub const LANGUAGE: &str = "\
+pub(crate) const LANGUAGE: &str = "\
   %t topic          %p partition      %o offset        %n number of the record, from 1
   %k key            %v value          %K key bytes     %V value bytes
   %T Unix ms        %d RFC 3339       %h headers k=v,k=v   %H number of headers
@@ -25,7 +25,7 @@ Escapes: \\n \\t \\r \\0 \\\\ \\xNN. Nothing is added: end the format with \\n t
 
 /// One record as it is printed. A missing key or value prints as nothing.
 #[derive(Clone, Copy, Debug)]
-pub struct RecordView<'a> {
+pub(crate) struct RecordView<'a> {
     pub topic: &'a str,
     pub partition: PartitionIndex,
     pub offset: Offset,
@@ -37,7 +37,7 @@ pub struct RecordView<'a> {
 
 /// A compiled format.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template {
+pub(crate) struct Template {
     pieces: Vec<Piece>,
 }
 
@@ -69,7 +69,7 @@ enum Encoding {
 
 impl Template {
     /// Appends what the format says about `record`, the `number`th printed.
-    pub fn render(&self, record: &RecordView<'_>, number: u64, out: &mut Vec<u8>) {
+    pub(crate) fn render(&self, record: &RecordView<'_>, number: u64, out: &mut Vec<u8>) {
         render(&self.pieces, record, number, out);
     }
 }
@@ -183,7 +183,7 @@ fn render(pieces: &[Piece], record: &RecordView<'_>, number: u64, out: &mut Vec<
             Piece::Value(encoding) => encode(record.value, *encoding, out),
             Piece::TimestampMs => decimal(record.timestamp_ms, out),
             Piece::Rfc3339 => {
-                out.extend_from_slice(quantity::timestamp(record.timestamp_ms).as_bytes())
+                out.extend_from_slice(quantity::timestamp(record.timestamp_ms).as_bytes());
             }
             Piece::Strftime(format) => {
                 let text = jiff::fmt::strtime::format(format, &utc(record.timestamp_ms));

@@ -24,7 +24,7 @@ use crate::{
 pub(crate) use describe::log_problems;
 
 #[derive(Debug, Args)]
-pub struct TopicArgs {
+pub(crate) struct TopicArgs {
     #[command(subcommand)]
     verb: Verb,
 }
@@ -40,7 +40,7 @@ enum Verb {
     Delete(delete::DeleteArgs),
 }
 
-pub async fn run(session: &Session, args: TopicArgs) -> Result<Exit, CliError> {
+pub(crate) async fn run(session: &Session, args: TopicArgs) -> Result<Exit, CliError> {
     match args.verb {
         Verb::Create(args) => create::run(session, args).await,
         Verb::List(args) => list::run(session, args).await,
@@ -53,7 +53,10 @@ pub async fn run(session: &Session, args: TopicArgs) -> Result<Exit, CliError> {
 }
 
 /// Describes one topic; a name that is not there is answered with those that are near.
-pub async fn described(admin: &Admin, name: &str) -> Result<DescribeTopicResponse, CliError> {
+pub(crate) async fn described(
+    admin: &Admin,
+    name: &str,
+) -> Result<DescribeTopicResponse, CliError> {
     match admin.describe_topic(name).await {
         Err(error) if error.code() == Some(ErrorCode::UnknownTopicOrPartition) => {
             Err(session::unknown_topic(name, &admin.metadata(None).await?))
@@ -63,12 +66,12 @@ pub async fn described(admin: &Admin, name: &str) -> Result<DescribeTopicRespons
 }
 
 /// Readable records over all partitions, by offsets; compaction may have removed some of them.
-pub fn record_count(topic: &DescribeTopicResponse) -> u64 {
+pub(crate) fn record_count(topic: &DescribeTopicResponse) -> u64 {
     topic.logs.iter().map(|log| log.high_watermark.saturating_sub(log.log_start_offset)).sum()
 }
 
 /// Bytes on disk over all partitions.
-pub fn size_bytes(topic: &DescribeTopicResponse) -> u64 {
+pub(crate) fn size_bytes(topic: &DescribeTopicResponse) -> u64 {
     topic.logs.iter().map(|log| log.size_bytes).sum()
 }
 

@@ -134,18 +134,18 @@ impl Load {
 /// acknowledged in order.
 struct Lanes<'a> {
     runtime: &'a Handle,
-    lanes: HashMap<PartitionIndex, mpsc::Sender<(Delivery, Instant)>>,
+    open: HashMap<PartitionIndex, mpsc::Sender<(Delivery, Instant)>>,
     tasks: JoinSet<Result<Histogram<u64>, ProduceError>>,
 }
 
 impl<'a> Lanes<'a> {
     fn new(runtime: &'a Handle) -> Self {
-        Self { runtime, lanes: HashMap::new(), tasks: JoinSet::new() }
+        Self { runtime, open: HashMap::new(), tasks: JoinSet::new() }
     }
 
     fn measure(&mut self, delivery: Delivery, due: Instant) {
         let (tasks, runtime) = (&mut self.tasks, self.runtime);
-        let lane = self.lanes.entry(delivery.partition()).or_insert_with(|| {
+        let lane = self.open.entry(delivery.partition()).or_insert_with(|| {
             let (sender, receiver) = mpsc::channel(LANE_SAMPLES_MAX);
             tasks.spawn_on(measure_all(receiver), runtime);
             sender
@@ -155,8 +155,8 @@ impl<'a> Lanes<'a> {
     }
 
     async fn finish(self) -> Result<Histogram<u64>, ProduceError> {
-        let Self { lanes, mut tasks, .. } = self;
-        drop(lanes);
+        let Self { open, mut tasks, .. } = self;
+        drop(open);
         let mut all = report::histogram();
         while let Some(lane) = tasks.join_next().await {
             all += lane.expect("a lane does not panic")?;

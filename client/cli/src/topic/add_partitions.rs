@@ -18,7 +18,7 @@ use crate::{
 Examples:
   tidemark topic add-partitions orders --total 8
   tidemark topic add-partitions orders --add 2")]
-pub struct AddPartitionsArgs {
+pub(crate) struct AddPartitionsArgs {
     /// Name of the topic
     #[arg(value_name = "TOPIC")]
     name: String,

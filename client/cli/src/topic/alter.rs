@@ -19,7 +19,7 @@ Examples:
   tidemark topic alter orders --unset retention_ms --dry-run
 
 `tidemark topic describe TOPIC --all` lists every setting with its default and meaning.")]
-pub struct AlterArgs {
+pub(crate) struct AlterArgs {
     /// Name of the topic
     #[arg(value_name = "TOPIC")]
     name: String,

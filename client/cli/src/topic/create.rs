@@ -21,7 +21,7 @@ Examples:
   tidemark topic create orders
   tidemark topic create orders payments --partitions 8 --set retention_ms=86400000
   tidemark topic create users --set cleanup_policy=compact --if-not-exists")]
-pub struct CreateArgs {
+pub(crate) struct CreateArgs {
     /// Names of the topics: letters, digits, dot, underscore and dash
     #[arg(required = true, value_name = "TOPIC")]
     names: Vec<String>,

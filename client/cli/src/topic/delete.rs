@@ -24,7 +24,7 @@ Examples:
   tidemark topic delete orders payments --dry-run
   tidemark topic delete scratch --if-exists --yes"
 )]
-pub struct DeleteArgs {
+pub(crate) struct DeleteArgs {
     /// Names of the topics
     #[arg(required = true, value_name = "TOPIC")]
     names: Vec<String>,

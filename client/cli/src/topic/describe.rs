@@ -21,7 +21,7 @@ Examples:
   tidemark topic describe orders
   tidemark topic describe orders --all
   tidemark topic describe orders -o json")]
-pub struct DescribeArgs {
+pub(crate) struct DescribeArgs {
     /// Names of the topics
     #[arg(required = true, value_name = "TOPIC")]
     names: Vec<String>,
@@ -64,6 +64,7 @@ struct DescribedPartition {
 }
 
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the JSON form")]
 struct Log {
     log_start_offset: Offset,
     high_watermark: Offset,

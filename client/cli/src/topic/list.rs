@@ -23,7 +23,7 @@ Examples:
   tidemark topic list 'bench-*' -o name
   tidemark topic list -o json"
 )]
-pub struct ListArgs {
+pub(crate) struct ListArgs {
     /// Only topics whose name matches; `*` stands for anything
     #[arg(value_name = "PATTERN")]
     patterns: Vec<String>,

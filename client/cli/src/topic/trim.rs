@@ -37,7 +37,7 @@ Examples:
 Positions:
 {GRAMMAR}")
 )]
-pub struct TrimArgs {
+pub(crate) struct TrimArgs {
     /// Name of the topic
     #[arg(value_name = "TOPIC")]
     name: String,
