@@ -13,3 +13,18 @@ pub mod listen_error;
 pub mod logging;
 pub mod metrics;
 pub mod tasks;
+
+mod assignments;
+mod broker;
+mod connection;
+mod disk;
+mod flusher;
+mod gauges;
+mod janitor;
+mod listener;
+mod native;
+mod partitions;
+mod reads;
+pub mod server;
+mod service;
+mod shard;

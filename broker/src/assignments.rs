@@ -1,0 +1,302 @@
+//! Follows the committed metadata: opens the logs of partitions assigned to this broker, hands them to their
+//! shards, leads what it is told to lead, and deletes what is gone.
+//!
+//! It compares the image it last followed with the newest, so that a burst of changes costs one comparison,
+//! and topics that share their memory in both are not looked at. Disk work is done on blocking threads, several
+//! logs at a time. A log that cannot be opened is reported and tried again; it holds up no other.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use tidemark_controller::{Image, Partition, Topic};
+use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, TopicPartition};
+use tidemark_storage::{Checkpoint, Checkpoints, Disk as _, LogIdentity, OpenError, StorageError};
+use tokio::sync::watch;
+
+use crate::{
+    broker::Broker,
+    disk::{Log, SegmentFiles},
+    partitions::PartitionView,
+    shard::{Adoption, Command, ShardHandle, log_config, storage_durability},
+    tasks::Shutdown,
+};
+
+/// Logs opened or deleted at the same time.
+const DISK_JOBS_MAX: usize = 16;
+/// How often logs that could not be opened are tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Opens and deletes logs, and tells their shards.
+pub(crate) struct Assignments {
+    broker: Arc<Broker>,
+    shards: Vec<ShardHandle>,
+    files: SegmentFiles,
+    topics_dir: PathBuf,
+    /// The partitions here are as this image says, except for `unopened`.
+    followed: Image,
+    unopened: Vec<TopicPartition>,
+    assigned: watch::Sender<u64>,
+}
+
+/// A log to be opened.
+struct Opening {
+    id: TopicPartition,
+    topic: Arc<Topic>,
+    assigned: Arc<Partition>,
+    /// Lead at once; a log from before this process waits until the restart is in the metadata.
+    lead: bool,
+    checkpoint: Option<Checkpoint>,
+}
+
+impl Assignments {
+    /// `assigned` is told how far this has come.
+    pub(crate) fn new(
+        broker: Arc<Broker>,
+        shards: Vec<ShardHandle>,
+        files: SegmentFiles,
+        topics_dir: PathBuf,
+        assigned: watch::Sender<u64>,
+    ) -> Self {
+        let (followed, unopened) = (Image::default(), Vec::new());
+        Self { broker, shards, files, topics_dir, followed, unopened, assigned }
+    }
+
+    /// Opens the logs of everything that was assigned to this broker before it started. They are not led yet.
+    pub(crate) async fn open_existing(&mut self, image: Image, mut checkpoints: Checkpoints) {
+        let mut openings = Vec::new();
+        for topic in image.topics() {
+            for (id, assigned) in self.assigned_here(topic) {
+                let checkpoint = checkpoints.take(id);
+                let (topic, assigned) = (Arc::clone(topic), Arc::clone(assigned));
+                openings.push(Opening { id, topic, assigned, lead: false, checkpoint });
+            }
+        }
+        self.open(openings).await;
+        self.followed = image;
+    }
+
+    /// Follows every image that comes, until shutdown.
+    pub(crate) async fn run(mut self, mut images: watch::Receiver<Arc<Image>>, shutdown: Shutdown) {
+        images.mark_changed();
+        loop {
+            let has_unopened = !self.unopened.is_empty();
+            tokio::select! {
+                () = shutdown.started() => return,
+                changed = images.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let image = Image::clone(&images.borrow_and_update());
+                    self.follow(image).await;
+                }
+                () = tokio::time::sleep(RETRY_INTERVAL), if has_unopened => self.retry().await,
+            }
+        }
+    }
+
+    async fn follow(&mut self, image: Image) {
+        let before = std::mem::replace(&mut self.followed, image.clone());
+        let mut releases = Vec::new();
+        for topic in before.topics().filter(|topic| image.topic_by_id(topic.id).is_none()) {
+            releases.extend(self.assigned_here(topic).map(|(id, _)| id));
+            self.broker.metrics.forget_topic(&topic.name);
+        }
+        // Before anything is created: a topic may have come back under its old name.
+        self.delete(releases).await;
+
+        let mut openings = Vec::new();
+        for topic in image.topics() {
+            let known = before.topic_by_id(topic.id);
+            if known.is_some_and(|known| Arc::ptr_eq(known, topic)) {
+                continue;
+            }
+            for (id, assigned) in self.assigned_here(topic) {
+                match self.broker.partitions.get(id) {
+                    Some(view) => self.update(&view, known, topic, assigned).await,
+                    None => openings.push(Opening {
+                        id,
+                        topic: Arc::clone(topic),
+                        assigned: Arc::clone(assigned),
+                        lead: true,
+                        checkpoint: None,
+                    }),
+                }
+            }
+        }
+        self.open(openings).await;
+        self.assigned.send_replace(image.metadata_index());
+    }
+
+    async fn retry(&mut self) {
+        let image = self.followed.clone();
+        let openings = std::mem::take(&mut self.unopened).into_iter().filter_map(|id| {
+            let topic = Arc::clone(image.topic_by_id(id.topic_id)?);
+            let assigned = Arc::clone(topic.partition(id.partition)?);
+            Some(Opening { id, topic, assigned, lead: true, checkpoint: None })
+        });
+        let openings = openings.collect();
+        self.open(openings).await;
+    }
+
+    /// The partitions of a topic that have a replica here.
+    fn assigned_here<'t>(
+        &self,
+        topic: &'t Topic,
+    ) -> impl Iterator<Item = (TopicPartition, &'t Arc<Partition>)> + use<'t> {
+        let (topic_id, broker_id) = (topic.id, self.broker.id);
+        let all = topic.partitions.iter().zip(0..);
+        all.filter(move |(assigned, _)| assigned.replicas.contains(&broker_id))
+            .map(move |(assigned, partition)| (TopicPartition { topic_id, partition }, assigned))
+    }
+
+    /// Passes on what has changed for a partition that is open.
+    async fn update(
+        &self,
+        view: &PartitionView,
+        known: Option<&Arc<Topic>>,
+        topic: &Topic,
+        assigned: &Partition,
+    ) {
+        let partition = view.id;
+        if known.is_none_or(|known| known.config != topic.config) {
+            let config = topic.config;
+            self.tell(&view.shard, Command::Configure { partition, config }).await;
+        }
+        let before = known.and_then(|known| known.partition(partition.partition));
+        let led_before = before.and_then(|before| self.leads(before));
+        if let Some(epoch) = self.leads(assigned)
+            && led_before != Some(epoch)
+        {
+            self.tell(&view.shard, Command::Lead { partition, epoch }).await;
+        }
+    }
+
+    /// The epoch in which this broker leads, if it does.
+    fn leads(&self, assigned: &Partition) -> Option<LeaderEpoch> {
+        (assigned.leader == Some(self.broker.id)).then_some(assigned.leader_epoch)
+    }
+
+    async fn open(&mut self, openings: Vec<Opening>) {
+        let jobs = openings.into_iter().map(|opening| {
+            let (files, topics_dir) = (self.files.clone(), self.topics_dir.clone());
+            let now_ms = u64::try_from(self.broker.clock.wall_ms()).unwrap_or(0);
+            tokio::task::spawn_blocking(move || {
+                let log = open_log(&files, &topics_dir, &opening, now_ms);
+                (opening, log)
+            })
+        });
+        let mut opened = stream::iter(jobs).buffer_unordered(DISK_JOBS_MAX);
+        let mut unopened = Vec::new();
+        while let Some(job) = opened.next().await {
+            match job {
+                Ok((opening, Ok(log))) => self.adopt(opening, log).await,
+                Ok((opening, Err(error))) => {
+                    let (topic, partition) = (&opening.topic.name, opening.id.partition);
+                    tracing::error!(%topic, partition, %error, "a log cannot be opened");
+                    unopened.push(opening.id);
+                }
+                Err(error) => tracing::error!(%error, "a log was not opened"),
+            }
+        }
+        drop(opened);
+        self.unopened.append(&mut unopened);
+    }
+
+    async fn adopt(&self, opening: Opening, log: Log) {
+        let Opening { id, topic, assigned, lead, .. } = opening;
+        let shard = self.shard_of(id);
+        let metrics = self.broker.metrics.topic(&topic.name);
+        let view =
+            PartitionView::new(id, Arc::clone(&topic.name), metrics, log.reader(), shard.clone());
+        let view = Arc::new(view);
+        let adoption = Adoption {
+            log,
+            view: Arc::clone(&view),
+            replica: tidemark_replication::Config {
+                broker_id: self.broker.id,
+                replicas: assigned.replicas.clone(),
+                isr: assigned.isr.clone(),
+                durability: storage_durability(topic.config.durability),
+                min_insync_replicas: topic.config.min_insync_replicas,
+            },
+            leader_epoch: if lead { self.leads(&assigned) } else { None },
+        };
+        self.tell(&shard, Command::Adopt(Box::new(adoption))).await;
+        // Only now: whoever finds the view may send to the shard.
+        self.broker.partitions.insert(view);
+    }
+
+    fn shard_of(&self, id: TopicPartition) -> ShardHandle {
+        let seed: u32 = id.topic_id.0.iter().map(|byte| u32::from(*byte)).sum();
+        let index = seed.wrapping_add(id.partition) as usize % self.shards.len();
+        self.shards[index].clone()
+    }
+
+    /// Takes partitions away from their shards and deletes their files.
+    async fn delete(&mut self, ids: Vec<TopicPartition>) {
+        self.unopened.retain(|id| !ids.contains(id));
+        let mut logs = Vec::with_capacity(ids.len());
+        for partition in ids {
+            let Some(view) = self.broker.partitions.remove(partition) else { continue };
+            view.set_deleted();
+            let reason = ErrorCode::UnknownTopicOrPartition;
+            let released =
+                view.shard.ask(|reply| Command::Release { partition, reason, reply }).await;
+            logs.extend(released.ok().flatten());
+        }
+        let jobs = logs.into_iter().map(|log| tokio::task::spawn_blocking(move || delete_log(log)));
+        let mut deleted = stream::iter(jobs).buffer_unordered(DISK_JOBS_MAX);
+        while let Some(outcome) = deleted.next().await {
+            if let Ok(Err(error)) = outcome {
+                tracing::error!(%error, "files of a deleted partition are left behind");
+            }
+        }
+    }
+
+    async fn tell(&self, shard: &ShardHandle, command: Command) {
+        if let Err(Failure { message, .. }) = shard.send(command).await {
+            tracing::debug!(%message, "a shard is gone");
+        }
+    }
+}
+
+fn open_log(
+    files: &SegmentFiles,
+    topics_dir: &std::path::Path,
+    opening: &Opening,
+    now_ms: u64,
+) -> Result<Log, OpenError> {
+    let dir = topics_dir.join(&*opening.topic.name).join(opening.id.partition.to_string());
+    let identity = LogIdentity { partition: opening.id };
+    let config = log_config(&opening.topic.config);
+    let open = || Log::open(files, &dir, identity, config.clone(), opening.checkpoint.clone());
+    let (log, recovery) = match open() {
+        Err(OpenError::Foreign { found, .. }) => {
+            // The metadata has no such partition any more, or it would have been opened here: its deletion
+            // was interrupted. Kept all the same, since this is the one place that could tell wrong.
+            let aside = dir.with_extension(format!("left-behind-{now_ms}"));
+            tracing::warn!(dir = %dir.display(), %found, aside = %aside.display(), "moved aside");
+            files.disk().rename(&dir, &aside)?;
+            open()?
+        }
+        other => other?,
+    };
+    if recovery.torn_bytes > 0 || !recovery.corrupt.is_empty() {
+        tracing::warn!(dir = %dir.display(), ?recovery, "log recovered");
+    } else {
+        tracing::debug!(dir = %dir.display(), ?recovery, "log opened");
+    }
+    Ok(log)
+}
+
+fn delete_log(log: Log) -> Result<(), StorageError> {
+    let topic_dir = log.dir().parent().map(PathBuf::from);
+    log.delete()?;
+    // The last partition to go takes the topic's directory with it; before that it is not empty.
+    if let Some(topic_dir) = topic_dir
+        && std::fs::remove_dir(&topic_dir).is_ok()
+    {
+        tracing::debug!(dir = %topic_dir.display(), "removed");
+    }
+    Ok(())
+}

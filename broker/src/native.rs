@@ -1,0 +1,225 @@
+//! The native door: frames to requests of the service, and its answers back to frames.
+//!
+//! Requests that carry payload or outlive their answer have a file each; all others are a row in
+//! [`NativeDoor::begin_request`]. Nothing here decides anything about topics or logs.
+
+mod fetch;
+mod handshake;
+mod produce;
+mod reply;
+mod subscribe;
+
+use std::{collections::HashMap, future::Future, sync::Arc, time::Instant};
+
+use bytes::BytesMut;
+use tidemark_protocol::{
+    ErrorCode, Failure,
+    frame::{Frame, FrameDecoder, FrameKind},
+    message::{Api, Request},
+    messages::{
+        AddPartitionsRequest, AlterTopicRequest, CreateTopicRequest, CreditHeader,
+        DeleteRecordsRequest, DeleteTopicRequest, DescribeBrokerRequest, DescribeLogDirsRequest,
+        DescribeTopicRequest, ListOffsetsRequest, MetadataRequest,
+    },
+};
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) use self::handshake::{GreetError, greet};
+use self::{reply::Replier, subscribe::Subscriptions};
+use crate::{
+    broker::{Broker, Caller},
+    connection::{Begun, Door, Pending, Refusal, Reply},
+    service,
+};
+
+/// Fetches that can be cancelled are forgotten, once answered, when there are more than this.
+const CANCELLABLE_KEPT_MAX: usize = 64;
+
+/// One client's conversation in the native protocol.
+pub(crate) struct NativeDoor {
+    broker: Arc<Broker>,
+    caller: Caller,
+    decoder: FrameDecoder,
+    subscriptions: Subscriptions,
+    /// Fetches that may wait, by correlation. Bounded by the requests in flight of the connection.
+    cancellable: HashMap<u32, oneshot::Sender<()>>,
+}
+
+impl NativeDoor {
+    /// `pushes`: where subscriptions send.
+    pub(crate) fn new(broker: Arc<Broker>, caller: Caller, pushes: mpsc::Sender<Reply>) -> Self {
+        let max_frame_bytes = usize::try_from(broker.config.max_frame_bytes).unwrap_or(usize::MAX);
+        Self {
+            subscriptions: Subscriptions::new(&broker, pushes),
+            broker,
+            caller,
+            decoder: FrameDecoder::new(max_frame_bytes),
+            cancellable: HashMap::new(),
+        }
+    }
+
+    async fn begin_request(&mut self, frame: Frame) -> Begun {
+        let received_at = self.broker.clock.now();
+        let Some(api) = Api::from_number(frame.api) else {
+            self.broker.metrics.requests().unsupported(frame.api);
+            return refuse_unknown(&frame);
+        };
+        self.broker.metrics.requests().api(api).received();
+        match api {
+            Api::Produce => produce::begin(self, frame, received_at).await,
+            Api::Fetch => fetch::begin(self, &frame, received_at),
+            Api::Subscribe => subscribe::begin(self, &frame, received_at),
+            Api::ListOffsets => {
+                self.answer(&frame, received_at, |broker, request: ListOffsetsRequest| async move {
+                    service::list_offsets::list_offsets(&broker, request).await
+                })
+            }
+            Api::DeleteRecords => self.answer(
+                &frame,
+                received_at,
+                |broker, request: DeleteRecordsRequest| async move {
+                    service::delete_records::delete_records(&broker, request).await
+                },
+            ),
+            Api::CreateTopic => {
+                self.answer(&frame, received_at, |broker, request: CreateTopicRequest| async move {
+                    service::create_topic::create_topic(&broker, request).await
+                })
+            }
+            Api::DeleteTopic => {
+                self.answer(&frame, received_at, |broker, request: DeleteTopicRequest| async move {
+                    service::delete_topic::delete_topic(&broker, request).await
+                })
+            }
+            Api::AlterTopic => {
+                self.answer(&frame, received_at, |broker, request: AlterTopicRequest| async move {
+                    service::alter_topic::alter_topic(&broker, request).await
+                })
+            }
+            Api::AddPartitions => self.answer(
+                &frame,
+                received_at,
+                |broker, request: AddPartitionsRequest| async move {
+                    service::add_partitions::add_partitions(&broker, request).await
+                },
+            ),
+            Api::Metadata => {
+                let caller = self.caller;
+                self.answer(
+                    &frame,
+                    received_at,
+                    move |broker, request: MetadataRequest| async move {
+                        service::metadata::metadata(&broker, caller, &request)
+                    },
+                )
+            }
+            Api::DescribeTopic => self.answer(
+                &frame,
+                received_at,
+                |broker, request: DescribeTopicRequest| async move {
+                    service::describe_topic::describe_topic(&broker, &request)
+                },
+            ),
+            Api::DescribeBroker => self.answer(
+                &frame,
+                received_at,
+                |broker, request: DescribeBrokerRequest| async move {
+                    service::describe_broker::describe_broker(&broker, request)
+                },
+            ),
+            Api::DescribeLogDirs => {
+                self.answer(&frame, received_at, |broker, DescribeLogDirsRequest {}| async move {
+                    service::describe_log_dirs::describe_log_dirs(&broker)
+                })
+            }
+        }
+    }
+
+    /// A request whose header says everything, and whose answer does too.
+    fn answer<R, F>(
+        &self,
+        frame: &Frame,
+        received_at: Instant,
+        verb: impl FnOnce(Arc<Broker>, R) -> F,
+    ) -> Begun
+    where
+        R: Request,
+        F: Future<Output = Result<R::Response, Failure>> + Send + 'static,
+    {
+        let replier = Replier::new(&self.broker, R::API, frame.correlation, received_at);
+        let request = match frame.message::<R>() {
+            Ok(request) => request,
+            Err(error) => return replier.refuse(invalid_header(&error)),
+        };
+        let answer = verb(Arc::clone(&self.broker), request);
+        let pending = async move { replier.reply::<R>(answer.await, Vec::new()) };
+        Begun::Reply {
+            held_bytes: frame.wire_bytes(),
+            pending: Pending::Waiting(Box::pin(pending)),
+        }
+    }
+
+    fn credit(&mut self, frame: &Frame) -> Result<(), Refusal> {
+        let credit: CreditHeader = frame.message().map_err(|error| Refusal(error.to_string()))?;
+        self.subscriptions.add_credit(frame.correlation, credit.bytes);
+        Ok(())
+    }
+
+    /// Cancels a fetch that waits or a subscription; anything else is answered soon anyway.
+    fn cancel(&mut self, correlation: u32) {
+        if let Some(cancel) = self.cancellable.remove(&correlation) {
+            // It may have been answered already.
+            cancel.send(()).ok();
+        }
+        self.subscriptions.cancel(correlation);
+    }
+
+    /// Lets a cancel frame reach a request that is about to wait.
+    fn make_cancellable(&mut self, correlation: u32) -> oneshot::Receiver<()> {
+        if self.cancellable.len() >= CANCELLABLE_KEPT_MAX {
+            self.cancellable.retain(|_, cancel| !cancel.is_closed());
+        }
+        let (cancel, cancelled) = oneshot::channel();
+        self.cancellable.insert(correlation, cancel);
+        cancelled
+    }
+}
+
+impl Door for NativeDoor {
+    type Request = Frame;
+
+    /// Credits and cancels take effect here: they are not requests, and get no answer.
+    fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, Refusal> {
+        loop {
+            let frame = self.decoder.decode(buffer).map_err(|error| Refusal(error.to_string()))?;
+            let Some(frame) = frame else { return Ok(None) };
+            match frame.kind {
+                FrameKind::Request => return Ok(Some(frame)),
+                FrameKind::Credit => self.credit(&frame)?,
+                FrameKind::Cancel => self.cancel(frame.correlation),
+                FrameKind::Response | FrameKind::Push => {
+                    return Err(Refusal(format!("a client sent a {:?} frame", frame.kind)));
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, request: Frame) -> impl Future<Output = Begun> + Send {
+        self.begin_request(request)
+    }
+
+    fn has_subscriptions(&self) -> bool {
+        !self.subscriptions.is_empty()
+    }
+}
+
+fn refuse_unknown(frame: &Frame) -> Begun {
+    let message = format!("this broker knows no API number {}", frame.api);
+    let failure = Failure::new(ErrorCode::UnsupportedApi, message);
+    let reply = reply::encode_failure(frame.api, frame.correlation, &failure);
+    Begun::Reply { held_bytes: 0, pending: Pending::Ready(reply) }
+}
+
+fn invalid_header(error: &tidemark_protocol::frame::FrameError) -> Failure {
+    Failure::new(ErrorCode::InvalidRequest, error.to_string())
+}

@@ -1,0 +1,134 @@
+//! Subscribe, natively: the subscriptions of one connection, their credit and their pushes.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use tidemark_protocol::{
+    ErrorCode, Failure,
+    frame::Frame,
+    message::Api,
+    messages::{PushHeader, SubscribeRequest, SubscribeResponse},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    NativeDoor, invalid_header,
+    reply::{Replier, encode_push},
+};
+use crate::{
+    broker::Broker,
+    connection::{Begun, Pending, Reply},
+    service::subscribe::{self, Credit, Gone, Pushes},
+    tasks::Shutdown,
+};
+
+/// Most subscriptions of one connection.
+const SUBSCRIPTIONS_MAX: usize = 256;
+
+/// The subscriptions of one connection; they end with it.
+pub(super) struct Subscriptions {
+    active: HashMap<u32, Active>,
+    pushes: mpsc::Sender<Reply>,
+    /// Stops all of them.
+    stop: Shutdown,
+}
+
+struct Active {
+    credit: Arc<Credit>,
+    cancel: Shutdown,
+    /// Alive for as long as the subscription's task.
+    alive: std::sync::Weak<()>,
+}
+
+impl Subscriptions {
+    pub(super) fn new(broker: &Broker, pushes: mpsc::Sender<Reply>) -> Self {
+        let stop = broker.tasks.shutdown().child();
+        Self { active: HashMap::new(), pushes, stop }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.active.values().all(|active| active.alive.strong_count() == 0)
+    }
+
+    /// Credit for a subscription that has ended is of no use to anybody.
+    pub(super) fn add_credit(&self, correlation: u32, bytes: u32) {
+        if let Some(active) = self.active.get(&correlation) {
+            active.credit.add(bytes);
+        }
+    }
+
+    pub(super) fn cancel(&mut self, correlation: u32) {
+        if let Some(active) = self.active.remove(&correlation) {
+            active.cancel.start();
+        }
+    }
+
+    fn forget_ended(&mut self) {
+        self.active.retain(|_, active| active.alive.strong_count() > 0);
+    }
+}
+
+impl Drop for Subscriptions {
+    fn drop(&mut self) {
+        self.stop.start();
+    }
+}
+
+pub(super) fn begin(door: &mut NativeDoor, frame: &Frame, received_at: Instant) -> Begun {
+    let replier = Replier::new(&door.broker, Api::Subscribe, frame.correlation, received_at);
+    let request: SubscribeRequest = match frame.message() {
+        Ok(request) => request,
+        Err(error) => return replier.refuse(invalid_header(&error)),
+    };
+    let correlation = frame.correlation;
+    door.subscriptions.forget_ended();
+    if let Err(failure) = may_begin(&door.subscriptions, correlation) {
+        return replier.refuse(failure);
+    }
+    let credit = Arc::new(Credit::default());
+    let (partitions, subscription) =
+        subscribe::subscribe(&door.broker, &request, Arc::clone(&credit));
+    let response =
+        replier.reply::<SubscribeRequest>(Ok(SubscribeResponse { partitions }), Vec::new());
+
+    let (alive, cancel) = (Arc::new(()), door.subscriptions.stop.child());
+    let active = Active { credit, cancel: cancel.clone(), alive: Arc::downgrade(&alive) };
+    door.subscriptions.active.insert(correlation, active);
+    let pushes = NativePushes { correlation, pushes: door.subscriptions.pushes.clone() };
+    let (answered, has_answered) = oneshot::channel();
+    door.broker.tasks.spawn("subscription", async move {
+        let _alive = alive;
+        // The first push comes after the answer, or there is no connection any more.
+        if has_answered.await.is_ok() {
+            subscription.run(&pushes, &cancel).await;
+        }
+    });
+    let response = response.when_placed(move || {
+        answered.send(()).ok();
+    });
+    Begun::Reply { held_bytes: frame.wire_bytes(), pending: Pending::Ready(response) }
+}
+
+fn may_begin(subscriptions: &Subscriptions, correlation: u32) -> Result<(), Failure> {
+    if subscriptions.active.contains_key(&correlation) {
+        let message = format!("correlation {correlation} names a subscription that has not ended");
+        return Err(Failure::new(ErrorCode::InvalidRequest, message));
+    }
+    if subscriptions.active.len() >= SUBSCRIPTIONS_MAX {
+        let message = format!("a connection has at most {SUBSCRIPTIONS_MAX} subscriptions");
+        return Err(Failure::new(ErrorCode::Overloaded, message));
+    }
+    Ok(())
+}
+
+struct NativePushes {
+    correlation: u32,
+    pushes: mpsc::Sender<Reply>,
+}
+
+impl Pushes for NativePushes {
+    async fn push(&self, header: PushHeader, payload: Bytes) -> Result<(), Gone> {
+        let push = encode_push(self.correlation, &header, payload);
+        self.pushes.send(push).await.map_err(|_closed| Gone)
+    }
+}

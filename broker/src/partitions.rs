@@ -1,0 +1,268 @@
+//! What everybody but its owner sees of a partition: a view to read from and to wait on, and the register
+//! of all views.
+//!
+//! A view is published by the partition's shard and read by any task without visiting the shard. Nothing
+//! here appends, flushes or decides.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, Offset, TopicPartition};
+use tokio::sync::Notify;
+
+use crate::{disk::Reader, metrics::TopicMetrics, shard::ShardHandle};
+
+/// `PartitionView::leadership` of a partition that is not led here.
+const NOT_LEADING: u64 = 0;
+
+/// One partition of this broker, as readers see it.
+#[derive(Debug)]
+pub(crate) struct PartitionView {
+    pub(crate) id: TopicPartition,
+    pub(crate) topic: Arc<str>,
+    pub(crate) metrics: Arc<TopicMetrics>,
+    pub(crate) reader: Reader,
+    /// The owner, for everything that changes the log.
+    pub(crate) shard: ShardHandle,
+    high_watermark: AtomicU64,
+    /// The epoch led in, plus one.
+    leadership: AtomicU64,
+    deleted: AtomicBool,
+    waiters: Waiters,
+}
+
+impl PartitionView {
+    pub(crate) fn new(
+        id: TopicPartition,
+        topic: Arc<str>,
+        metrics: Arc<TopicMetrics>,
+        reader: Reader,
+        shard: ShardHandle,
+    ) -> Self {
+        Self {
+            id,
+            topic,
+            metrics,
+            reader,
+            shard,
+            high_watermark: AtomicU64::new(0),
+            leadership: AtomicU64::new(NOT_LEADING),
+            deleted: AtomicBool::new(false),
+            waiters: Waiters::default(),
+        }
+    }
+
+    /// Exclusive end of what may be read.
+    pub(crate) fn high_watermark(&self) -> Offset {
+        self.high_watermark.load(Ordering::Acquire)
+    }
+
+    /// Checks that this broker leads the partition, in the epoch the caller believes in if it names one, and
+    /// gives that epoch.
+    pub(crate) fn leader_epoch(
+        &self,
+        believed: Option<LeaderEpoch>,
+    ) -> Result<LeaderEpoch, Failure> {
+        if self.is_deleted() {
+            return Err(unknown_partition(self.id));
+        }
+        let led = self.leadership.load(Ordering::Acquire).checked_sub(1);
+        let led = led.map(|epoch| LeaderEpoch::try_from(epoch).expect("stored from an epoch"));
+        check_epoch(self.id, led, believed)
+    }
+
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
+    }
+
+    /// Raises the watermark and wakes whoever waits. Only for the owner.
+    pub(crate) fn set_high_watermark(&self, offset: Offset) {
+        self.high_watermark.store(offset, Ordering::Release);
+        self.waiters.wake();
+    }
+
+    /// Only for the owner.
+    pub(crate) fn set_leader_epoch(&self, epoch: Option<LeaderEpoch>) {
+        let leadership = epoch.map_or(NOT_LEADING, |epoch| u64::from(epoch) + 1);
+        self.leadership.store(leadership, Ordering::Release);
+        self.waiters.wake();
+    }
+
+    /// The partition is gone: whoever waits learns it now. Only for the owner.
+    pub(crate) fn set_deleted(&self) {
+        self.deleted.store(true, Ordering::Release);
+        self.waiters.wake();
+    }
+
+    /// From now on `waiter` is told under `slot` whenever something changes, until the result is dropped.
+    /// Look at the partition after this call, not before: a change in between would be missed.
+    pub(crate) fn watch(self: &Arc<Self>, waiter: &Arc<Waiter>, slot: u32) -> Watching {
+        self.waiters.add(Arc::clone(waiter), slot);
+        Watching { view: Arc::clone(self), waiter: Arc::clone(waiter) }
+    }
+}
+
+/// Whether a request that believes in the epoch `believed` may be served by a leader in epoch `led`.
+pub(crate) fn check_epoch(
+    id: TopicPartition,
+    led: Option<LeaderEpoch>,
+    believed: Option<LeaderEpoch>,
+) -> Result<LeaderEpoch, Failure> {
+    let fail = |code, message| Err(Failure::new(code, message));
+    match (led, believed) {
+        (None, _) => fail(ErrorCode::NotLeader, format!("this broker does not lead {id}")),
+        (Some(led), Some(believed)) if believed < led => {
+            let message =
+                format!("{id} is in leader epoch {led}, the request is from epoch {believed}");
+            fail(ErrorCode::FencedLeaderEpoch, message)
+        }
+        (Some(led), Some(believed)) if believed > led => {
+            let message =
+                format!("{id} is in leader epoch {led} here, epoch {believed} is not known yet");
+            fail(ErrorCode::UnknownLeaderEpoch, message)
+        }
+        (Some(led), _) => Ok(led),
+    }
+}
+
+pub(crate) fn unknown_partition(id: TopicPartition) -> Failure {
+    Failure::new(ErrorCode::UnknownTopicOrPartition, format!("there is no partition {id}"))
+}
+
+/// A task that waits for changes in any of several partitions.
+#[derive(Debug, Default)]
+pub(crate) struct Waiter {
+    changed: Mutex<Changed>,
+    notify: Notify,
+}
+
+/// Slots that have changed, each listed once.
+#[derive(Debug, Default)]
+struct Changed {
+    slots: Vec<u32>,
+    is_listed: Vec<bool>,
+}
+
+impl Changed {
+    fn add(&mut self, slot: u32) {
+        let index = slot as usize;
+        if self.is_listed.len() <= index {
+            self.is_listed.resize(index + 1, false);
+        }
+        if !std::mem::replace(&mut self.is_listed[index], true) {
+            self.slots.push(slot);
+        }
+    }
+
+    fn take(&mut self) -> Vec<u32> {
+        for slot in &self.slots {
+            self.is_listed[*slot as usize] = false;
+        }
+        std::mem::take(&mut self.slots)
+    }
+}
+
+impl Waiter {
+    /// Waits until a watched partition has changed, and gives the slots of all that have since the last
+    /// call, each once.
+    pub(crate) async fn changed(&self) -> Vec<u32> {
+        loop {
+            let changed = lock(&self.changed).take();
+            if !changed.is_empty() {
+                return changed;
+            }
+            self.notify.notified().await;
+        }
+    }
+
+    fn wake(&self, slot: u32) {
+        lock(&self.changed).add(slot);
+        self.notify.notify_one();
+    }
+}
+
+/// Removes a waiter from a partition when dropped.
+#[derive(Debug)]
+pub(crate) struct Watching {
+    view: Arc<PartitionView>,
+    waiter: Arc<Waiter>,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.view.waiters.remove(&self.waiter);
+    }
+}
+
+/// The waiters of one partition. Costs its owner one load per change while there are none.
+#[derive(Debug, Default)]
+struct Waiters {
+    any: AtomicBool,
+    list: Mutex<Vec<(Arc<Waiter>, u32)>>,
+}
+
+impl Waiters {
+    fn add(&self, waiter: Arc<Waiter>, slot: u32) {
+        let mut list = lock(&self.list);
+        list.push((waiter, slot));
+        // Sequentially consistent with the load in `wake`: either the owner sees the waiter, or the waiter,
+        // looking after this, sees the change.
+        self.any.store(true, Ordering::SeqCst);
+        std::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    fn remove(&self, waiter: &Arc<Waiter>) {
+        let mut list = lock(&self.list);
+        if let Some(at) = list.iter().position(|(other, _)| Arc::ptr_eq(other, waiter)) {
+            list.swap_remove(at);
+        }
+        self.any.store(!list.is_empty(), Ordering::SeqCst);
+    }
+
+    fn wake(&self) {
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if self.any.load(Ordering::SeqCst) {
+            for (waiter, slot) in lock(&self.list).iter() {
+                waiter.wake(*slot);
+            }
+        }
+    }
+}
+
+/// Every partition of this broker. Lookups take a lock for reading, for a few nanoseconds.
+#[derive(Debug, Default)]
+pub(crate) struct Partitions {
+    views: RwLock<HashMap<TopicPartition, Arc<PartitionView>>>,
+}
+
+impl Partitions {
+    pub(crate) fn get(&self, id: TopicPartition) -> Option<Arc<PartitionView>> {
+        self.views.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    pub(crate) fn insert(&self, view: Arc<PartitionView>) {
+        self.views.write().unwrap_or_else(PoisonError::into_inner).insert(view.id, view);
+    }
+
+    pub(crate) fn remove(&self, id: TopicPartition) -> Option<Arc<PartitionView>> {
+        self.views.write().unwrap_or_else(PoisonError::into_inner).remove(&id)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.views.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// All of them, in no order, as they are now.
+    pub(crate) fn all(&self) -> Vec<Arc<PartitionView>> {
+        self.views.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,138 @@
+//! Committed reads. They do not visit the owner: hot data is sliced on the caller's task, cold data goes
+//! through a bounded pool of blocking threads first, so that a reader of old data stalls nobody but itself.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, Offset, batch::BatchHeader};
+use tidemark_storage::{ReadError, ReadOutcome, Residency};
+use tokio::sync::Semaphore;
+
+use crate::{
+    metrics::{Flow, Metrics, Protocol, disk::Tier},
+    partitions::{PartitionView, unknown_partition},
+};
+
+/// What a read found in one partition.
+#[derive(Debug)]
+pub(crate) struct Read {
+    /// Whole batches; empty when there is nothing to read yet.
+    pub(crate) bytes: Bytes,
+    pub(crate) next_offset: Offset,
+    /// As of before the read.
+    pub(crate) high_watermark: Offset,
+    pub(crate) log_start_offset: Offset,
+    pub(crate) leader_epoch: LeaderEpoch,
+}
+
+/// The pool for reads that may wait for the disk.
+#[derive(Debug)]
+pub(crate) struct ColdReads {
+    threads: Semaphore,
+}
+
+impl ColdReads {
+    /// At most `threads` reads at the same time; others wait their turn, in order.
+    pub(crate) fn new(threads: u32) -> Self {
+        Self { threads: Semaphore::new(threads as usize) }
+    }
+
+    /// Runs `read` where it may block.
+    pub(crate) async fn run<T, F>(&self, read: F) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let permit = self.threads.acquire().await;
+        let outcome = tokio::task::spawn_blocking(read).await;
+        drop(permit);
+        outcome.map_err(|_aborted| Failure::new(ErrorCode::NotReady, "the broker is stopping"))
+    }
+}
+
+/// Reads whole batches from the one that holds `offset`, below the high watermark: about `max_bytes`, at
+/// least one batch.
+pub(crate) async fn read(
+    pool: &ColdReads,
+    view: &Arc<PartitionView>,
+    believed_epoch: Option<LeaderEpoch>,
+    offset: Offset,
+    max_bytes: usize,
+    metrics: &Metrics,
+) -> Result<Read, Failure> {
+    let leader_epoch = view.leader_epoch(believed_epoch)?;
+    let high_watermark = view.high_watermark();
+    let log_start_offset = view.reader.log_start_offset();
+    if offset > high_watermark {
+        // Storage knows the log end, and what lies between is not to be told.
+        return Err(out_of_range(view, offset, high_watermark));
+    }
+    let mut tier = Tier::Hot;
+    let mut outcome = view.reader.read(offset, high_watermark, max_bytes, Residency::Hot);
+    if let Ok(ReadOutcome::Cold) = outcome {
+        tier = Tier::Cold;
+        let reader = view.reader.clone();
+        let read = move || reader.read(offset, high_watermark, max_bytes, Residency::Any);
+        outcome = pool.run(read).await?;
+    }
+    match outcome {
+        Ok(ReadOutcome::Batches { bytes, next_offset }) => {
+            metrics.disk().read(tier, bytes.len() as u64);
+            Ok(Read { bytes, next_offset, high_watermark, log_start_offset, leader_epoch })
+        }
+        Ok(ReadOutcome::Cold) => {
+            Err(Failure::new(ErrorCode::Internal, "storage answered cold to a read that may wait"))
+        }
+        Err(error) => Err(read_failure(view, offset, error, metrics)),
+    }
+}
+
+/// Puts a failed read into words.
+pub(crate) fn read_failure(
+    view: &PartitionView,
+    offset: Offset,
+    error: ReadError,
+    metrics: &Metrics,
+) -> Failure {
+    match error {
+        _ if view.is_deleted() => unknown_partition(view.id),
+        ReadError::OutOfRange { offset, .. } => out_of_range(view, offset, view.high_watermark()),
+        ReadError::Corrupt { range } => {
+            metrics.disk().checksum_failed();
+            let message = format!(
+                "offsets {} to {} of {} are damaged on disk and will not be served; reading can go on at {}",
+                range.start, range.end, view.id, range.end
+            );
+            Failure::new(ErrorCode::CorruptData, message)
+        }
+        ReadError::Disk(error) => {
+            tracing::error!(partition = %view.id, topic = %view.topic, offset, %error, "read failed");
+            Failure::new(
+                ErrorCode::StorageFailed,
+                format!("reading {} at {offset}: {error}", view.id),
+            )
+        }
+    }
+}
+
+fn out_of_range(view: &PartitionView, offset: Offset, high_watermark: Offset) -> Failure {
+    let message = format!(
+        "{} has offsets {} to {high_watermark}, not {offset}",
+        view.id,
+        view.reader.log_start_offset()
+    );
+    Failure::new(ErrorCode::OffsetOutOfRange, message)
+}
+
+/// Counts batches that are handed to a reader.
+pub(crate) fn count(view: &PartitionView, mut bytes: &[u8]) {
+    let mut flow = Flow { batches: 0, records: 0, bytes: bytes.len() as u64 };
+    while let Ok(header) = BatchHeader::parse(bytes)
+        && let Some(rest) = bytes.get(header.batch_bytes..)
+    {
+        flow.batches += 1;
+        flow.records += u64::from(header.record_count);
+        bytes = rest;
+    }
+    view.metrics.consumed(Protocol::Native, flow);
+}

@@ -1,0 +1,81 @@
+//! What the broker does, one function per verb: validate, decide whom to ask, ask, answer. Both doors end
+//! here; nothing here knows how a request was encoded.
+
+pub(crate) mod add_partitions;
+pub(crate) mod alter_topic;
+pub(crate) mod create_topic;
+pub(crate) mod delete_records;
+pub(crate) mod delete_topic;
+pub(crate) mod describe_broker;
+pub(crate) mod describe_log_dirs;
+pub(crate) mod describe_topic;
+pub(crate) mod fetch;
+pub(crate) mod list_offsets;
+pub(crate) mod metadata;
+pub(crate) mod produce;
+pub(crate) mod subscribe;
+
+use std::{sync::Arc, time::Duration};
+
+use tidemark_controller::{Answer, Command};
+use tidemark_protocol::{ErrorCode, Failure, TopicPartition};
+use tokio::sync::oneshot;
+
+use crate::{
+    broker::Broker,
+    partitions::{PartitionView, unknown_partition},
+};
+
+/// Longest wait that a request may ask for; longer ones are cut to this.
+const TIMEOUT_MS_MAX: u32 = 5 * 60 * 1000;
+
+fn timeout(asked_ms: u32) -> Duration {
+    Duration::from_millis(asked_ms.min(TIMEOUT_MS_MAX).into())
+}
+
+/// The partition here, or why it is not.
+fn find_partition(broker: &Broker, id: TopicPartition) -> Result<Arc<PartitionView>, Failure> {
+    if let Some(view) = broker.partitions.get(id) {
+        return Ok(view);
+    }
+    match broker.controller.image().partition(id) {
+        None => Err(unknown_partition(id)),
+        Some(partition) if partition.replicas.contains(&broker.id) => {
+            Err(Failure::new(ErrorCode::NotReady, format!("the log of {id} is not open yet")))
+        }
+        Some(_) => {
+            Err(Failure::new(ErrorCode::NotLeader, format!("this broker does not hold {id}")))
+        }
+    }
+}
+
+/// Has the controller carry out a command, and waits until this broker has followed, for at most
+/// `timeout_ms` in all.
+async fn change_metadata(
+    broker: &Broker,
+    command: Command,
+    timeout_ms: u32,
+) -> Result<Answer, Failure> {
+    let change = async {
+        let (done, outcome) = oneshot::channel();
+        // Whoever waited may have given up.
+        let completion = Box::new(move |outcome| drop(done.send(outcome)));
+        broker.controller.propose(command, broker.clock.wall_ms(), completion);
+        let stopping = || Failure::new(ErrorCode::NotReady, "the broker is stopping");
+        let committed = outcome.await.map_err(|_dropped| stopping())??;
+        let mut assigned = broker.assigned.clone();
+        let followed = assigned.wait_for(|index| *index >= committed.metadata_index).await;
+        followed.map_err(|_closed| stopping())?;
+        Ok(committed.answer)
+    };
+    tokio::time::timeout(timeout(timeout_ms), change).await.unwrap_or_else(|_elapsed| {
+        let message = format!("not done within {timeout_ms} ms; it may still happen");
+        Err(Failure::new(ErrorCode::Timeout, message))
+    })
+}
+
+/// A command was answered with another command's answer.
+fn wrong_answer(answer: &Answer) -> Failure {
+    tracing::error!(?answer, "the controller answered something else");
+    Failure::new(ErrorCode::Internal, "the controller answered something else")
+}

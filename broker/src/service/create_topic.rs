@@ -1,0 +1,40 @@
+//! Create topic: answers when the topic can be produced to.
+
+use tidemark_controller::{Answer, Command, CreateTopic};
+use tidemark_protocol::{
+    ErrorCode, Failure, TopicId,
+    messages::{CreateTopicRequest, CreateTopicResponse},
+};
+
+use super::{change_metadata, wrong_answer};
+use crate::{broker::Broker, disk_watch::DiskState};
+
+/// Replicas per partition when the request does not say.
+const REPLICATION_FACTOR_DEFAULT: u16 = 1;
+
+pub(crate) async fn create_topic(
+    broker: &Broker,
+    request: CreateTopicRequest,
+) -> Result<CreateTopicResponse, Failure> {
+    if !request.validate_only && broker.disk_watch.state() == DiskState::Full {
+        let message = "the disk is full; no topic is created until space returns";
+        return Err(Failure::new(ErrorCode::DiskFull, message));
+    }
+    let id = TopicId(uuid::Uuid::new_v4().into_bytes());
+    let command = CreateTopic {
+        name: request.name,
+        id,
+        partitions: request.partitions.unwrap_or(broker.config.default_partitions),
+        replication_factor: request.replication_factor.unwrap_or(REPLICATION_FACTOR_DEFAULT),
+        settings: request.settings,
+        seed: uuid::Uuid::new_v4().as_u64_pair().0,
+        validate_only: request.validate_only,
+    };
+    let answer = change_metadata(broker, Command::CreateTopic(command), request.timeout_ms).await?;
+    let Answer::TopicCreated(response) = answer else { return Err(wrong_answer(&answer)) };
+    if !request.validate_only && broker.partitions_missing(id) {
+        let message = "the topic was created, but its logs could not be; see the broker's log";
+        return Err(Failure::new(ErrorCode::NotReady, message));
+    }
+    Ok(response)
+}

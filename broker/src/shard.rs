@@ -1,0 +1,401 @@
+//! A shard: one thread that owns some of the partitions, and is the only one to change them.
+//!
+//! Commands come through a bounded mailbox, outcomes of flushes through a channel of their own, time through
+//! the wait in between. Each wake handles what is there, then begins the flushes that came up, so that one
+//! flush covers all of it. The thread never waits for the disk beyond what an append or a deletion does itself,
+//! and never for a socket.
+
+mod effects;
+mod partition;
+mod produce;
+mod upkeep;
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tidemark_controller::TopicConfig;
+use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, Offset, TopicPartition};
+use tidemark_replication::{Event, Token};
+use tidemark_storage::Checkpoint;
+use tokio::sync::{mpsc, oneshot};
+
+use self::{partition::Partition, produce::Awaiting};
+pub(crate) use self::{
+    partition::{log_config, storage_durability},
+    produce::{Produce, ProduceOutcome},
+};
+use crate::{
+    clock::Clock,
+    disk::Log,
+    disk_watch::DiskWatch,
+    flusher::{Flushed, FlushedSender, Flusher},
+    metrics::Metrics,
+    partitions::{PartitionView, unknown_partition},
+};
+
+/// Commands and flushes handled before the next look at the other queue and at the time.
+const COMMANDS_PER_WAKE_MAX: usize = 256;
+/// How long after a flush met a full disk it is tried again.
+const FLUSH_RETRY: Duration = Duration::from_millis(500);
+/// Deadlines are kept to within this.
+const EXPIRY_STEP_MS: u64 = 10;
+
+/// Something that only the owner of a partition can do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Append batches.
+    Produce(Produce),
+    /// Take over an open log.
+    Adopt(Box<Adoption>),
+    /// Lead a partition from now on.
+    Lead { partition: TopicPartition, epoch: LeaderEpoch },
+    /// Give a partition up, its log with it; everybody who waits is answered with `reason`. `None`: it is not
+    /// here.
+    Release { partition: TopicPartition, reason: ErrorCode, reply: oneshot::Sender<Option<Log>> },
+    /// Take new settings of the topic.
+    Configure { partition: TopicPartition, config: TopicConfig },
+    /// Raise the log start offset, to at most the high watermark, which `None` stands for.
+    Trim {
+        partition: TopicPartition,
+        before: Option<Offset>,
+        reply: oneshot::Sender<Result<Offset, Failure>>,
+    },
+    /// Roll by age and apply retention, in a few partitions.
+    Upkeep { partitions: Vec<TopicPartition>, reply: oneshot::Sender<()> },
+    /// What is durable of a few partitions.
+    Checkpoints { partitions: Vec<TopicPartition>, reply: oneshot::Sender<Vec<LogCheckpoint>> },
+    /// Answer everybody who waits, flush and close every log, and end.
+    Close { reply: oneshot::Sender<Closed> },
+}
+
+/// What a log knows to be durable.
+pub(crate) type LogCheckpoint = (TopicPartition, Checkpoint);
+
+/// The end of a shard.
+#[derive(Debug, Default)]
+pub(crate) struct Closed {
+    pub(crate) checkpoints: Vec<LogCheckpoint>,
+    /// Logs whose last records may not be durable.
+    pub(crate) unclean: usize,
+}
+
+/// A log and what its owner has to know.
+#[derive(Debug)]
+pub(crate) struct Adoption {
+    pub(crate) log: Log,
+    pub(crate) view: Arc<PartitionView>,
+    pub(crate) replica: tidemark_replication::Config,
+    /// The epoch to lead in at once; `None`: not yet.
+    pub(crate) leader_epoch: Option<LeaderEpoch>,
+}
+
+/// Sends commands to a shard. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct ShardHandle {
+    /// Tells one shard from the other.
+    pub(crate) index: usize,
+    mailbox: mpsc::Sender<Command>,
+}
+
+impl ShardHandle {
+    /// Waits for room in the mailbox: this is how a busy shard slows its producers down.
+    pub(crate) async fn send(&self, command: Command) -> Result<(), Failure> {
+        self.mailbox.send(command).await.map_err(|_closed| stopping())
+    }
+
+    /// Sends what `command` makes of a reply channel, and waits for the reply.
+    pub(crate) async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply)).await?;
+        answer.await.map_err(|_closed| stopping())
+    }
+}
+
+fn stopping() -> Failure {
+    Failure::new(ErrorCode::NotReady, "the broker is stopping")
+}
+
+/// What a shard is made with.
+#[derive(Clone, Debug)]
+pub(crate) struct ShardConfig {
+    pub(crate) index: usize,
+    /// Commands that may wait in the mailbox.
+    pub(crate) queue_max: usize,
+    /// How often logs whose topics do not ask for durability are flushed.
+    pub(crate) flush_interval: Duration,
+}
+
+/// What the partitions of a shard act through.
+#[derive(Debug)]
+struct Hands {
+    clock: Clock,
+    /// The clock as of this wake, monotonic and wall.
+    now_ms: u64,
+    wall_ms: u64,
+    metrics: Metrics,
+    disk_watch: DiskWatch,
+    flusher: Flusher,
+    flushed: FlushedSender,
+    /// Produce requests in the hands of a replica.
+    awaiting: HashMap<Token, Awaiting>,
+    next_token: Token,
+    effects: Vec<tidemark_replication::Effect>,
+    /// Partitions that want a flush, to be begun at the end of this wake. May name one twice.
+    flush_soon: Vec<TopicPartition>,
+    /// Partitions with unflushed data that nobody waits for.
+    flush_later: Vec<TopicPartition>,
+    /// Partitions whose flush met a full disk.
+    flush_again: Vec<TopicPartition>,
+    /// When to look for expired requests; may be too early.
+    next_expiry_ms: u64,
+}
+
+/// The owner of some partitions.
+pub(crate) struct Shard {
+    config: ShardConfig,
+    mailbox: mpsc::Receiver<Command>,
+    flushes: mpsc::UnboundedReceiver<Flushed>,
+    partitions: HashMap<TopicPartition, Partition>,
+    hands: Hands,
+    next_background_flush: Instant,
+    next_flush_retry: Option<Instant>,
+}
+
+impl Shard {
+    pub(crate) fn new(
+        config: ShardConfig,
+        clock: Clock,
+        metrics: Metrics,
+        disk_watch: DiskWatch,
+        flusher: Flusher,
+    ) -> (Self, ShardHandle) {
+        let (sender, mailbox) = mpsc::channel(config.queue_max);
+        let (flushed, flushes) = mpsc::unbounded_channel();
+        let hands = Hands {
+            clock,
+            now_ms: 0,
+            wall_ms: 0,
+            metrics,
+            disk_watch,
+            flusher,
+            flushed,
+            awaiting: HashMap::new(),
+            next_token: 0,
+            effects: Vec::new(),
+            flush_soon: Vec::new(),
+            flush_later: Vec::new(),
+            flush_again: Vec::new(),
+            next_expiry_ms: u64::MAX,
+        };
+        let next_background_flush = clock.now() + config.flush_interval;
+        let handle = ShardHandle { index: config.index, mailbox: sender };
+        let shard = Self {
+            config,
+            mailbox,
+            flushes,
+            partitions: HashMap::new(),
+            hands,
+            next_background_flush,
+            next_flush_retry: None,
+        };
+        (shard, handle)
+    }
+
+    /// Serves until told to close, or until every handle is gone. Give it a thread of its own: the wait below
+    /// uses tokio's timer and channels, on a runtime that runs nothing else.
+    pub(crate) fn run(mut self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(self.serve()),
+            Err(error) => tracing::error!(%error, "a shard cannot start"),
+        }
+    }
+
+    async fn serve(&mut self) {
+        let mut commands = Vec::with_capacity(COMMANDS_PER_WAKE_MAX);
+        let mut flushes = Vec::new();
+        loop {
+            let wake_at = self.wake_at();
+            tokio::select! {
+                biased;
+                _ = self.flushes.recv_many(&mut flushes, COMMANDS_PER_WAKE_MAX) => {}
+                count = self.mailbox.recv_many(&mut commands, COMMANDS_PER_WAKE_MAX) => {
+                    if count == 0 {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep_until(wake_at.into()) => {}
+            }
+            self.hands.look_at_clock();
+            for flushed in flushes.drain(..) {
+                self.flushed(flushed);
+            }
+            for command in commands.drain(..) {
+                if let Command::Close { reply } = command {
+                    // The server may have stopped waiting.
+                    drop(reply.send(self.close()));
+                    return;
+                }
+                self.handle(command);
+            }
+            self.keep_time();
+            self.begin_flushes();
+        }
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Produce(produce) => self.produce(produce),
+            Command::Adopt(adoption) => self.adopt(*adoption),
+            Command::Lead { partition, epoch } => self.lead(partition, epoch),
+            Command::Release { partition, reason, reply } => {
+                drop(reply.send(self.release(partition, reason)));
+            }
+            Command::Configure { partition, config } => self.configure(partition, &config),
+            Command::Trim { partition, before, reply } => {
+                drop(reply.send(self.trim(partition, before)));
+            }
+            Command::Upkeep { partitions, reply } => drop(reply.send(self.upkeep(&partitions))),
+            Command::Checkpoints { partitions, reply } => {
+                drop(reply.send(self.checkpoints(&partitions)));
+            }
+            Command::Close { .. } => unreachable!("the loop deals with it"),
+        }
+    }
+
+    fn adopt(&mut self, adoption: Adoption) {
+        let Adoption { log, view, replica, leader_epoch } = adoption;
+        let id = view.id;
+        let partition = Partition::new(log, view, replica);
+        let before = self.partitions.insert(id, partition);
+        assert!(before.is_none(), "partition {id} has two logs");
+        if let Some(epoch) = leader_epoch {
+            self.lead(id, epoch);
+        }
+    }
+
+    fn lead(&mut self, partition: TopicPartition, epoch: LeaderEpoch) {
+        if let Some(partition) = self.partitions.get_mut(&partition) {
+            partition.lead(epoch, &mut self.hands);
+        }
+    }
+
+    fn release(&mut self, id: TopicPartition, reason: ErrorCode) -> Option<Log> {
+        let mut partition = self.partitions.remove(&id)?;
+        partition.step(Event::Stop { reason }, &mut self.hands);
+        Some(partition.log)
+    }
+
+    fn configure(&mut self, partition: TopicPartition, config: &TopicConfig) {
+        if let Some(partition) = self.partitions.get_mut(&partition) {
+            partition.configure(config, &mut self.hands);
+        }
+    }
+
+    fn trim(&mut self, id: TopicPartition, before: Option<Offset>) -> Result<Offset, Failure> {
+        let partition = self.partitions.get_mut(&id).ok_or_else(|| unknown_partition(id))?;
+        partition.trim(before, &mut self.hands)
+    }
+
+    fn flushed(&mut self, flushed: Flushed) {
+        if let Some(partition) = self.partitions.get_mut(&flushed.partition) {
+            partition.flushed(flushed.outcome, &mut self.hands);
+            if !self.hands.flush_again.is_empty() {
+                self.next_flush_retry.get_or_insert(self.hands.clock.now() + FLUSH_RETRY);
+            }
+        }
+    }
+
+    /// When to wake although nothing arrives.
+    fn wake_at(&self) -> Instant {
+        let mut wake_at = self.next_background_flush;
+        if let Some(retry) = self.next_flush_retry {
+            wake_at = wake_at.min(retry);
+        }
+        if self.hands.next_expiry_ms < u64::MAX {
+            let in_ms = self.hands.next_expiry_ms.saturating_sub(self.hands.now_ms);
+            wake_at = wake_at.min(self.hands.clock.now() + Duration::from_millis(in_ms));
+        }
+        wake_at
+    }
+
+    /// Does what is due.
+    fn keep_time(&mut self) {
+        let now = self.hands.clock.now();
+        if now >= self.next_background_flush {
+            self.next_background_flush = now + self.config.flush_interval;
+            for id in std::mem::take(&mut self.hands.flush_later) {
+                if let Some(partition) = self.partitions.get_mut(&id) {
+                    partition.flush_in_background(&mut self.hands);
+                }
+            }
+        }
+        if self.next_flush_retry.is_some_and(|retry| now >= retry) {
+            self.next_flush_retry = None;
+            let again = std::mem::take(&mut self.hands.flush_again);
+            self.hands.flush_soon.extend(again);
+        }
+        if self.hands.now_ms >= self.hands.next_expiry_ms {
+            self.expire();
+        }
+    }
+
+    fn expire(&mut self) {
+        let mut next_ms = u64::MAX;
+        for partition in self.partitions.values_mut() {
+            let due = |partition: &Partition| partition.next_deadline_ms().unwrap_or(u64::MAX);
+            if due(partition) <= self.hands.now_ms {
+                partition.step(Event::Tick, &mut self.hands);
+            }
+            next_ms = next_ms.min(due(partition));
+        }
+        self.hands.next_expiry_ms = next_ms.max(self.hands.now_ms + EXPIRY_STEP_MS);
+        if next_ms == u64::MAX {
+            self.hands.next_expiry_ms = u64::MAX;
+        }
+    }
+
+    fn begin_flushes(&mut self) {
+        for id in std::mem::take(&mut self.hands.flush_soon) {
+            if let Some(partition) = self.partitions.get_mut(&id) {
+                partition.begin_flush(true, &mut self.hands);
+            }
+        }
+    }
+
+    fn checkpoints(&self, ids: &[TopicPartition]) -> Vec<LogCheckpoint> {
+        let held =
+            ids.iter().filter_map(|id| Some((*id, self.partitions.get(id)?.log.checkpoint())));
+        held.collect()
+    }
+
+    /// Flushes and closes every log.
+    fn close(&mut self) -> Closed {
+        let mut closed = Closed::default();
+        for (id, mut partition) in std::mem::take(&mut self.partitions) {
+            partition.step(Event::Stop { reason: ErrorCode::NotReady }, &mut self.hands);
+            let topic = Arc::clone(&partition.view.topic);
+            match partition.log.close() {
+                Ok(checkpoint) => closed.checkpoints.push((id, checkpoint)),
+                Err(error) => {
+                    tracing::error!(%topic, partition = id.partition, %error, "a log was not closed");
+                    closed.unclean += 1;
+                }
+            }
+        }
+        closed
+    }
+}
+
+impl Hands {
+    fn look_at_clock(&mut self) {
+        self.now_ms = self.clock.monotonic_ms();
+        self.wall_ms = u64::try_from(self.clock.wall_ms()).unwrap_or(0);
+    }
+}

@@ -1,0 +1,214 @@
+//! One partition in the hands of its owner: the log, the replica that decides about it, and the view that
+//! everybody else reads.
+
+use std::sync::Arc;
+
+use tidemark_controller::{TopicConfig, TopicDurability};
+use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, Offset};
+use tidemark_replication::{Event, Replica, StorageDurability};
+use tidemark_storage::{Cleanup, FlushDone, FlushError, LogConfig, StorageError};
+
+use super::{Hands, effects};
+use crate::{disk::Log, flusher::Flush, metrics::disk::Deletion, partitions::PartitionView};
+
+/// About one index entry for this many bytes of batches.
+const INDEX_INTERVAL_BYTES: u64 = 4096;
+
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) log: Log,
+    pub(super) replica: Replica,
+    pub(super) view: Arc<PartitionView>,
+    flushing: bool,
+    /// Somebody waits for everything below this to be flushed.
+    pub(super) flush_wanted: Offset,
+    /// Whether it is among the shard's `flush_later`.
+    flush_later: bool,
+}
+
+impl Partition {
+    pub(super) fn new(
+        log: Log,
+        view: Arc<PartitionView>,
+        replica: tidemark_replication::Config,
+    ) -> Self {
+        let replica = Replica::new(replica);
+        Self { log, replica, view, flushing: false, flush_wanted: 0, flush_later: false }
+    }
+
+    pub(super) fn next_deadline_ms(&self) -> Option<u64> {
+        self.replica.next_deadline_ms()
+    }
+
+    /// Tells the replica what happened, and does what it asks for.
+    pub(super) fn step(&mut self, event: Event, hands: &mut Hands) {
+        self.replica.step(hands.now_ms, event, &mut hands.effects);
+        effects::run(self, hands);
+        if let Some(deadline_ms) = self.replica.next_deadline_ms() {
+            hands.next_expiry_ms = hands.next_expiry_ms.min(deadline_ms);
+        }
+    }
+
+    pub(super) fn lead(&mut self, epoch: LeaderEpoch, hands: &mut Hands) {
+        let log_end_offset = self.log.log_end_offset();
+        self.log.assign_epoch(epoch, log_end_offset);
+        let event = Event::BecomeLeader {
+            epoch,
+            log_start_offset: self.log.log_start_offset(),
+            log_end_offset,
+            flushed_offset: self.log.flushed_offset(),
+        };
+        self.step(event, hands);
+        self.view.set_leader_epoch(self.replica.leader_epoch());
+    }
+
+    pub(super) fn configure(&mut self, config: &TopicConfig, hands: &mut Hands) {
+        self.log.set_config(log_config(config));
+        let event = Event::SetConfig {
+            durability: storage_durability(config.durability),
+            min_insync_replicas: config.min_insync_replicas,
+        };
+        self.step(event, hands);
+    }
+
+    /// Notes that data was appended that no flush has covered.
+    pub(super) fn dirtied(&mut self, hands: &mut Hands) {
+        if !self.flush_later {
+            self.flush_later = true;
+            hands.flush_later.push(self.view.id);
+        }
+    }
+
+    pub(super) fn flush_in_background(&mut self, hands: &mut Hands) {
+        self.flush_later = false;
+        if self.flushing {
+            // What is under way may have begun before the last append.
+            self.dirtied(hands);
+        } else {
+            self.begin_flush(false, hands);
+        }
+    }
+
+    /// Hands whatever is dirty to the flusher, unless a flush is under way: then its end begins the next.
+    pub(super) fn begin_flush(&mut self, urgent: bool, hands: &mut Hands) {
+        if self.flushing {
+            return;
+        }
+        if let Some(job) = self.log.flush_job() {
+            self.flushing = true;
+            let done = hands.flushed.clone();
+            hands.flusher.submit(Flush { partition: self.view.id, job, urgent, done });
+        }
+    }
+
+    pub(super) fn flushed(&mut self, outcome: Result<FlushDone, FlushError>, hands: &mut Hands) {
+        self.flushing = false;
+        match outcome {
+            Ok(done) => {
+                self.log.flushed(done);
+                let end_offset = self.log.flushed_offset();
+                self.step(Event::Flushed { end_offset }, hands);
+                if self.flush_wanted > end_offset {
+                    hands.flush_soon.push(self.view.id);
+                }
+            }
+            Err(FlushError::Full(error)) => {
+                tracing::warn!(partition = %self.view.id, topic = %self.view.topic, %error, "no space to flush");
+                hands.disk_watch.fill();
+                hands.flush_again.push(self.view.id);
+            }
+            Err(error @ (FlushError::Failed(_) | FlushError::Fenced)) => {
+                self.failed(&format!("flush of {}: {error}", self.view.topic), hands);
+            }
+            // The last flush of a log that is being deleted.
+            Err(FlushError::Deleted) => {}
+        }
+    }
+
+    /// The log takes no more writes: everybody who waits learns it, and the directory is fenced. Reads go on.
+    pub(super) fn failed(&mut self, cause: &str, hands: &mut Hands) {
+        hands.disk_watch.fail(cause);
+        self.step(Event::StorageFailed, hands);
+    }
+
+    pub(super) fn trim(
+        &mut self,
+        before: Option<Offset>,
+        hands: &mut Hands,
+    ) -> Result<Offset, Failure> {
+        let id = self.view.id;
+        let high_watermark = self.replica.high_watermark();
+        let before = before.unwrap_or(high_watermark);
+        if before > high_watermark {
+            let message = format!(
+                "records of {id} can be deleted up to the high watermark {high_watermark}, not to {before}"
+            );
+            return Err(Failure::new(ErrorCode::OffsetOutOfRange, message));
+        }
+        let size_before = self.log.size_bytes();
+        match self.log.trim(before) {
+            Ok(log_start) => {
+                let deleted = size_before.saturating_sub(self.log.size_bytes());
+                hands.metrics.disk().deleted(Deletion::Trim, deleted);
+                Ok(log_start)
+            }
+            Err(error) => Err(self.storage_failure("deleting records", &error, hands)),
+        }
+    }
+
+    /// Puts a failure of the log into words, and draws the consequences.
+    pub(super) fn storage_failure(
+        &mut self,
+        attempt: &str,
+        error: &StorageError,
+        hands: &mut Hands,
+    ) -> Failure {
+        let id = self.view.id;
+        let is_full = match error {
+            StorageError::Disk(error) => error.is_full(),
+            StorageError::Flush(error) => matches!(error, FlushError::Full(_)),
+            _ => false,
+        };
+        if is_full {
+            hands.disk_watch.fill();
+            return Failure::new(ErrorCode::DiskFull, format!("{attempt} of {id}: {error}"));
+        }
+        if let StorageError::OutOfRange { .. } = error {
+            return Failure::new(
+                ErrorCode::OffsetOutOfRange,
+                format!("{attempt} of {id}: {error}"),
+            );
+        }
+        tracing::error!(partition = %id, topic = %self.view.topic, %error, "{attempt} failed");
+        if self.log.is_fenced() {
+            self.failed(&format!("{attempt} of {}: {error}", self.view.topic), hands);
+        }
+        Failure::new(ErrorCode::StorageFailed, format!("{attempt} of {id}: {error}"))
+    }
+}
+
+/// A topic's settings as its logs take them.
+pub(crate) fn log_config(config: &TopicConfig) -> LogConfig {
+    LogConfig {
+        segment_bytes: config.segment_bytes,
+        segment_ms: config.segment_ms,
+        retention_bytes: config.retention_bytes,
+        retention_ms: config.retention_ms,
+        cleanup: Cleanup {
+            delete: config.cleanup_policy.delete,
+            compact: config.cleanup_policy.compact,
+        },
+        delete_retention_ms: config.delete_retention_ms,
+        min_compaction_lag_ms: config.min_compaction_lag_ms,
+        index_interval_bytes: INDEX_INTERVAL_BYTES,
+        max_batch_bytes: config.max_batch_bytes.into(),
+    }
+}
+
+/// A topic's durability as its replicas take it.
+pub(crate) fn storage_durability(durability: TopicDurability) -> StorageDurability {
+    match durability {
+        TopicDurability::Disk => StorageDurability::Disk,
+        TopicDurability::Memory => StorageDurability::Memory,
+    }
+}

@@ -1,0 +1,207 @@
+//! Appending on behalf of a produce request, and answering it.
+
+use std::time::Instant;
+
+use tidemark_protocol::{
+    ErrorCode, Failure, LeaderEpoch, Offset, TopicPartition,
+    batch::Batch,
+    message::Api,
+    messages::{Acks, Durability, ProduceReceipt},
+};
+use tidemark_replication::{Event, Produced, Receipt};
+use tidemark_storage::{AppendError, Appended};
+use tokio::sync::oneshot;
+
+use super::{Hands, Shard, partition::Partition};
+use crate::{
+    disk_watch::DiskState,
+    metrics::{Flow, Metrics, Protocol, Stage},
+    partitions::{check_epoch, unknown_partition},
+};
+
+/// How a produce ended for one partition.
+pub(crate) type ProduceOutcome = Result<ProduceReceipt, Failure>;
+
+/// Batches for one partition, validated, and who waits for the outcome.
+#[derive(Debug)]
+pub(crate) struct Produce {
+    pub(crate) partition: TopicPartition,
+    /// Never empty.
+    pub(crate) batches: Vec<Batch>,
+    pub(crate) leader_epoch: Option<LeaderEpoch>,
+    pub(crate) acks: Acks,
+    pub(crate) durability: Durability,
+    /// When to stop waiting, in monotonic milliseconds.
+    pub(crate) deadline_ms: u64,
+    pub(crate) protocol: Protocol,
+    pub(crate) queued_at: Instant,
+    /// With [`Acks::None`] it is answered after the append.
+    pub(crate) reply: oneshot::Sender<ProduceOutcome>,
+}
+
+/// A request that the replica will answer.
+#[derive(Debug)]
+pub(super) struct Awaiting {
+    reply: oneshot::Sender<ProduceOutcome>,
+    appended_at: Instant,
+}
+
+impl Awaiting {
+    pub(super) fn answer(
+        self,
+        partition: &Partition,
+        outcome: Result<Receipt, ErrorCode>,
+        metrics: &Metrics,
+    ) {
+        let outcome = match outcome {
+            Ok(receipt) => {
+                metrics.requests().api(Api::Produce).took(Stage::Flush, self.appended_at.elapsed());
+                Ok(ProduceReceipt {
+                    base_offset: receipt.base_offset,
+                    record_count: count(receipt.base_offset, receipt.end_offset),
+                    leader_epoch: receipt.leader_epoch,
+                    durability: receipt.durability,
+                    replicas_memory: receipt.replicas_memory,
+                    replicas_durable: receipt.replicas_durable,
+                    log_start_offset: partition.log.log_start_offset(),
+                })
+            }
+            Err(code) => Err(in_doubt(code, partition.view.id)),
+        };
+        // The connection may be gone.
+        drop(self.reply.send(outcome));
+    }
+}
+
+impl Shard {
+    pub(super) fn produce(&mut self, produce: Produce) {
+        let began = self.hands.clock.now();
+        let id = produce.partition;
+        let Some(partition) = self.partitions.get_mut(&id) else {
+            drop(produce.reply.send(Err(unknown_partition(id))));
+            return;
+        };
+        let hands = &mut self.hands;
+        let appended = match partition.append(&produce, hands) {
+            Ok(appended) => appended,
+            Err(failure) => {
+                drop(produce.reply.send(Err(failure)));
+                return;
+            }
+        };
+        let appended_at = hands.clock.now();
+        let api = hands.metrics.requests().api(Api::Produce);
+        api.took(Stage::Queue, began.duration_since(produce.queued_at));
+        api.took(Stage::Append, appended_at.duration_since(began));
+        let flow = Flow {
+            batches: produce.batches.len() as u64,
+            records: appended.next_offset - appended.base_offset,
+            bytes: appended.bytes,
+        };
+        partition.view.metrics.produced(produce.protocol, flow);
+
+        let token = hands.next_token;
+        hands.next_token += 1;
+        if produce.acks == Acks::None {
+            drop(produce.reply.send(Ok(unacknowledged(partition, &appended))));
+        } else {
+            hands.awaiting.insert(token, Awaiting { reply: produce.reply, appended_at });
+        }
+        partition.dirtied(hands);
+        let produced = Produced {
+            token,
+            acks: produce.acks,
+            durability: produce.durability,
+            deadline_ms: produce.deadline_ms,
+            base_offset: appended.base_offset,
+            end_offset: appended.next_offset,
+        };
+        partition.step(Event::Produced(produced), hands);
+    }
+}
+
+impl Partition {
+    /// Appends, or says why nothing was.
+    fn append(&mut self, produce: &Produce, hands: &mut Hands) -> Result<Appended, Failure> {
+        let id = self.view.id;
+        let epoch = check_epoch(id, self.replica.leader_epoch(), produce.leader_epoch)?;
+        match hands.disk_watch.state() {
+            DiskState::Ok => {}
+            DiskState::Full => return Err(disk_full()),
+            DiskState::Failed => return Err(storage_failed(hands)),
+        }
+        self.replica.admit(produce.acks).map_err(|code| not_admitted(code, id))?;
+        self.log.append(&produce.batches, epoch, hands.wall_ms).map_err(|error| match error {
+            AppendError::Full(_) => {
+                hands.disk_watch.fill();
+                disk_full()
+            }
+            AppendError::TooLarge { .. } => {
+                Failure::new(ErrorCode::BatchTooLarge, error.to_string())
+            }
+            AppendError::Empty => Failure::new(ErrorCode::InvalidRequest, error.to_string()),
+            AppendError::Fenced | AppendError::Disk(_) => {
+                self.failed(&format!("append to {}: {error}", self.view.topic), hands);
+                storage_failed(hands)
+            }
+            AppendError::StaleEpoch { .. } | AppendError::NotContiguous { .. } => {
+                tracing::error!(partition = %id, topic = %self.view.topic, %error, "append refused");
+                Failure::new(ErrorCode::Internal, error.to_string())
+            }
+        })
+    }
+}
+
+fn unacknowledged(partition: &Partition, appended: &Appended) -> ProduceReceipt {
+    ProduceReceipt {
+        base_offset: appended.base_offset,
+        record_count: count(appended.base_offset, appended.next_offset),
+        leader_epoch: appended.leader_epoch,
+        durability: Durability::Memory,
+        replicas_memory: 1,
+        replicas_durable: 0,
+        log_start_offset: partition.log.log_start_offset(),
+    }
+}
+
+fn count(base: Offset, end: Offset) -> u32 {
+    u32::try_from(end - base).unwrap_or(u32::MAX)
+}
+
+fn disk_full() -> Failure {
+    let message = "the disk is full; produce is refused until space returns";
+    Failure::new(ErrorCode::DiskFull, message)
+}
+
+fn storage_failed(hands: &Hands) -> Failure {
+    let cause = hands.disk_watch.failure().unwrap_or("the log failed");
+    let message =
+        format!("the data directory takes no writes until tidemarkd is restarted: {cause}");
+    Failure::new(ErrorCode::StorageFailed, message)
+}
+
+fn not_admitted(code: ErrorCode, id: TopicPartition) -> Failure {
+    let message = match code {
+        ErrorCode::NotEnoughReplicas => {
+            format!(
+                "{id} has fewer in-sync replicas than min_insync_replicas; nothing was appended"
+            )
+        }
+        ErrorCode::Overloaded => {
+            format!("too many produce requests wait in {id}; nothing was appended")
+        }
+        ErrorCode::StorageFailed => format!("the log of {id} failed; nothing was appended"),
+        _ => format!("{id} takes no records now; nothing was appended"),
+    };
+    Failure::new(code, message)
+}
+
+fn in_doubt(code: ErrorCode, id: TopicPartition) -> Failure {
+    let message = match code {
+        ErrorCode::Timeout => format!("{id}: not as durable as asked before the deadline"),
+        ErrorCode::StorageFailed => format!("{id}: the flush failed"),
+        ErrorCode::UnknownTopicOrPartition => format!("{id} was deleted meanwhile"),
+        _ => format!("{id} was given up before the outcome was known"),
+    };
+    Failure::new(code, format!("{message}; the records may yet become readable"))
+}
