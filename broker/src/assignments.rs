@@ -62,7 +62,7 @@ impl Assignments {
     }
 
     /// Opens the logs of everything that was assigned to this broker before it started. They are not led yet.
-    pub(crate) async fn open_existing(&mut self, image: Image, mut checkpoints: Checkpoints) {
+    pub(crate) async fn open_existing(&mut self, image: &Image, mut checkpoints: Checkpoints) {
         let mut openings = Vec::new();
         for topic in image.topics() {
             for (id, assigned) in self.assigned_here(topic) {
@@ -72,12 +72,11 @@ impl Assignments {
             }
         }
         self.open(openings).await;
-        self.followed = image;
+        self.followed = image.clone();
     }
 
     /// Follows every image that comes, until shutdown.
     pub(crate) async fn run(mut self, mut images: watch::Receiver<Arc<Image>>, shutdown: Shutdown) {
-        images.mark_changed();
         loop {
             let has_unopened = !self.unopened.is_empty();
             tokio::select! {
@@ -95,6 +94,13 @@ impl Assignments {
     }
 
     async fn follow(&mut self, image: Image) {
+        // Topics missing from an older image would be taken for deleted.
+        assert!(
+            image.metadata_index() >= self.followed.metadata_index(),
+            "the metadata went back from {} to {}",
+            self.followed.metadata_index(),
+            image.metadata_index()
+        );
         let before = std::mem::replace(&mut self.followed, image.clone());
         let mut releases = Vec::new();
         for topic in before.topics().filter(|topic| image.topic_by_id(topic.id).is_none()) {

@@ -12,6 +12,7 @@ use std::{future::Future, io, pin::Pin, time::Duration};
 
 use bytes::BytesMut;
 use futures_util::{FutureExt, StreamExt, stream::FuturesOrdered};
+use socket2::SockRef;
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
@@ -110,8 +111,18 @@ impl<D: Door> Connection<D> {
         tokio::pin!(stop);
         loop {
             if let Err(closed) = self.turn(stop.as_mut()).await {
+                if let Closed::NeverReads = closed {
+                    self.discard_unsent();
+                }
                 return closed;
             }
+        }
+    }
+
+    /// Makes the kernel drop what it holds for this peer, too, instead of trying on.
+    fn discard_unsent(&self) {
+        if let Err(error) = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "a connection is closed without a reset");
         }
     }
 

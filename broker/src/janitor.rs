@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use tidemark_protocol::TopicPartition;
 use tidemark_storage::DataDir;
-use tokio::{sync::oneshot, time::MissedTickBehavior};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, MissedTickBehavior},
+};
 
 use crate::{
     broker::Broker,
@@ -87,7 +90,7 @@ impl Janitor {
 }
 
 fn interval(period: Duration) -> tokio::time::Interval {
-    let mut interval = tokio::time::interval(period);
+    let mut interval = tokio::time::interval_at(Instant::now() + period, period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval
 }

@@ -103,10 +103,10 @@ impl Server {
 
         // Told to stop one by one, not by the signal.
         let threads = Tasks::new(Shutdown::new());
-        let (images_in, images) = watch::channel(Arc::default());
         let (quorum, image) =
             QuorumOfOne::open(data_dir.disk().clone(), &data_dir.metadata_dir(), clock.wall_ms())?;
         let (mut controller, controller_handle) = Controller::new(quorum, image);
+        let (images_in, images) = watch::channel(controller_handle.image());
         controller.subscribe(Box::new(move |applied| {
             images_in.send_replace(Arc::clone(&applied.image));
         }));
@@ -166,8 +166,8 @@ impl Server {
         let broker = &self.broker;
         let (clean, began) = (checkpoints.is_clean(), broker.clock.now());
         broker.health.raise(Reason::Starting, "recovering logs");
-        let image = tidemark_controller::Image::clone(&broker.controller.image());
-        assignments.open_existing(image, checkpoints).await;
+        let image = Arc::clone(&images.borrow());
+        assignments.open_existing(&image, checkpoints).await;
         broker.metrics.disk().recovered(began.elapsed());
         let (logs, took) = (broker.partitions.count(), began.elapsed());
         tracing::info!(logs, clean, ?took, "logs open");

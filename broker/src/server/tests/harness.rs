@@ -29,7 +29,8 @@ use crate::{
     tasks::{Shutdown, Tasks},
 };
 
-pub(super) const TIMESTAMP_MS: i64 = 1_700_000_000_000;
+/// In 2096: nothing here is to expire.
+pub(super) const TIMESTAMP_MS: i64 = 4_000_000_000_000;
 
 pub(super) struct TestBroker {
     pub(super) address: SocketAddr,
