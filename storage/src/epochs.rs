@@ -65,6 +65,19 @@ impl EpochHistory {
         true
     }
 
+    /// Notes that a batch of `epoch` was found at `offset`, when the history may be newer than the
+    /// log (it is written first) and everything in front of `offset` agrees. Returns whether
+    /// anything changed.
+    pub fn observe(&mut self, epoch: LeaderEpoch, offset: Offset) -> bool {
+        if self.epoch_at(offset) == Some(epoch) {
+            return false;
+        }
+        let before = self.entries.len();
+        self.entries.retain(|entry| entry.epoch <= epoch);
+        let dropped = self.entries.len() != before;
+        self.assign(epoch, offset) || dropped
+    }
+
     /// Where `epoch` ends in a log that ends at `log_end`. `None`: the history cannot tell (it is
     /// empty, or the epoch is newer than all it knows).
     pub fn end_offset_for(&self, epoch: LeaderEpoch, log_end: Offset) -> Option<EpochEnd> {
@@ -157,6 +170,17 @@ mod tests {
         assert_eq!(end(4), Some((4, 20)));
         assert_eq!(end(5), Some((4, 20)), "between two: the one below");
         assert_eq!(EpochHistory::default().end_offset_for(0, 0), None);
+    }
+
+    #[test]
+    fn a_batch_found_in_the_log_overrules_a_history_that_is_ahead_of_it() {
+        let mut history = history(&[(0, 0), (1, 14), (2, 28)]);
+        assert!(!history.observe(1, 18), "as expected");
+        assert_eq!(pairs(&history), [(0, 0), (1, 14), (2, 28)]);
+        assert!(history.observe(1, 30), "epoch 2 never wrote at 28");
+        assert_eq!(pairs(&history), [(0, 0), (1, 14)]);
+        assert!(history.observe(3, 32));
+        assert_eq!(pairs(&history), [(0, 0), (1, 14), (3, 32)]);
     }
 
     #[test]

@@ -122,11 +122,7 @@ impl<D: Disk> FlushJob<D> {
             part.file.file.sync(part.range.clone())?;
         }
         if let Some(meta) = &self.meta {
-            state_file::write(disk, &self.shared.path(META_FILE), Kind::PartitionMeta, meta)?;
-            // The names of `<partition>` in `<topic>`, and of `<topic>` in `topics`.
-            for above in dir.ancestors().skip(1).take(2) {
-                disk.sync_dir(above)?;
-            }
+            self.shared.make_dir_durable(meta)?;
         }
         if let Some((version, epochs)) = &self.epochs {
             self.shared.save_epochs(*version, epochs)?;
@@ -180,6 +176,16 @@ impl<D: Disk> FlushJob<D> {
 }
 
 impl<D: Disk> Shared<D> {
+    /// Makes the directory findable, and says whose it is.
+    fn make_dir_durable(&self, meta: &PartitionMeta) -> Result<(), DiskError> {
+        state_file::write(self.disk(), &self.path(META_FILE), Kind::PartitionMeta, meta)?;
+        // The names of `<partition>` in `<topic>`, and of `<topic>` in `topics`.
+        for above in self.dir.ancestors().skip(1).take(2) {
+            self.disk().sync_dir(above)?;
+        }
+        Ok(())
+    }
+
     /// Writes the leader-epoch history unless a newer one is on disk already.
     pub(super) fn save_epochs(&self, version: u64, epochs: &[EpochStart]) -> Result<(), DiskError> {
         let mut state_files = self.state_files();
@@ -216,6 +222,15 @@ impl<D: Disk> Log<D> {
             tip: self.tip(),
             truncations: self.truncations.count(),
         })
+    }
+
+    /// What a first flush does, for changes that are durable without one.
+    pub(super) fn make_dir_durable(&mut self) -> Result<(), DiskError> {
+        if !self.meta_durable {
+            self.shared.make_dir_durable(&self.meta)?;
+            self.meta_durable = true;
+        }
+        Ok(())
     }
 
     fn parts(&self) -> Vec<Part<D>> {

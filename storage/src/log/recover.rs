@@ -83,12 +83,13 @@ impl<D: Disk> Log<D> {
         let names = names.unwrap_or_default();
         let meta = PartitionMeta::read(disk, dir, identity)?;
         let incarnation = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.incarnation);
-        let meta_durable = meta.is_some();
+        let has_meta = meta.is_some();
         let meta = meta.unwrap_or(PartitionMeta { partition: identity.partition, incarnation });
         let plan = Plan::make(disk, dir, &meta, &names, checkpoint)?;
         let mut log = Self::empty(files, dir, meta, config);
         log.dir_exists = dir_exists;
-        log.meta_durable = meta_durable;
+        // Only a flush that completed shows that the names of directory and identity are durable.
+        log.meta_durable = has_meta && plan.tip.is_some();
         let mut opening =
             Opening { expected: plan.log_start, plan, log, report: Recovery::default() };
         opening.run()?;
@@ -104,6 +105,9 @@ impl<D: Disk> Opening<D> {
         }
         for leftover in &self.plan.leftovers {
             shared.disk().unlink(&shared.path(leftover))?;
+        }
+        for &base in &self.plan.obsolete {
+            torn::set_aside(&shared, base, false)?;
         }
         self.log.truncations = self.plan.truncations.clone();
         shared.state_files().truncations = self.log.truncations.count();
@@ -208,7 +212,7 @@ impl<D: Disk> Opening<D> {
         }
         for (index, &base) in bases.iter().enumerate() {
             let from_tip = self.plan.tip.is_some_and(|tip| tip.segment_base == base);
-            if base != self.expected && !from_tip {
+            if !self.may_follow(base) && !from_tip {
                 if base < self.expected || self.expected >= self.plan.proven {
                     return self.discard(&bases[index..]);
                 }
@@ -220,6 +224,12 @@ impl<D: Disk> Opening<D> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a segment may start at `base`: where the one before ended, or behind a gap that was
+    /// trimmed away.
+    fn may_follow(&self, base: Offset) -> bool {
+        base == self.expected || (base > self.expected && base <= self.plan.log_start)
     }
 
     /// Scans one segment. Returns whether the next one may follow.
@@ -248,7 +258,8 @@ impl<D: Disk> Opening<D> {
         let stop = loop {
             let stop = scan.run(&segment, self.log.config.index_interval_bytes)?;
             let at = scan.at();
-            if stop == Stop::Cut || at.offset >= self.plan.proven || next_base == Some(at.offset) {
+            let complete = next_base == Some(at.offset);
+            if stop == Stop::Cut || at.offset >= self.plan.proven || complete {
                 break stop;
             }
             // Durable once, bad now: the log goes on at the next place that is known to be good.
@@ -267,7 +278,7 @@ impl<D: Disk> Opening<D> {
             }
         };
         self.finish_scan(&segment, &file, &mut scan, from.at.position);
-        if next_base == Some(self.expected) {
+        if next_base.is_some_and(|next| self.may_follow(next)) {
             return Ok(true);
         }
         let cleared = torn::clear(&self.log.shared, &segment, &file, stop != Stop::Cut)?;
@@ -288,7 +299,7 @@ impl<D: Disk> Opening<D> {
         self.report.scanned_bytes += at.position - from;
         segment.publish(at.position, at.max_timestamp);
         for (epoch, start) in scan.take_epochs() {
-            if self.log.epochs.assign(epoch, start) {
+            if self.log.epochs.observe(epoch, start) {
                 self.log.epochs_version += 1;
             }
         }
@@ -378,6 +389,8 @@ impl<D: Disk> Opening<D> {
             log.durable = log.tip();
         } else {
             log.durable = self.plan.tip;
+        }
+        if !self.plan.clean {
             // Names that a flush never covered may be among what was found.
             log.names_created = 1;
         }
@@ -385,7 +398,8 @@ impl<D: Disk> Opening<D> {
             self.report.truncation_completed = true;
             self.complete_truncation()?;
         }
-        self.log.delete_below_start()?;
+        // No record, no deletion of the segment that tells where the log ends.
+        self.log.delete_below_start(self.plan.log_start_recorded)?;
         Ok(())
     }
 

@@ -1,9 +1,10 @@
 //! Giving up the front of the log: by request, by age, by size.
 //!
 //! Whole segments go, never one with records at or above the high watermark, never the one being
-//! written unless it was rolled first. Deletions are not synced on their own: after a power loss
-//! segments may come back, and the next retention run deletes them again. What must not come back
-//! wrong is the log end, so when nothing else says where it is, the log start is recorded first.
+//! written unless it was rolled first. The new log start is recorded before anything is deleted:
+//! deletions that a power loss undoes, in part and in any order, are then done again at the next
+//! open instead of looking like loss. On a full disk it cannot be recorded, and deleting is what
+//! helps: oldest first, one by one, and never the last segment, whose name says where the log ends.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -53,13 +54,27 @@ impl<D: Disk> Log<D> {
         if before <= range.start {
             return Ok(range.start);
         }
-        self.record_log_start(before)?;
-        self.raise_log_start(before);
-        if before == range.end {
+        if !self.give_up_front(before)?.2 {
+            self.record_log_start(before)?;
+            self.delete_below_start(true)?;
+        }
+        Ok(before)
+    }
+
+    /// Moves the log start and deletes what is below it: segments, bytes, and whether the new start
+    /// is on disk. On a full disk it is not, but what can be deleted without it is.
+    fn give_up_front(&mut self, start: Offset) -> Result<(usize, u64, bool), StorageError> {
+        let recorded = match self.record_log_start(start) {
+            Ok(()) => true,
+            Err(error) if error.is_full() => false,
+            Err(error) => return Err(error.into()),
+        };
+        self.raise_log_start(start);
+        if start == self.log_end_offset() {
             self.roll();
         }
-        self.delete_below_start()?;
-        Ok(before)
+        let (segments, bytes) = self.delete_below_start(recorded)?;
+        Ok((segments, bytes, recorded))
     }
 
     /// Deletes segments that are older or more than the settings allow, oldest first, and none with
@@ -91,12 +106,7 @@ impl<D: Disk> Log<D> {
             start = end;
         }
         if start > before {
-            if start == self.log_end_offset() {
-                self.record_log_start(start)?;
-                self.roll();
-            }
-            self.raise_log_start(start);
-            (deleted.segments, deleted.bytes) = self.delete_below_start()?;
+            (deleted.segments, deleted.bytes, _) = self.give_up_front(start)?;
             deleted.log_start = start;
         }
         Ok(deleted)
@@ -112,13 +122,13 @@ impl<D: Disk> Log<D> {
         newest != NO_MAX_TIMESTAMP.cast_unsigned() && now_ms.saturating_sub(newest) > retention_ms
     }
 
-    /// Makes a log start durable that no segment's name will tell.
-    fn record_log_start(&self, start: Offset) -> Result<(), StorageError> {
-        if self.dir_exists {
-            let path = self.shared.path(LOG_START_FILE);
-            state_file::write(self.shared.disk(), &path, Kind::LogStart, &start)?;
+    fn record_log_start(&mut self, start: Offset) -> Result<(), DiskError> {
+        if !self.dir_exists {
+            return Ok(());
         }
-        Ok(())
+        self.make_dir_durable()?;
+        let path = self.shared.path(LOG_START_FILE);
+        state_file::write(self.shared.disk(), &path, Kind::LogStart, &start)
     }
 
     fn raise_log_start(&mut self, start: Offset) {
@@ -131,8 +141,13 @@ impl<D: Disk> Log<D> {
         quarantine::clip(&self.shared, &(start..Offset::MAX));
     }
 
-    /// Deletes the segments wholly below the log start, but not the one being written.
-    pub(super) fn delete_below_start(&mut self) -> Result<(usize, u64), DiskError> {
+    /// Deletes the segments wholly below the log start, but not the one being written. `recorded`:
+    /// the log start is on disk, so that names which disappear in any order, or all of them, say
+    /// nothing wrong.
+    pub(super) fn delete_below_start(
+        &mut self,
+        recorded: bool,
+    ) -> Result<(usize, u64), DiskError> {
         let start = self.log_start_offset();
         let segments = self.shared.segments.load_full();
         let mut count = segments
@@ -140,7 +155,8 @@ impl<D: Disk> Log<D> {
             .zip(segments.iter().skip(1))
             .take_while(|(_, next)| next.base <= start)
             .count();
-        if count + 1 == segments.len()
+        if recorded
+            && count + 1 == segments.len()
             && start == self.log_end_offset()
             && self.tail.as_ref().is_some_and(|tail| tail.rolled)
         {
@@ -155,6 +171,9 @@ impl<D: Disk> Log<D> {
         for segment in gone {
             bytes += segment.end();
             self.unlink(segment)?;
+            if !recorded {
+                self.shared.disk().sync_dir(&self.shared.dir)?;
+            }
         }
         Ok((count, bytes))
     }

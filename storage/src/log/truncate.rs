@@ -8,7 +8,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use tidemark_protocol::Offset;
 
-use super::{Log, Tail, quarantine};
+use super::{Dirty, Log, Tail, quarantine};
 use crate::{
     disk::{Disk, DiskError, DiskFile},
     error::{ReadError, StorageError},
@@ -61,11 +61,13 @@ impl<D: Disk> Log<D> {
         let (at, last_batch) = boundary(cut, offset)?;
         self.truncations.begin(at.offset);
         self.shared.state_files().truncations = self.truncations.count();
+        self.make_dir_durable()?;
         self.save_truncations()?;
 
         // Readers first: nobody may find what is about to be zeroed.
-        self.shared.log_end.store(at.offset, Ordering::Release);
-        self.shared.flushed.fetch_min(at.offset, Ordering::Release);
+        let end = at.offset.max(self.log_start_offset());
+        self.shared.log_end.store(end, Ordering::Release);
+        self.shared.flushed.fetch_min(end, Ordering::Release);
         let file = cut.file()?;
         let rest = Arc::new(self.replacement(cut, at));
         rest.adopt(Arc::clone(&file));
@@ -73,17 +75,22 @@ impl<D: Disk> Log<D> {
             list.truncate(keep);
             list[keep - 1] = Arc::clone(&rest);
         });
+        let unflushed = self.dirty.iter().find(|dirty| dirty.segment.base == cut.base);
+        let unflushed = unflushed.map(|dirty| dirty.from).filter(|from| *from < at.position);
         self.dirty.retain(|dirty| dirty.segment.base < cut.base);
 
         file.file.zero(at.position..file.file.len())?;
-        // All of it: whatever of the kept part was dirty is durable with it.
-        file.file.sync(0..file.file.len())?;
+        file.file.sync(at.position..file.file.len())?;
         for gone in &segments[keep..] {
             self.unlink(gone)?;
         }
         match self.shared.disk().unlink(&rest.index_path()) {
             Err(error) if !error.is_not_found() => return Err(error.into()),
             _ => self.shared.disk().sync_dir(&self.shared.dir)?,
+        }
+        if let Some(from) = unflushed {
+            rest.set_pinned(true);
+            self.dirty.push(Dirty { segment: Arc::clone(&rest), file, from, seal: None });
         }
         self.tail = Some(Tail {
             segment: rest,
@@ -94,8 +101,14 @@ impl<D: Disk> Log<D> {
             created_ms: None,
             rolled: false,
         });
-        self.durable = if self.dirty.is_empty() { self.tip() } else { None };
-        quarantine::clip(&self.shared, &(0..at.offset));
+        if end > at.offset {
+            // The batch that went had been trimmed in part: the next one starts at the log start.
+            self.roll();
+        }
+        if self.durable.is_some_and(|tip| tip.at.offset > at.offset) {
+            self.durable = self.tip();
+        }
+        quarantine::clip(&self.shared, &(0..end));
         self.save_own_epochs()?;
         self.truncations.pending = None;
         self.save_truncations()?;

@@ -27,6 +27,8 @@ pub(super) struct Plan {
     /// Nothing was written since the checkpoint.
     pub clean: bool,
     pub log_start: Offset,
+    /// The log start is in its file.
+    pub log_start_recorded: bool,
     /// Everything below was durable once.
     pub proven: Offset,
     /// A truncation to here was not completed.
@@ -37,6 +39,8 @@ pub(super) struct Plan {
     pub sealed: Vec<SegmentMark>,
     /// Base offsets of the segments to read.
     pub scan: Vec<Offset>,
+    /// Segments below the log start that the checkpoint does not know.
+    pub obsolete: Vec<Offset>,
     /// Offsets that the checkpoint vouches for and whose files are missing or too short.
     pub missing: Vec<Range<Offset>>,
     pub epochs: Option<Vec<EpochStart>>,
@@ -72,6 +76,7 @@ impl Plan {
             let path = dir.join(LOG_START_FILE);
             let stored = state_file::read(disk, &path, Kind::LogStart, LOG_START_BYTES_MAX)?;
             plan.log_start = stored.unwrap_or(0);
+            plan.log_start_recorded = true;
         }
         let files: Vec<(Offset, u64)> = names
             .iter()
@@ -98,11 +103,11 @@ impl Plan {
         // Whole segments missing at the front are what retention deletes.
         let first = files.first().map_or(Offset::MAX, |&(base, _)| base);
         let kept = checkpoint.sealed.into_iter().filter(|mark| mark.end.offset <= limit);
-        let mut next = self.log_start;
+        let mut next = 0;
         for mark in kept.skip_while(|mark| mark.base < first) {
             match bytes_of(mark.base) {
                 Some(bytes) if bytes >= mark.end.position => self.sealed.push(mark),
-                _ => self.missing.push(mark.base..mark.end.offset),
+                _ => self.missing.push(mark.base.max(self.log_start)..mark.end.offset),
             }
             next = mark.end.offset;
         }
@@ -118,7 +123,14 @@ impl Plan {
             self.log_start = self.log_start.max(first);
         }
         self.tip = tip;
-        self.scan = files.iter().map(|&(base, _)| base).filter(|&base| base >= next).collect();
+        let (scan, known): (Vec<_>, Vec<_>) =
+            files.iter().map(|&(base, _)| base).partition(|&base| base >= next);
+        self.scan = scan;
+        // Deleted, and brought back by a loss of power.
+        self.obsolete = known;
+        self.obsolete.retain(|base| {
+            *base < self.log_start && !self.sealed.iter().any(|mark| mark.base == *base)
+        });
     }
 
     /// Without a checkpoint: everything is read, but the seals of indexes prove what was durable.
