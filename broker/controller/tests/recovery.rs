@@ -165,8 +165,8 @@ fn power_lost_at_any_operation_loses_nothing_that_was_confirmed() {
 fn what_a_start_has_shown_is_there_after_the_next_one() {
     let whole = SimDisk::new(0);
     run_workload(&whole);
-    for operation in 0..whole.operations() {
-        let disk = SimDisk::new(operation);
+    for (operation, seed) in (0..whole.operations()).flat_map(|at| [(at, 1), (at, 2), (at, 3)]) {
+        let disk = SimDisk::new(seed);
         disk.stop_at(operation);
         run_workload(&disk);
         let at = disk.stopped();

@@ -220,11 +220,7 @@ fn open_log<D: Disk>(
     }
     damage::check(disk, &dir)?;
     let (mut log, recovery) = Log::open(&files, &dir, identity, config, None)?;
-    // A process that was killed may have left its last commit, and the name of the file it is in, in the page
-    // cache only. From now on it counts.
-    for dir in dir.ancestors().take(2) {
-        disk.sync_dir(dir)?;
-    }
+    // A process that was killed may have left its last commit in the page cache only. From now on it counts.
     flush(&mut log)?;
     Ok((log, recovery))
 }
