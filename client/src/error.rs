@@ -185,6 +185,8 @@ pub enum ConsumeError {
     UnknownTopic { topic: Arc<str> },
     #[error("topic {topic:?} has no partition {partition}: it has {partitions}")]
     UnknownPartition { topic: Arc<str>, partition: PartitionIndex, partitions: u32 },
+    #[error("{topic}/{partition} has no leader at the moment; try again")]
+    NoLeader { topic: Arc<str>, partition: PartitionIndex },
     #[error("{topic}/{partition} is not assigned to this consumer")]
     NotAssigned { topic: Arc<str>, partition: PartitionIndex },
     #[error("nothing is assigned; call assign() first")]
@@ -211,6 +213,7 @@ impl ConsumeError {
         match self {
             Self::Refused { failure, .. } => Some(failure.code),
             Self::OffsetOutOfRange { .. } => Some(ErrorCode::OffsetOutOfRange),
+            Self::NoLeader { .. } => Some(ErrorCode::NotLeader),
             Self::Request(error) => error.code(),
             _ => None,
         }
@@ -221,6 +224,7 @@ impl ConsumeError {
         match self {
             Self::Refused { failure, .. } => failure.code.is_retriable(),
             Self::Request(error) => error.is_retriable(),
+            Self::NoLeader { .. } => true,
             _ => false,
         }
     }

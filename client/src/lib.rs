@@ -17,6 +17,7 @@ mod pool;
 mod producer;
 mod record;
 mod tasks;
+pub mod testing;
 
 pub use admin::{Admin, NewTopic, OffsetSpec, TopicChanges};
 pub use client::Client;

@@ -35,17 +35,22 @@ impl Outcome {
         Self { partition, result: OnceLock::new(), wakers: Mutex::default() }
     }
 
-    /// Tells everybody. A batch ends once.
+    /// Tells everybody, unless there is an outcome already: a deadline may come before a late answer.
     pub(super) fn set(&self, result: Result<BatchReceipt, ProduceError>) {
-        let first = self.result.set(result).is_ok();
-        assert!(first, "a batch has one outcome");
+        if self.result.set(result).is_err() {
+            return;
+        }
         // Taken after the result is visible: who registers later sees the result instead.
         for waker in std::mem::take(&mut *self.wakers()) {
             waker.wake();
         }
     }
 
-    fn result(&self) -> Option<&Result<BatchReceipt, ProduceError>> {
+    pub(super) fn is_set(&self) -> bool {
+        self.result.get().is_some()
+    }
+
+    pub(super) fn result(&self) -> Option<&Result<BatchReceipt, ProduceError>> {
         self.result.get()
     }
 

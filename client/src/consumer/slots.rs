@@ -1,0 +1,111 @@
+//! What is assigned, how far each partition has been read, and who reads it.
+//!
+//! Plain state without I/O. A slot's version changes whenever what was read ahead for it is no longer what
+//! comes next.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tidemark_protocol::{Offset, PartitionIndex};
+
+use super::{config::Position, session::SessionId};
+
+/// One assigned partition.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) topic: Arc<str>,
+    pub(super) partition: PartitionIndex,
+    /// Offset of the next record to be handed out.
+    pub(super) position: Offset,
+    /// Last heard; `None` before the broker has said anything.
+    pub(super) high_watermark: Option<Offset>,
+    pub(super) paused: bool,
+    /// Reading it has failed and not been seen to work again.
+    pub(super) failing: bool,
+    /// Where to go on, since the position is out of range; looked up before it is read again.
+    pub(super) reset: Option<Position>,
+    /// Who reads it; `None`: somebody must be found.
+    pub(super) reader: Option<SessionId>,
+    /// Of what was read ahead.
+    pub(super) version: u64,
+}
+
+/// The assignment. A slot's number stays until the next assignment.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    all: Vec<Slot>,
+    by_name: HashMap<Arc<str>, HashMap<PartitionIndex, usize>>,
+}
+
+impl Slots {
+    /// A later entry for the same partition replaces the earlier one.
+    pub(super) fn new(assigned: Vec<(Arc<str>, PartitionIndex, Offset)>) -> Self {
+        let mut slots = Self::default();
+        for (topic, partition, position) in assigned {
+            let of_topic = slots.by_name.entry(topic.clone()).or_default();
+            if let Some(at) = of_topic.get(&partition) {
+                slots.all[*at].position = position;
+                continue;
+            }
+            of_topic.insert(partition, slots.all.len());
+            slots.all.push(Slot {
+                topic,
+                partition,
+                position,
+                high_watermark: None,
+                paused: false,
+                failing: false,
+                reset: None,
+                reader: None,
+                version: 0,
+            });
+        }
+        slots
+    }
+
+    pub(super) fn find(&self, topic: &str, partition: PartitionIndex) -> Option<usize> {
+        self.by_name.get(topic)?.get(&partition).copied()
+    }
+
+    pub(super) fn get(&self, at: usize) -> &Slot {
+        &self.all[at]
+    }
+
+    pub(super) fn get_mut(&mut self, at: usize) -> &mut Slot {
+        &mut self.all[at]
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.all.iter()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Slots nobody reads and somebody should.
+    pub(super) fn unread(&self) -> Vec<usize> {
+        let wanted = |slot: &Slot| slot.reader.is_none() && !slot.paused;
+        (0..self.all.len()).filter(|at| wanted(&self.all[*at])).collect()
+    }
+
+    /// Takes everything from a reader that is no more. What it had read ahead for these is void, so that
+    /// whoever comes next begins at the position.
+    pub(super) fn detach_all(&mut self, reader: SessionId) {
+        for slot in self.all.iter_mut().filter(|slot| slot.reader == Some(reader)) {
+            slot.detach();
+        }
+    }
+
+    /// The slots of a reader.
+    pub(super) fn of(&self, reader: SessionId) -> impl Iterator<Item = usize> {
+        (0..self.all.len()).filter(move |at| self.all[*at].reader == Some(reader))
+    }
+}
+
+impl Slot {
+    /// Nobody reads it any more, and what was read ahead for it is void.
+    pub(super) fn detach(&mut self) {
+        self.reader = None;
+        self.version += 1;
+    }
+}

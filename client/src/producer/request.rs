@@ -1,0 +1,169 @@
+//! One produce request: the batches of many partitions for one broker, from building to answer.
+//!
+//! Runs as a task of its own, so that compression uses more than one core. It refuses to repeat anything:
+//! it brings back its batches with what became of them.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tidemark_protocol::{
+    Failure, LeaderEpoch, TopicPartition,
+    messages::{Acks, ProducePartition, ProduceReceipt, ProduceRequest, ProduceResponse},
+};
+use tokio::time::Instant;
+
+use super::{
+    config::ProducerConfig,
+    queue::{Guarantee, PartitionQueue, QueuedBatch},
+};
+use crate::{
+    cluster::Cluster,
+    error::{ProduceError, RequestError},
+};
+
+/// A request being put together.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) address: Arc<str>,
+    pub(super) guarantee: Guarantee,
+    pub(super) partitions: Vec<Part>,
+    /// Of batches before compression.
+    pub(super) charged_bytes: usize,
+    /// Set when it is handed to a connection.
+    pub(super) sent: Arc<AtomicBool>,
+}
+
+/// One partition's share of a request.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) queue: Arc<PartitionQueue>,
+    pub(super) partition: TopicPartition,
+    pub(super) epoch: LeaderEpoch,
+    pub(super) batches: Vec<QueuedBatch>,
+}
+
+/// What became of one partition's share.
+#[derive(Clone, Debug)]
+pub(super) enum Fate {
+    /// Written, as the receipt says; without one when no acknowledgement was asked for.
+    Written(Option<ProduceReceipt>),
+    Failed(RequestError),
+}
+
+/// A request that has ended.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) address: Arc<str>,
+    pub(super) partitions: Vec<(Part, Fate)>,
+    /// Batches over a limit that only building could tell.
+    pub(super) unbuildable: Vec<(QueuedBatch, ProduceError)>,
+}
+
+impl Draft {
+    pub(super) fn new(address: Arc<str>, guarantee: Guarantee) -> Self {
+        let sent = Arc::new(AtomicBool::new(false));
+        Self { address, guarantee, partitions: Vec::new(), charged_bytes: 0, sent }
+    }
+
+    /// Builds, sends and waits. `deadline` bounds the wait for a connection and for its turn on it.
+    pub(super) async fn run(
+        mut self,
+        cluster: Arc<Cluster>,
+        config: Arc<ProducerConfig>,
+        deadline: Instant,
+    ) -> Finished {
+        let (header, payload, unbuildable) = self.build(&config, deadline);
+        let fates = if header.partitions.is_empty() {
+            Vec::new()
+        } else {
+            match self.exchange(&cluster, &header, payload, deadline).await {
+                Ok(fates) => fates,
+                Err(error) => vec![Fate::Failed(error); self.partitions.len()],
+            }
+        };
+        let partitions = self.partitions.into_iter().zip(fates).collect();
+        Finished { address: self.address, partitions, unbuildable }
+    }
+
+    fn build(
+        &mut self,
+        config: &ProducerConfig,
+        deadline: Instant,
+    ) -> (ProduceRequest, Vec<Bytes>, Vec<(QueuedBatch, ProduceError)>) {
+        let mut payload = Vec::new();
+        let mut unbuildable = Vec::new();
+        let mut headers = Vec::with_capacity(self.partitions.len());
+        for part in &mut self.partitions {
+            let mut batch_bytes = 0;
+            for mut batch in std::mem::take(&mut part.batches) {
+                match batch.bytes() {
+                    Ok(bytes) => {
+                        batch_bytes += bytes.len();
+                        payload.push(bytes);
+                        part.batches.push(batch);
+                    }
+                    Err(error) => {
+                        let detail = error.to_string().into();
+                        unbuildable.push((batch, ProduceError::InvalidBatch { detail }));
+                    }
+                }
+            }
+            headers.push(ProducePartition {
+                partition: part.partition,
+                leader_epoch: Some(part.epoch),
+                batch_bytes: u32::try_from(batch_bytes).unwrap_or(u32::MAX),
+            });
+        }
+        let left = deadline.saturating_duration_since(Instant::now()).min(config.request_timeout);
+        let request = ProduceRequest {
+            acks: self.guarantee.acks(),
+            durability: self.guarantee.durability(),
+            timeout_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1),
+            partitions: headers,
+        };
+        (request, payload, unbuildable)
+    }
+
+    async fn exchange(
+        &self,
+        cluster: &Cluster,
+        request: &ProduceRequest,
+        payload: Vec<Bytes>,
+        deadline: Instant,
+    ) -> Result<Vec<Fate>, RequestError> {
+        let connection = cluster.produce_pool().get(&self.address, deadline).await?;
+        self.sent.store(true, Ordering::Release);
+        if request.acks == Acks::None {
+            connection.send_unanswered(request, payload, deadline).await?;
+            return Ok(self.partitions.iter().map(|_| Fate::Written(None)).collect());
+        }
+        // The broker answers by its own deadline; one that does not loses the connection. Giving up
+        // earlier here would mean repeating a request that is still being carried out.
+        let broker_wait = Duration::from_millis(request.timeout_ms.into());
+        let last = Instant::now() + broker_wait + cluster.config().request_timeout;
+        let (answer, _) = connection.request(request, payload, broker_wait, last).await?;
+        fates(answer, request.partitions.len(), &self.address)
+    }
+}
+
+fn fates(
+    answer: ProduceResponse,
+    expected: usize,
+    address: &Arc<str>,
+) -> Result<Vec<Fate>, RequestError> {
+    if answer.partitions.len() != expected {
+        let detail = format!("{} outcomes for {expected} partitions", answer.partitions.len());
+        return Err(RequestError::Protocol { address: address.clone(), detail: detail.into() });
+    }
+    let fate = |outcome: Result<ProduceReceipt, Failure>| match outcome {
+        Ok(receipt) => Fate::Written(Some(receipt)),
+        Err(failure) => Fate::Failed(RequestError::Refused(failure)),
+    };
+    Ok(answer.partitions.into_iter().map(fate).collect())
+}

@@ -1,0 +1,196 @@
+//! Topics in memory: what the fake broker stores and answers about it.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use tidemark_protocol::{
+    ErrorCode, Failure, Offset, TopicId, TopicPartition,
+    batch::{Batch, batches, stamp},
+    ids::NO_TIMESTAMP,
+    limits::BATCH_BYTES_MAX,
+    messages::{
+        Durability, FetchedPartition, ListOffsetsPartition, ListedOffset, OffsetQuery,
+        PartitionMetadata, ProduceReceipt, TopicMetadata, TopicSettings,
+    },
+};
+
+const LEADER_EPOCH: u32 = 7;
+
+#[derive(Debug, Default)]
+pub(super) struct Topics {
+    by_name: BTreeMap<String, Topic>,
+    created: u8,
+}
+
+#[derive(Debug)]
+struct Topic {
+    id: TopicId,
+    partitions: Vec<Log>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Log {
+    batches: Vec<Batch>,
+    start: Offset,
+    end: Offset,
+}
+
+impl Topics {
+    pub(super) fn create(&mut self, name: &str, partitions: u32) -> Result<TopicId, Failure> {
+        if self.by_name.contains_key(name) {
+            return Err(Failure::new(ErrorCode::TopicExists, format!("topic {name} exists")));
+        }
+        self.created += 1;
+        let id = TopicId([self.created; 16]);
+        let partitions = vec![Log::default(); partitions as usize];
+        self.by_name.insert(name.to_owned(), Topic { id, partitions });
+        Ok(id)
+    }
+
+    pub(super) fn delete(&mut self, name: &str) -> Result<TopicId, Failure> {
+        Ok(self.by_name.remove(name).ok_or_else(unknown)?.id)
+    }
+
+    pub(super) fn add_partitions(&mut self, name: &str, partitions: u32) -> Result<u32, Failure> {
+        let topic = self.by_name.get_mut(name).ok_or_else(unknown)?;
+        topic.partitions.resize(partitions as usize, Log::default());
+        Ok(partitions)
+    }
+
+    pub(super) fn metadata(&self, names: Option<&[String]>) -> Vec<TopicMetadata> {
+        let wanted = |name: &String| names.is_none_or(|names| names.contains(name));
+        let partition = PartitionMetadata {
+            leader: Some(1),
+            leader_epoch: LEADER_EPOCH,
+            partition_epoch: 0,
+            replicas: vec![1],
+            isr: vec![1],
+        };
+        let topics = self.by_name.iter().filter(|(name, _)| wanted(name));
+        let described = topics.map(|(name, topic)| TopicMetadata {
+            name: name.clone(),
+            id: topic.id,
+            partitions: vec![partition.clone(); topic.partitions.len()],
+            settings: TopicSettings::new(),
+        });
+        described.collect()
+    }
+
+    pub(super) fn append(
+        &mut self,
+        partition: TopicPartition,
+        payload: Bytes,
+    ) -> Result<ProduceReceipt, Failure> {
+        let log = self.log_mut(partition)?;
+        let invalid = |detail: String| Failure::new(ErrorCode::InvalidBatch, detail);
+        let batches: Vec<Batch> = batches(payload)
+            .collect::<Result<_, _>>()
+            .map_err(|error| invalid(error.to_string()))?;
+        for batch in &batches {
+            batch
+                .validate_for_append(BATCH_BYTES_MAX)
+                .map_err(|error| invalid(error.to_string()))?;
+        }
+        let base_offset = log.end;
+        for batch in &batches {
+            let mut bytes = BytesMut::from(&batch.bytes()[..]);
+            stamp(&mut bytes, log.end, LEADER_EPOCH);
+            let stored = Batch::parse(&mut bytes.freeze()).expect("it was parsed before");
+            log.end = stored.header.next_offset();
+            log.batches.push(stored);
+        }
+        Ok(ProduceReceipt {
+            base_offset,
+            record_count: batches.iter().map(|batch| batch.header.record_count).sum(),
+            leader_epoch: LEADER_EPOCH,
+            durability: Durability::Memory,
+            replicas_memory: 1,
+            replicas_durable: 0,
+            log_start_offset: log.start,
+        })
+    }
+
+    /// Batches from `offset` on, about `max_bytes`, at least one if there is one.
+    pub(super) fn read(
+        &self,
+        partition: TopicPartition,
+        offset: Offset,
+        max_bytes: usize,
+    ) -> Result<(FetchedPartition, Bytes, Offset), Failure> {
+        let log = self.log(partition)?;
+        if offset < log.start || offset > log.end {
+            let message = format!("offset {offset} is outside {} to {}", log.start, log.end);
+            return Err(Failure::new(ErrorCode::OffsetOutOfRange, message));
+        }
+        let mut payload = BytesMut::new();
+        let mut next = offset;
+        for batch in log.batches.iter().filter(|batch| batch.header.next_offset() > offset) {
+            if !payload.is_empty() && payload.len() + batch.bytes().len() > max_bytes {
+                break;
+            }
+            payload.extend_from_slice(batch.bytes());
+            next = batch.header.next_offset();
+        }
+        let fetched = FetchedPartition {
+            high_watermark: log.end,
+            log_start_offset: log.start,
+            leader_epoch: LEADER_EPOCH,
+            batch_bytes: u32::try_from(payload.len()).expect("tests are small"),
+        };
+        Ok((fetched, payload.freeze(), next))
+    }
+
+    pub(super) fn list(&self, question: &ListOffsetsPartition) -> Result<ListedOffset, Failure> {
+        let log = self.log(question.partition)?;
+        let records = || log.batches.iter().flat_map(|batch| batch.records().unwrap_or_default());
+        let found = match question.query {
+            OffsetQuery::Earliest => Some((log.start, NO_TIMESTAMP)),
+            OffsetQuery::Latest => None,
+            OffsetQuery::Timestamp => records()
+                .find(|record| record.timestamp_ms >= question.timestamp_ms)
+                .map(|record| (record.offset, record.timestamp_ms)),
+            OffsetQuery::MaxTimestamp => records()
+                .max_by_key(|record| record.timestamp_ms)
+                .map(|record| (record.offset, record.timestamp_ms)),
+        };
+        let (offset, timestamp_ms) = found.unwrap_or((log.end, NO_TIMESTAMP));
+        Ok(ListedOffset { offset, timestamp_ms, leader_epoch: LEADER_EPOCH })
+    }
+
+    pub(super) fn delete_records(
+        &mut self,
+        partition: TopicPartition,
+        before: Option<Offset>,
+    ) -> Result<Offset, Failure> {
+        let log = self.log_mut(partition)?;
+        log.start = before.unwrap_or(log.end).clamp(log.start, log.end);
+        Ok(log.start)
+    }
+
+    pub(super) fn trim(&mut self, topic: &str, partition: u32, offset: Offset) {
+        if let Some(topic) = self.by_name.get_mut(topic) {
+            topic.partitions[partition as usize].start = offset;
+        }
+    }
+
+    pub(super) fn stored(&self, topic: &str, partition: u32) -> Vec<Batch> {
+        let topic = self.by_name.get(topic);
+        topic.map_or_else(Vec::new, |topic| topic.partitions[partition as usize].batches.clone())
+    }
+
+    fn log(&self, wanted: TopicPartition) -> Result<&Log, Failure> {
+        let topic = self.by_name.values().find(|topic| topic.id == wanted.topic_id);
+        topic.and_then(|topic| topic.partitions.get(wanted.partition as usize)).ok_or_else(unknown)
+    }
+
+    fn log_mut(&mut self, wanted: TopicPartition) -> Result<&mut Log, Failure> {
+        let topic = self.by_name.values_mut().find(|topic| topic.id == wanted.topic_id);
+        topic
+            .and_then(|topic| topic.partitions.get_mut(wanted.partition as usize))
+            .ok_or_else(unknown)
+    }
+}
+
+fn unknown() -> Failure {
+    Failure::new(ErrorCode::UnknownTopicOrPartition, "no such topic or partition")
+}
