@@ -17,7 +17,6 @@ use tidemark_protocol::{
 
 use crate::{
     exit::{CliError, Exit},
-    output,
     session::{self, Session},
 };
 
@@ -94,23 +93,19 @@ fn settings(pairs: Vec<(String, String)>) -> Result<TopicSettings, CliError> {
     Ok(settings)
 }
 
-/// How a verb over several topics ends: the first error alone decides if nothing was done.
+/// How a verb over several topics ends: a single error speaks for itself if nothing was done.
 fn conclude(done: usize, errors: Vec<CliError>) -> Result<Exit, CliError> {
-    let mut errors = errors.into_iter();
-    let Some(first) = errors.next() else { return Ok(Exit::Success) };
-    let rest: Vec<CliError> = errors.collect();
-    if done == 0 && rest.is_empty() {
+    let Some(first) = errors.first().cloned() else { return Ok(Exit::Success) };
+    if done == 0 && errors.len() == 1 {
         return Err(first);
     }
-    let failed = rest.len() + 1;
     let exit = if done == 0 { first.exit } else { Exit::Partial };
-    for error in std::iter::once(first).chain(rest) {
-        output::note(format_args!("error: {error}"));
-        if let Some(hint) = error.hint {
-            output::note(format_args!("  hint: {hint}"));
-        }
+    let mut message = format!("{} of {} failed", errors.len(), errors.len() + done);
+    for error in &errors {
+        message += "\n  ";
+        message += &error.message;
     }
-    Err(CliError::new(exit, format!("{failed} of {} failed", failed + done)))
+    Err(CliError { exit, message, hint: first.hint })
 }
 
 #[cfg(test)]
@@ -132,7 +127,9 @@ mod tests {
         let missing = || CliError::new(Exit::NotFound, "no topic `x`");
         assert_eq!(conclude(2, vec![]), Ok(Exit::Success));
         assert_eq!(conclude(0, vec![missing()]).unwrap_err(), missing());
-        assert_eq!(conclude(1, vec![missing()]).unwrap_err().exit, Exit::Partial);
+        let partial = conclude(1, vec![missing()]).unwrap_err();
+        assert_eq!(partial.exit, Exit::Partial);
+        assert_eq!(partial.message, "1 of 2 failed\n  no topic `x`");
         assert_eq!(conclude(0, vec![missing(), missing()]).unwrap_err().exit, Exit::NotFound);
     }
 }
