@@ -48,10 +48,9 @@ impl Image {
                 topic.config = config;
             }
             MetadataRecord::TopicDeleted { topic_id } => {
-                let topic = Arc::make_mut(&mut self.topics)
-                    .remove(topic_id)
-                    .ok_or_else(|| unknown(index, *topic_id))?;
-                Arc::make_mut(&mut self.names).remove(&topic.name);
+                let topic =
+                    self.topics.remove(topic_id).ok_or_else(|| unknown(index, *topic_id))?;
+                self.names.remove(&topic.name);
                 self.partition_count -= topic.partition_count();
             }
         }
@@ -95,8 +94,8 @@ impl Image {
             config: parse(index, settings)?,
             partitions: Vec::new(),
         };
-        Arc::make_mut(&mut self.topics).insert(id, Arc::new(topic));
-        Arc::make_mut(&mut self.names).insert(name, id);
+        self.topics.insert(id, Arc::new(topic));
+        self.names.insert(name, id);
         Ok(())
     }
 
@@ -173,7 +172,7 @@ impl Image {
     }
 
     fn topic_mut(&mut self, index: u64, id: TopicId) -> Result<&mut Topic, ApplyError> {
-        let topic = Arc::make_mut(&mut self.topics).get_mut(&id);
+        let topic = self.topics.get_mut(&id);
         topic.map(Arc::make_mut).ok_or_else(|| unknown(index, id))
     }
 }

@@ -1,9 +1,9 @@
 //! The cluster as the committed metadata describes it at one index. A value: cheap to clone, compared with
 //! `==`, changed only by applying records. It does no I/O and knows no quorum.
 //!
-//! Clones share everything behind `Arc`s. Applying a record to an image that has clones copies the map it
-//! touches (one pointer per topic), and the topic, but no other topic; further records before the next
-//! clone change the copy in place.
+//! Clones share everything behind `Arc`s. Applying a record to an image that has clones copies the topic, and
+//! some hundreds of pointers in the maps around it; further records before the next clone change the copy in
+//! place.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,6 +17,7 @@ use crate::{
     names::{did_you_mean, quote},
     record::IncarnationId,
     settings::TopicConfig,
+    shared_map::SharedMap,
 };
 
 /// Most replicas of one partition.
@@ -73,8 +74,8 @@ pub struct Partition {
 pub struct Image {
     pub(crate) metadata_index: u64,
     pub(crate) brokers: Arc<BTreeMap<BrokerId, Broker>>,
-    pub(crate) topics: Arc<BTreeMap<TopicId, Arc<Topic>>>,
-    pub(crate) names: Arc<BTreeMap<Arc<str>, TopicId>>,
+    pub(crate) topics: SharedMap<TopicId, Arc<Topic>>,
+    pub(crate) names: SharedMap<Arc<str>, TopicId>,
     pub(crate) partition_count: u32,
 }
 
@@ -109,15 +110,15 @@ impl Image {
     /// The topic of that name, or a refusal that suggests a similar one.
     pub fn require_topic(&self, name: &str) -> Result<&Arc<Topic>, Failure> {
         self.topic(name).ok_or_else(|| {
-            let suggestion = did_you_mean(name, self.names.keys().map(|name| &**name));
+            let suggestion = did_you_mean(name, self.names.iter().map(|(name, _)| &**name));
             let message = format!("there is no topic {}.{suggestion}", quote(name));
             Failure::new(ErrorCode::UnknownTopicOrPartition, message)
         })
     }
 
     /// Every topic, sorted by name.
-    pub fn topics(&self) -> impl ExactSizeIterator<Item = &Arc<Topic>> {
-        self.names.values().map(|id| &self.topics[id])
+    pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
+        self.names.iter().map(|(_, id)| self.topics.get(id).expect("every name has its topic"))
     }
 
     pub fn partition(&self, partition: TopicPartition) -> Option<&Arc<Partition>> {

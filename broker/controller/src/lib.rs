@@ -19,6 +19,7 @@ pub mod names;
 pub mod quorum;
 pub mod record;
 pub mod settings;
+mod shared_map;
 pub mod snapshot;
 
 pub use apply::ApplyError;

@@ -4,7 +4,7 @@
 //! `"TDMI" | u16 version | u32 payload bytes | payload (MessagePack) | u32 CRC-32`, big-endian, the CRC over
 //! everything in front of it. A reader gets the image or a reason why not; it never guesses.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use tidemark_protocol::{
@@ -17,6 +17,7 @@ use crate::{
     decide::CLUSTER_PARTITIONS_MAX,
     image::{Broker, Image, Partition, Topic},
     settings::TopicConfig,
+    shared_map::SharedMap,
 };
 
 const MAGIC: [u8; 4] = *b"TDMI";
@@ -80,8 +81,8 @@ impl Image {
     /// Reads what [`Image::to_snapshot`] wrote. The bytes may be anything.
     pub fn from_snapshot(bytes: &[u8]) -> Result<Self, SnapshotError> {
         let snapshot: Snapshot<'_> = messagepack::decode(payload(bytes)?, LIST_ELEMENTS_MAX)?;
-        let mut names = BTreeMap::new();
-        let mut topics = BTreeMap::new();
+        let mut names = SharedMap::default();
+        let mut topics = SharedMap::default();
         let mut partition_count = 0_u32;
         for topic in snapshot.topics {
             let topic = topic.restore()?;
@@ -101,8 +102,8 @@ impl Image {
         Ok(Self {
             metadata_index: snapshot.metadata_index,
             brokers: Arc::new(brokers),
-            topics: Arc::new(topics),
-            names: Arc::new(names),
+            topics,
+            names,
             partition_count,
         })
     }
