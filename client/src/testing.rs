@@ -16,7 +16,7 @@ use std::{
 };
 
 use tidemark_protocol::{ErrorCode, message::Api};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::tasks;
@@ -44,7 +44,14 @@ pub enum Fault {
 pub struct FakeBroker {
     address: SocketAddr,
     world: Arc<World>,
-    listening: Option<DropGuard>,
+    listening: Option<Listening>,
+}
+
+/// The accepting task. Ends when it is dropped.
+#[derive(Debug)]
+struct Listening {
+    task: JoinHandle<()>,
+    stop: DropGuard,
 }
 
 /// What all connections share.
@@ -99,8 +106,12 @@ impl FakeBroker {
     }
 
     /// Breaks every connection and accepts none until [`FakeBroker::resume`]. Logs are kept.
-    pub fn stop(&mut self) {
-        self.listening = None;
+    pub async fn stop(&mut self) {
+        if let Some(Listening { task, stop }) = self.listening.take() {
+            drop(stop);
+            // The port is free when the task has ended; how it ended does not matter.
+            drop(task.await);
+        }
         self.world.break_connections();
     }
 
@@ -126,8 +137,8 @@ impl FakeBroker {
     fn listen(&mut self, listener: TcpListener) {
         let stop = CancellationToken::new();
         let accepting = serve::accept(listener, self.world.clone(), stop.clone());
-        tasks::spawn("fake-broker", "", accepting);
-        self.listening = Some(stop.drop_guard());
+        let task = tasks::spawn("fake-broker", "", accepting);
+        self.listening = Some(Listening { task, stop: stop.drop_guard() });
     }
 }
 
