@@ -10,6 +10,7 @@
 //! [`data_dir`].
 
 pub mod checkpoint;
+mod compaction;
 pub mod config;
 pub mod data_dir;
 pub mod disk;
@@ -32,6 +33,7 @@ pub use disk::{Disk, DiskError, DiskFile, RealDisk};
 pub use epochs::{EpochEnd, EpochHistory, EpochStart};
 pub use error::{AppendError, FlushError, OpenError, ReadError, StorageError};
 pub use log::{
-    Deleted, FlushDone, FlushJob, Log, LogReader, ReadOutcome, Recovery, Residency, delete_log_dir,
+    Compacted, CompactionDone, CompactionJob, Deleted, FlushDone, FlushJob, Log, LogReader,
+    ReadOutcome, Recovery, Residency, delete_log_dir,
 };
 pub use segment_files::SegmentFiles;

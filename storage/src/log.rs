@@ -9,6 +9,7 @@
 //! crate's business, except where a caller passes it in so that nothing above it is deleted.
 
 mod append;
+mod compact;
 mod flush;
 mod quarantine;
 mod read;
@@ -27,6 +28,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+pub use compact::{Compacted, CompactionDone, CompactionJob};
 pub use flush::{FlushDone, FlushJob};
 pub use read::{LogReader, ReadOutcome, Residency};
 pub use recover::Recovery;
@@ -153,6 +155,9 @@ pub struct Log<D: Disk> {
     /// Where the flushed part ends.
     durable: Option<Tip>,
     truncations: Truncations,
+    compaction: compact::Progress,
+    /// Segment files that compaction replaced.
+    replaced: Vec<compact::Replaced>,
     /// Alive while a flush job or its outcome is.
     flushing: Weak<()>,
 }
@@ -211,6 +216,8 @@ impl<D: Disk> Log<D> {
             epochs_saved: 0,
             durable: None,
             truncations: Truncations::default(),
+            compaction: compact::Progress::default(),
+            replaced: Vec::new(),
             flushing: Weak::new(),
         }
     }

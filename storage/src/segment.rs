@@ -227,7 +227,7 @@ impl<D: Disk> Segment<D> {
         Ok(self.install(file))
     }
 
-    fn install(self: &Arc<Self>, file: D::File) -> Arc<OpenFile<D>> {
+    pub(crate) fn install(self: &Arc<Self>, file: D::File) -> Arc<OpenFile<D>> {
         let holder: Weak<Self> = Arc::downgrade(self);
         self.used.store(true, Ordering::Relaxed);
         self.populated.store(self.end(), Ordering::Relaxed);

@@ -30,6 +30,7 @@ pub(crate) enum Kind {
     Truncations = 7,
     LogStart = 8,
     Index = 9,
+    Compacted = 10,
 }
 
 /// The version this program writes; it reads every one up to it.

@@ -70,10 +70,17 @@ pub struct CompactionJob<D: Disk> {
     keys_max: usize,
 }
 
+/// A segment, and what is to take its place.
+struct Replacement<D: Disk> {
+    old: Arc<Segment<D>>,
+    new: Arc<Segment<D>>,
+    mark: Replaced,
+}
+
 /// What a [`CompactionJob`] made; for [`Log::install_compaction`].
 pub struct CompactionDone<D: Disk> {
     _under_way: Arc<()>,
-    segments: Vec<(Arc<Segment<D>>, Arc<Segment<D>>, Replaced)>,
+    segments: Vec<Replacement<D>>,
     cleaned_end: Offset,
     delete_horizon: Option<i64>,
     truncations: u64,
@@ -95,7 +102,9 @@ impl<D: Disk> fmt::Debug for CompactionJob<D> {
 
 impl<D: Disk> fmt::Debug for CompactionDone<D> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("CompactionDone").field("cleaned_end", &self.cleaned_end).finish_non_exhaustive()
+        out.debug_struct("CompactionDone")
+            .field("cleaned_end", &self.cleaned_end)
+            .finish_non_exhaustive()
     }
 }
 
@@ -114,7 +123,9 @@ impl<D: Disk> CompactionJob<D> {
         let mut latest_end = self.end;
         for segment in &self.segments {
             let dirty = segment.sealed().is_some_and(|end| end.offset > self.cleaned_end);
-            if dirty && let Some(stop) = compaction::note_keys(segment, self.cleaned_end, &mut latest)? {
+            if dirty
+                && let Some(stop) = compaction::note_keys(segment, self.cleaned_end, &mut latest)?
+            {
                 latest_end = stop;
                 break;
             }
@@ -130,12 +141,10 @@ impl<D: Disk> CompactionJob<D> {
         let mut delete_horizon: Option<i64> = None;
         for old in self.segments.iter().filter(|segment| segment.base < latest_end) {
             let disk = self.shared.disk();
-            let (cleaned, horizon) =
-                compaction::clean(disk, old, &rules, self.index_interval_bytes)?;
-            delete_horizon = delete_horizon.into_iter().chain(horizon).min();
-            if let Some(cleaned) = cleaned {
-                let (new, replaced) = self.stage(old, cleaned)?;
-                segments.push((Arc::clone(old), new, replaced));
+            let outcome = compaction::clean(disk, old, &rules, self.index_interval_bytes)?;
+            delete_horizon = delete_horizon.into_iter().chain(outcome.delete_horizon).min();
+            if let Some(cleaned) = outcome.cleaned {
+                segments.push(self.stage(old, cleaned)?);
             }
         }
         Ok(CompactionDone {
@@ -150,9 +159,9 @@ impl<D: Disk> CompactionJob<D> {
     /// Writes the index and makes the segment, whose file is open under its provisional name.
     fn stage(
         &self,
-        old: &Segment<D>,
+        old: &Arc<Segment<D>>,
         cleaned: Cleaned<D::File>,
-    ) -> Result<(Arc<Segment<D>>, Replaced), DiskError> {
+    ) -> Result<Replacement<D>, DiskError> {
         let Cleaned { file, file_bytes, end, entries } = cleaned;
         let index = IndexFile { salt: old.salt, seal: end, compacted: false, entries };
         let bytes = state_file::encode(Kind::Index, &index);
@@ -172,7 +181,8 @@ impl<D: Disk> CompactionJob<D> {
         // Until the file has its name nobody could open it again.
         new.set_pinned(true);
         new.install(file);
-        Ok((new, Replaced { base: old.base, file_bytes, end }))
+        let mark = Replaced { base: old.base, file_bytes, end };
+        Ok(Replacement { old: Arc::clone(old), new, mark })
     }
 }
 
@@ -202,7 +212,8 @@ impl<D: Disk> Log<D> {
         let cleaned_end = self.compaction.cleaned_end;
         let segments = self.compactable(durable, newest);
         let end = segments.last()?.sealed()?.offset;
-        let bytes = |segments: &[Arc<Segment<D>>]| -> u64 { segments.iter().map(|s| s.end()).sum() };
+        let bytes =
+            |segments: &[Arc<Segment<D>>]| -> u64 { segments.iter().map(|s| s.end()).sum() };
         let total = bytes(&segments);
         let cleaned = segments.partition_point(|segment| {
             segment.sealed().is_some_and(|end| end.offset <= cleaned_end)
@@ -245,7 +256,10 @@ impl<D: Disk> Log<D> {
 
     /// Puts what a job made in the place of what it was made from. Durable when it returns `Ok`; an
     /// error half-way fences the log, and the next open finds each segment old or new.
-    pub fn install_compaction(&mut self, done: CompactionDone<D>) -> Result<Compacted, StorageError> {
+    pub fn install_compaction(
+        &mut self,
+        done: CompactionDone<D>,
+    ) -> Result<Compacted, StorageError> {
         if self.shared.is_fenced() {
             return Err(StorageError::Fenced);
         }
@@ -255,7 +269,7 @@ impl<D: Disk> Log<D> {
         }
         // Retention may have been faster.
         let listed = self.shared.segments.load_full();
-        segments.retain(|(old, ..)| listed.iter().any(|listed| Arc::ptr_eq(listed, old)));
+        segments.retain(|segment| listed.iter().any(|listed| Arc::ptr_eq(listed, &segment.old)));
         if !segments.is_empty() {
             self.record_replacements(&listed, &segments)?;
             if let Err(error) = self.replace(&segments) {
@@ -267,15 +281,15 @@ impl<D: Disk> Log<D> {
             self.compaction.cleaned_end = done.cleaned_end;
             self.compaction.delete_horizon = done.delete_horizon;
         }
-        let before: u64 = segments.iter().map(|(old, ..)| old.end()).sum();
-        let after: u64 = segments.iter().map(|(_, new, _)| new.end()).sum();
+        let before: u64 = segments.iter().map(|segment| segment.old.end()).sum();
+        let after: u64 = segments.iter().map(|segment| segment.new.end()).sum();
         Ok(Compacted { segments: segments.len(), bytes: before.saturating_sub(after) })
     }
 
     fn record_replacements(
         &mut self,
         listed: &[Arc<Segment<D>>],
-        segments: &[(Arc<Segment<D>>, Arc<Segment<D>>, Replaced)],
+        segments: &[Replacement<D>],
     ) -> Result<(), DiskError> {
         let mut replaced = self.replaced.clone();
         replaced.retain(|entry| {
@@ -283,39 +297,36 @@ impl<D: Disk> Log<D> {
             let current = listed.iter().find(|listed| listed.base == entry.base);
             current.is_some_and(|current| current.sealed() == Some(entry.end))
         });
-        replaced.extend(segments.iter().map(|(.., new)| *new));
+        replaced.extend(segments.iter().map(|segment| segment.mark));
         let path = self.shared.path(REPLACED_FILE);
         state_file::write(self.shared.disk(), &path, Kind::Compacted, &replaced)?;
         self.replaced = replaced;
         Ok(())
     }
 
-    fn replace(
-        &self,
-        segments: &[(Arc<Segment<D>>, Arc<Segment<D>>, Replaced)],
-    ) -> Result<(), DiskError> {
+    fn replace(&self, segments: &[Replacement<D>]) -> Result<(), DiskError> {
         let _names = self.shared.state_files();
         // Readers first: from here on nobody opens an old file by its name and believes it.
         self.segments_with(|list| {
-            for (old, new, _) in segments {
+            for Replacement { old, new, .. } in segments {
                 if let Some(place) = list.iter_mut().find(|listed| Arc::ptr_eq(listed, old)) {
                     *place = Arc::clone(new);
                 }
             }
         });
         let (disk, dir) = (self.shared.disk(), &self.shared.dir);
-        for (old, ..) in segments {
+        for Replacement { old, .. } in segments {
             match disk.unlink(&old.index_path()) {
                 Err(error) if !error.is_not_found() => return Err(error),
                 _ => {}
             }
         }
         disk.sync_dir(dir)?;
-        for (old, ..) in segments {
+        for Replacement { old, .. } in segments {
             disk.rename(&cleaned_path(old.path()), old.path())?;
         }
         disk.sync_dir(dir)?;
-        for (old, new, _) in segments {
+        for Replacement { old, new, .. } in segments {
             disk.rename(&cleaned_path(&old.index_path()), &old.index_path())?;
             new.set_pinned(false);
         }

@@ -110,6 +110,7 @@ impl<D: Disk> Opening<D> {
             torn::set_aside(&shared, base, false)?;
         }
         self.log.truncations = self.plan.truncations.clone();
+        self.log.replaced = std::mem::take(&mut self.plan.replaced);
         shared.state_files().truncations = self.log.truncations.count();
         self.load_epochs();
         self.adopt_sealed();
@@ -339,6 +340,8 @@ impl<D: Disk> Opening<D> {
     }
 
     fn corrupt(&mut self, range: Range<Offset>) {
+        // What was given up anyway is not missed.
+        let range = range.start.max(self.plan.log_start)..range.end;
         if range.is_empty() {
             return;
         }

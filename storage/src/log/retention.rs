@@ -144,10 +144,7 @@ impl<D: Disk> Log<D> {
     /// Deletes the segments wholly below the log start, but not the one being written. `recorded`:
     /// the log start is on disk, so that names which disappear in any order, or all of them, say
     /// nothing wrong.
-    pub(super) fn delete_below_start(
-        &mut self,
-        recorded: bool,
-    ) -> Result<(usize, u64), DiskError> {
+    pub(super) fn delete_below_start(&mut self, recorded: bool) -> Result<(usize, u64), DiskError> {
         let start = self.log_start_offset();
         let segments = self.shared.segments.load_full();
         let mut count = segments

@@ -6,11 +6,13 @@ use tidemark_protocol::Offset;
 
 use crate::{
     checkpoint::{Checkpoint, SegmentMark, Tip},
+    compaction::CLEANED_EXTENSION,
     disk::{DirEntry, Disk},
     epochs::EpochStart,
     error::OpenError,
     index::IndexFile,
     log::{
+        compact::{REPLACED_BYTES_MAX, REPLACED_FILE, Replaced},
         flush::EPOCHS_FILE,
         quarantine::QUARANTINE_FILE,
         retention::{LOG_START_BYTES_MAX, LOG_START_FILE},
@@ -49,6 +51,8 @@ pub(super) struct Plan {
     /// Files that a crash left half written.
     pub leftovers: Vec<String>,
     pub truncations: Truncations,
+    /// Segment files that compaction replaced, or was about to.
+    pub replaced: Vec<Replaced>,
 }
 
 impl Plan {
@@ -78,6 +82,11 @@ impl Plan {
             plan.log_start = stored.unwrap_or(0);
             plan.log_start_recorded = true;
         }
+        if has(REPLACED_FILE) {
+            let path = dir.join(REPLACED_FILE);
+            let stored = state_file::read(disk, &path, Kind::Compacted, REPLACED_BYTES_MAX)?;
+            plan.replaced = stored.unwrap_or_default();
+        }
         let files: Vec<(Offset, u64)> = names
             .iter()
             .filter_map(|entry| Some((base_of(&entry.name, "log")?, entry.bytes)))
@@ -102,9 +111,25 @@ impl Plan {
         self.clean = checkpoint.clean && lowest.is_none() && self.cut.is_none();
         // Whole segments missing at the front are what retention deletes.
         let first = files.first().map_or(Offset::MAX, |&(base, _)| base);
-        let kept = checkpoint.sealed.into_iter().filter(|mark| mark.end.offset <= limit);
+        let replaced = |base| {
+            let entry = self
+                .replaced
+                .iter()
+                .find(|entry| entry.base == base && bytes_of(base) == Some(entry.file_bytes))?;
+            Some(SegmentMark { base, end: entry.end, compacted: false })
+        };
+        // A segment may have been compacted since, that of the tip too if it was rolled.
+        let rolled = tip.and_then(|tip| replaced(tip.segment_base));
+        let tip = tip.filter(|_| rolled.is_none());
+        let kept: Vec<_> = checkpoint
+            .sealed
+            .into_iter()
+            .map(|mark| replaced(mark.base).unwrap_or(mark))
+            .chain(rolled)
+            .filter(|mark| mark.end.offset <= limit)
+            .collect();
         let mut next = 0;
-        for mark in kept.skip_while(|mark| mark.base < first) {
+        for mark in kept.into_iter().skip_while(|mark| mark.base < first) {
             match bytes_of(mark.base) {
                 Some(bytes) if bytes >= mark.end.position => self.sealed.push(mark),
                 _ => self.missing.push(mark.base.max(self.log_start)..mark.end.offset),
@@ -171,7 +196,9 @@ pub(super) fn read_index<D: Disk>(
 
 /// What an interrupted replacement of a small file leaves behind.
 fn leftovers(names: &[DirEntry]) -> Vec<String> {
-    let unfinished = |entry: &&DirEntry| !entry.is_dir && has_extension(entry, "tmp");
+    let unfinished = |entry: &&DirEntry| {
+        !entry.is_dir && (has_extension(entry, "tmp") || has_extension(entry, CLEANED_EXTENSION))
+    };
     names.iter().filter(unfinished).map(|entry| entry.name.clone()).collect()
 }
 
