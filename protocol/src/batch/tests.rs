@@ -233,6 +233,7 @@ fn malformed_records_are_refused_whether_compressed_or_not() {
             ("negative length", &[11, 0, 0, 0, 1, 1, 0], 1),
             ("empty record", &[0], 1),
             ("longer than its fields", &[14, 0, 0, 0, 1, 1, 0, 0], 1),
+            ("record inside a record", &[26, 0, 0, 0, 1, 1, 0, 12, 0, 0, 2, 1, 1, 0], 2),
             ("shorter than its fields", &[10, 0, 0, 0, 1, 1, 0], 1),
             ("key beyond the record", &[12, 0, 0, 0, 20, 1, 0], 1),
             ("key of length -2", &[12, 0, 0, 0, 3, 1, 0], 1),
