@@ -2,9 +2,12 @@
 
 use std::{
     env, fmt,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
+
+/// Where the command line looks for a broker by itself.
+const CLIENT_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9092);
 
 /// What the banner says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +60,18 @@ pub fn client_command() -> String {
     }
 }
 
+/// What the command line must be told to find a broker that listens on `address`, with a space in front.
+pub fn client_options(address: SocketAddr) -> String {
+    // Listening everywhere includes this machine, which is where the banner is read.
+    let local = match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    let reached = SocketAddr::new(local, address.port());
+    if reached == CLIENT_DEFAULT { String::new() } else { format!(" --brokers {reached}") }
+}
+
 /// The path as one would type it from `dir`.
 fn short_path(path: &Path, dir: Option<&Path>) -> String {
     match dir.and_then(|dir| path.strip_prefix(dir).ok()) {
@@ -88,6 +103,19 @@ mod tests {
             "  target/release/tidemark topic create hello",
         ] {
             assert!(text.lines().any(|known| known == line), "no `{line}` in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_told_where_the_broker_is_only_when_it_would_not_find_it() {
+        for (address, options) in [
+            ("127.0.0.1:9092", ""),
+            ("0.0.0.0:9092", ""),
+            ("0.0.0.0:7000", " --brokers 127.0.0.1:7000"),
+            ("[::]:9092", " --brokers [::1]:9092"),
+            ("10.0.0.7:9092", " --brokers 10.0.0.7:9092"),
+        ] {
+            assert_eq!(client_options(address.parse().unwrap()), options);
         }
     }
 

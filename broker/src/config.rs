@@ -31,6 +31,9 @@ pub const ENVIRONMENT_PREFIX: &str = "TIDEMARK_";
 /// Environment variables that are not settings: the path of the file, and log filters.
 pub const ENVIRONMENT_CONFIG: &str = "TIDEMARK_CONFIG";
 pub const ENVIRONMENT_LOG: &str = "TIDEMARK_LOG";
+/// A variable of the command line, which an operator may well have set where the broker starts.
+const ENVIRONMENT_CLIENT: &str = "TIDEMARK_BROKERS";
+const OTHER_VARIABLES: [&str; 3] = [ENVIRONMENT_CONFIG, ENVIRONMENT_LOG, ENVIRONMENT_CLIENT];
 /// How unlike a known name a text may be to be taken for a slip of the hand (Jaro-Winkler, 1 is equal).
 const SIMILARITY_MIN: f64 = 0.8;
 
@@ -103,7 +106,7 @@ impl Written {
             let name = rest.to_ascii_lowercase();
             if let Some(setting) = find(&name) {
                 self.set(setting, text, Source::Environment);
-            } else if variable != ENVIRONMENT_CONFIG && variable != ENVIRONMENT_LOG {
+            } else if !OTHER_VARIABLES.contains(&variable.as_str()) {
                 let hint = nearest(&name)
                     .map(|setting| format!("; did you mean {}?", setting.environment_name()));
                 let hint = hint.unwrap_or_default();

@@ -6,7 +6,6 @@
 use std::{
     env, future, io,
     io::Write,
-    net::{Ipv4Addr, SocketAddr},
     path,
     process::{self, ExitCode},
     time::Duration,
@@ -21,8 +20,10 @@ use tidemark_broker::{
     http::HttpServer,
     logging,
     metrics::Metrics,
+    server::{self, ServerError},
     tasks::{Shutdown, Tasks},
 };
+use tidemark_storage::OpenError;
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
@@ -33,9 +34,6 @@ const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 /// How often recorded times are moved from their buffers into buckets, which bounds the buffers.
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Where the command line looks for a broker by itself.
-const DEFAULT_ADDRESS: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9092);
 
 fn main() -> ExitCode {
     let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
@@ -87,7 +85,7 @@ fn run(config: &Config) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format!("{error:#}"));
+            complain(&explain(&error));
             ExitCode::from(EXIT_FAILED)
         }
     }
@@ -160,14 +158,48 @@ async fn keep_metrics(metrics: Metrics, shutdown: Shutdown) {
 }
 
 fn banner(config: &Config, state: &HealthState) -> Banner {
-    let elsewhere = state.data_address.filter(|address| *address != DEFAULT_ADDRESS);
     Banner {
         version: env!("CARGO_PKG_VERSION"),
         data_address: state.data_address,
         http_address: state.http_address,
         data_dir: path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone()),
         client: banner::client_command(),
-        client_options: elsewhere.map(|address| format!(" --broker {address}")).unwrap_or_default(),
+        client_options: state.data_address.map(banner::client_options).unwrap_or_default(),
+    }
+}
+
+/// The error, those causes that it does not mention itself, and what to do next.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    if let Some(ServerError::DataDir(error)) = error.downcast_ref::<ServerError>() {
+        text = format!("{text}\n{}", data_dir_advice(error));
+    }
+    text
+}
+
+fn data_dir_advice(error: &OpenError) -> &'static str {
+    match error {
+        OpenError::Locked { .. } => {
+            "stop that process, or choose another directory with --data-dir DIR"
+        }
+        OpenError::Foreign { .. } => {
+            "start it as the node it belongs to with --node-id N, or choose another directory with --data-dir DIR"
+        }
+        OpenError::NewerFormat { .. } => {
+            "run the version that wrote it, or choose another directory with --data-dir DIR"
+        }
+        OpenError::Damaged { .. } => {
+            "nothing was changed; look at the disk, restore a copy, or choose another directory with --data-dir DIR"
+        }
+        OpenError::Disk(_) => {
+            "the directory, or the one above it if it is to be created, must exist and be writable for this user; \
+             choose another with --data-dir DIR"
+        }
     }
 }
 
@@ -180,21 +212,5 @@ fn say(text: &str) {
 fn complain(text: &str) {
     for line in text.lines() {
         writeln!(io::stderr(), "tidemarkd: {line}").ok();
-    }
-}
-
-/// Stands in for the data plane until it is wired.
-mod server {
-    use super::{Config, Health, Metrics, Reason, Shutdown};
-
-    pub(super) async fn run(
-        _config: Config,
-        _metrics: Metrics,
-        health: Health,
-        shutdown: Shutdown,
-    ) -> Result<(), std::io::Error> {
-        health.clear(Reason::Starting);
-        shutdown.started().await;
-        Ok(())
     }
 }

@@ -122,7 +122,9 @@ impl Tasks {
         let entry = self.enter(name);
         let tracked = self.tracker.token();
         thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let (_entry, _tracked) = (entry, tracked);
+            // Dropped in reverse: who waits for the tracker must not find the name still in the register.
+            let _tracked = tracked;
+            let _entry = entry;
             work();
         })
     }

@@ -104,7 +104,8 @@ settings! {
     advertised_address: OptionalAddress = "";
     /// Where metrics and health checks are served over HTTP, without authentication: keep it off public networks.
     http_listen: Address = "127.0.0.1:9644";
-    /// Where everything is stored. Created when it does not exist; one process at a time.
+    /// Where everything is stored; one process at a time. Created when it does not exist, but not the directory
+    /// above it: a disk that is not mounted should be noticed.
     data_dir: DirPath = "./tidemark-data";
     /// Partitions of a topic that is created without saying how many.
     default_partitions: Count = "1", "1" ..= "100000";

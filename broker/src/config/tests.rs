@@ -110,7 +110,7 @@ fn settings_that_contradict_each_other_are_refused() {
 #[test]
 fn an_unknown_variable_is_a_warning_and_an_unknown_flag_an_error() {
     let config =
-        parse(&[], &[("TIDEMARK_DATADIR", "x"), ("TIDEMARK_LOG", "debug")]).unwrap().config;
+        parse(&[], &[("TIDEMARK_DATADIR", "x"), ("TIDEMARK_BROKERS", "b:1")]).unwrap().config;
     assert_eq!(
         config.warnings,
         ["environment variable TIDEMARK_DATADIR is not a setting; did you mean TIDEMARK_DATA_DIR?"]

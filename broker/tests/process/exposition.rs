@@ -1,0 +1,140 @@
+//! What `/metrics` shows of a running broker is what the documents list: no family more, none less.
+
+use std::{collections::BTreeSet, io::Read, io::Write, net::TcpStream};
+
+use bytes::{Bytes, BytesMut};
+use tidemark_broker::metrics::table::METRICS;
+use tidemark_protocol::{
+    Failure, TopicId, TopicPartition,
+    batch::BatchBuilder,
+    compression::Compression,
+    frame::{Frame, FrameDecoder, FrameKind, PREFACE_BYTES, Preface, encode_head},
+    message::Request,
+    messages::{
+        Acks, CreateTopicRequest, Durability, FetchPartition, FetchRequest, ProducePartition,
+        ProduceRequest,
+    },
+};
+
+use crate::broker::{Broker, tidemarkd};
+
+/// An API number that nothing has.
+const UNKNOWN_API: u16 = 0xfffe;
+/// In 2096: nothing here is to expire.
+const TIMESTAMP_MS: i64 = 4_000_000_000_000;
+
+struct Client {
+    stream: TcpStream,
+    received: BytesMut,
+}
+
+impl Client {
+    fn connect(broker: &Broker) -> Self {
+        let mut stream = TcpStream::connect(broker.address("data and administration")).unwrap();
+        stream.write_all(&Preface::OURS.encode()).unwrap();
+        stream.read_exact(&mut [0; PREFACE_BYTES]).unwrap();
+        Self { stream, received: BytesMut::new() }
+    }
+
+    fn exchange(&mut self, head: &[u8], payload: &[u8]) -> Frame {
+        self.stream.write_all(head).unwrap();
+        self.stream.write_all(payload).unwrap();
+        let mut decoder = FrameDecoder::new(1 << 20);
+        loop {
+            if let Some(frame) = decoder.decode(&mut self.received).unwrap() {
+                return frame;
+            }
+            let mut chunk = [0; 4096];
+            let read = self.stream.read(&mut chunk).unwrap();
+            assert!(read > 0, "the broker closed the connection");
+            self.received.extend_from_slice(&chunk[..read]);
+        }
+    }
+
+    fn call<R: Request>(&mut self, request: &R, payload: &[u8]) -> Result<R::Response, Failure> {
+        let head = encode_head(FrameKind::Request, R::API.number(), 1, request, payload.len());
+        self.exchange(&head.unwrap(), payload).message().unwrap()
+    }
+
+    fn produce(&mut self, partition: TopicPartition, batch: &[u8]) {
+        let request = ProduceRequest {
+            acks: Acks::All,
+            durability: Durability::Topic,
+            timeout_ms: 10_000,
+            partitions: vec![ProducePartition {
+                partition,
+                leader_epoch: None,
+                batch_bytes: u32::try_from(batch.len()).unwrap(),
+            }],
+        };
+        self.call(&request, batch).unwrap();
+    }
+}
+
+/// Makes every kind of series appear: traffic, and each kind of error. The connection stays open.
+fn exercise(broker: &Broker) -> Client {
+    let mut client = Client::connect(broker);
+    let topic = client.call(
+        &CreateTopicRequest {
+            name: "orders".to_owned(),
+            partitions: Some(1),
+            replication_factor: None,
+            settings: [].into(),
+            validate_only: false,
+            timeout_ms: 10_000,
+        },
+        &[],
+    );
+    let partition = TopicPartition { topic_id: topic.unwrap().id, partition: 0 };
+    let mut builder = BatchBuilder::new(Compression::None);
+    builder.push(TIMESTAMP_MS, None, Some(b"a record"), &[]);
+    let batch: Bytes = builder.build().unwrap();
+    client.produce(partition, &batch);
+    let mut damaged = batch.to_vec();
+    *damaged.last_mut().unwrap() ^= 1;
+    client.produce(partition, &damaged);
+    client.produce(TopicPartition { topic_id: TopicId([7; 16]), partition: 0 }, &batch);
+    let whole = FetchPartition { partition, leader_epoch: None, offset: 0, max_bytes: 1 << 20 };
+    let fetch =
+        FetchRequest { max_wait_ms: 0, min_bytes: 1, max_bytes: 1 << 20, partitions: vec![whole] };
+    client.call(&fetch, &[]).unwrap();
+    let head = encode_head(FrameKind::Request, UNKNOWN_API, 1, &(), 0).unwrap();
+    let _refusal: Frame = client.exchange(&head, &[]);
+    client
+}
+
+/// Names of the families, each with its kind.
+fn families(exposition: &str) -> BTreeSet<(String, String)> {
+    let types = exposition.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let split =
+        |line: &str| line.split_once(' ').map(|(name, kind)| (name.to_owned(), kind.to_owned()));
+    types.map(|line| split(line).unwrap()).collect()
+}
+
+#[test]
+fn every_documented_metric_is_exposed_and_every_exposed_one_documented() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(tidemarkd(&dir.path().join("data")));
+    let _connected = exercise(&broker);
+    let exposition = broker.get("/metrics?collect[]=partition");
+    let documented: BTreeSet<_> = METRICS
+        .iter()
+        .map(|metric| (metric.name.to_owned(), metric.kind.name().to_owned()))
+        .collect();
+    assert_eq!(families(&exposition), documented);
+
+    for line in [
+        "tidemark_records_in_total{topic=\"orders\",protocol=\"native\"} 1",
+        "tidemark_records_out_total{topic=\"orders\",protocol=\"native\"} 1",
+        "tidemark_records_rejected_total{reason=\"InvalidBatch\"} 1",
+        "tidemark_request_errors_total{api=\"produce\",error=\"InvalidBatch\"} 1",
+        "tidemark_requests_total{api=\"produce\"} 3",
+        "tidemark_api_unsupported_total{api=\"65534\"} 1",
+        "tidemark_high_watermark{topic=\"orders\",partition=\"0\"} 1",
+        "tidemark_connections 1",
+    ] {
+        assert!(exposition.lines().any(|known| known == line), "no `{line}` in:\n{exposition}");
+    }
+    let per_partition = |name: &str| broker.get("/metrics").contains(name);
+    assert!(!per_partition("tidemark_high_watermark"), "only when asked for");
+}
