@@ -6,4 +6,6 @@ pub(crate) type Disk = storage::disk::RealDisk;
 pub(crate) type Log = storage::Log<Disk>;
 pub(crate) type Reader = storage::LogReader<Disk>;
 pub(crate) type FlushJob = storage::FlushJob<Disk>;
+pub(crate) type CompactionJob = storage::CompactionJob<Disk>;
+pub(crate) type CompactionDone = storage::CompactionDone<Disk>;
 pub(crate) type SegmentFiles = storage::SegmentFiles<Disk>;

@@ -16,6 +16,7 @@ pub mod tasks;
 
 mod assignments;
 mod broker;
+mod compactor;
 mod connection;
 mod disk;
 mod flusher;

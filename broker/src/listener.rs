@@ -23,7 +23,7 @@ const BACKLOG: u32 = 1024;
 /// How long a client may take to say which protocol it speaks.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer that says nothing for this long is asked by the kernel whether it is still there.
-const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_IDLE: Duration = Duration::from_mins(1);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_PROBES: u32 = 3;
 /// Pause after a failure to accept that only others can end, such as a lack of file descriptors.

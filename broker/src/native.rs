@@ -17,9 +17,8 @@ use tidemark_protocol::{
     frame::{Frame, FrameDecoder, FrameKind},
     message::{Api, Request},
     messages::{
-        AddPartitionsRequest, AlterTopicRequest, CreateTopicRequest, CreditHeader,
-        DeleteRecordsRequest, DeleteTopicRequest, DescribeBrokerRequest, DescribeLogDirsRequest,
-        DescribeTopicRequest, ListOffsetsRequest, MetadataRequest,
+        CreditHeader, DescribeBrokerRequest, DescribeLogDirsRequest, DescribeTopicRequest,
+        MetadataRequest,
     },
 };
 use tokio::sync::{mpsc, oneshot};
@@ -29,7 +28,12 @@ use self::{reply::Replier, subscribe::Subscriptions};
 use crate::{
     broker::{Broker, Caller},
     connection::{Begun, Door, Pending, Refusal, Reply},
-    service,
+    service::{
+        add_partitions::add_partitions, alter_topic::alter_topic, create_topic::create_topic,
+        delete_records::delete_records, delete_topic::delete_topic,
+        describe_broker::describe_broker, describe_log_dirs::describe_log_dirs,
+        describe_topic::describe_topic, list_offsets::list_offsets, metadata::metadata,
+    },
 };
 
 /// Fetches that can be cancelled are forgotten, once answered, when there are more than this.
@@ -69,73 +73,34 @@ impl NativeDoor {
             Api::Produce => produce::begin(self, frame, received_at).await,
             Api::Fetch => fetch::begin(self, &frame, received_at),
             Api::Subscribe => subscribe::begin(self, &frame, received_at),
-            Api::ListOffsets => {
-                self.answer(&frame, received_at, |broker, request: ListOffsetsRequest| async move {
-                    service::list_offsets::list_offsets(&broker, request).await
+            Api::ListOffsets => self.answer(&frame, received_at, list_offsets),
+            Api::DeleteRecords => self.answer(&frame, received_at, delete_records),
+            Api::CreateTopic => self.answer(&frame, received_at, create_topic),
+            Api::DeleteTopic => self.answer(&frame, received_at, delete_topic),
+            Api::AlterTopic => self.answer(&frame, received_at, alter_topic),
+            Api::AddPartitions => self.answer(&frame, received_at, add_partitions),
+            Api::Metadata => self.answer_now(&frame, received_at, |request: MetadataRequest| {
+                Ok(metadata(&self.broker, self.caller, &request))
+            }),
+            Api::DescribeTopic => {
+                self.answer_now(&frame, received_at, |request: DescribeTopicRequest| {
+                    describe_topic(&self.broker, &request)
                 })
             }
-            Api::DeleteRecords => self.answer(
-                &frame,
-                received_at,
-                |broker, request: DeleteRecordsRequest| async move {
-                    service::delete_records::delete_records(&broker, request).await
-                },
-            ),
-            Api::CreateTopic => {
-                self.answer(&frame, received_at, |broker, request: CreateTopicRequest| async move {
-                    service::create_topic::create_topic(&broker, request).await
+            Api::DescribeBroker => {
+                self.answer_now(&frame, received_at, |request: DescribeBrokerRequest| {
+                    Ok(describe_broker(&self.broker, request))
                 })
             }
-            Api::DeleteTopic => {
-                self.answer(&frame, received_at, |broker, request: DeleteTopicRequest| async move {
-                    service::delete_topic::delete_topic(&broker, request).await
-                })
-            }
-            Api::AlterTopic => {
-                self.answer(&frame, received_at, |broker, request: AlterTopicRequest| async move {
-                    service::alter_topic::alter_topic(&broker, request).await
-                })
-            }
-            Api::AddPartitions => self.answer(
-                &frame,
-                received_at,
-                |broker, request: AddPartitionsRequest| async move {
-                    service::add_partitions::add_partitions(&broker, request).await
-                },
-            ),
-            Api::Metadata => {
-                let caller = self.caller;
-                self.answer(
-                    &frame,
-                    received_at,
-                    move |broker, request: MetadataRequest| async move {
-                        service::metadata::metadata(&broker, caller, &request)
-                    },
-                )
-            }
-            Api::DescribeTopic => self.answer(
-                &frame,
-                received_at,
-                |broker, request: DescribeTopicRequest| async move {
-                    service::describe_topic::describe_topic(&broker, &request)
-                },
-            ),
-            Api::DescribeBroker => self.answer(
-                &frame,
-                received_at,
-                |broker, request: DescribeBrokerRequest| async move {
-                    service::describe_broker::describe_broker(&broker, request)
-                },
-            ),
             Api::DescribeLogDirs => {
-                self.answer(&frame, received_at, |broker, DescribeLogDirsRequest {}| async move {
-                    service::describe_log_dirs::describe_log_dirs(&broker)
+                self.answer_now(&frame, received_at, |_: DescribeLogDirsRequest| {
+                    Ok(describe_log_dirs(&self.broker))
                 })
             }
         }
     }
 
-    /// A request whose header says everything, and whose answer does too.
+    /// A request whose header says everything, whose answer does too, and may take a while.
     fn answer<R, F>(
         &self,
         frame: &Frame,
@@ -149,14 +114,30 @@ impl NativeDoor {
         let replier = Replier::new(&self.broker, R::API, frame.correlation, received_at);
         let request = match frame.message::<R>() {
             Ok(request) => request,
-            Err(error) => return replier.refuse(invalid_header(&error)),
+            Err(error) => return replier.refuse(&invalid_header(&error)),
         };
         let answer = verb(Arc::clone(&self.broker), request);
-        let pending = async move { replier.reply::<R>(answer.await, Vec::new()) };
+        let pending = async move { replier.reply::<R>(&answer.await, Vec::new()) };
         Begun::Reply {
             held_bytes: frame.wire_bytes(),
             pending: Pending::Waiting(Box::pin(pending)),
         }
+    }
+
+    /// The same, when the answer is at hand.
+    fn answer_now<R: Request>(
+        &self,
+        frame: &Frame,
+        received_at: Instant,
+        verb: impl FnOnce(R) -> Result<R::Response, Failure>,
+    ) -> Begun {
+        let replier = Replier::new(&self.broker, R::API, frame.correlation, received_at);
+        let request = match frame.message::<R>() {
+            Ok(request) => request,
+            Err(error) => return replier.refuse(&invalid_header(&error)),
+        };
+        let reply = replier.reply::<R>(&verb(request), Vec::new());
+        Begun::Reply { held_bytes: frame.wire_bytes(), pending: Pending::Ready(reply) }
     }
 
     fn credit(&mut self, frame: &Frame) -> Result<(), Refusal> {

@@ -21,6 +21,7 @@ use crate::{
     assignments::Assignments,
     broker::Broker,
     clock::Clock,
+    compactor,
     config::Config,
     disk::{Disk, SegmentFiles},
     disk_watch::DiskWatch,
@@ -212,6 +213,7 @@ impl Server {
             data_dir: Arc::clone(&self.data_dir),
         };
         tasks.spawn("janitor", janitor.run(shutdown.clone()));
+        tasks.spawn("compactor", compactor::run(Arc::clone(broker), shutdown.clone()));
         tasks.spawn("listener", listener::run(listener, Arc::clone(broker)));
         broker.health.set_data_address(address);
         broker.health.clear(Reason::Starting);

@@ -29,7 +29,7 @@ pub(crate) use self::{
 };
 use crate::{
     clock::Clock,
-    disk::Log,
+    disk::{CompactionDone, CompactionJob, Log},
     disk_watch::DiskWatch,
     flusher::{Flushed, FlushedSender, Flusher},
     metrics::Metrics,
@@ -65,6 +65,10 @@ pub(crate) enum Command {
     },
     /// Roll by age and apply retention, in a few partitions.
     Upkeep { partitions: Vec<TopicPartition>, reply: oneshot::Sender<()> },
+    /// A job that compacts the log, if there is something to compact.
+    BeginCompaction { partition: TopicPartition, reply: oneshot::Sender<Option<CompactionJob>> },
+    /// Put what a compaction wrote in place of what it read.
+    InstallCompaction { partition: TopicPartition, done: CompactionDone },
     /// What is durable of a few partitions.
     Checkpoints { partitions: Vec<TopicPartition>, reply: oneshot::Sender<Vec<LogCheckpoint>> },
     /// Answer everybody who waits, flush and close every log, and end.
@@ -261,7 +265,16 @@ impl Shard {
             Command::Trim { partition, before, reply } => {
                 drop(reply.send(self.trim(partition, before)));
             }
-            Command::Upkeep { partitions, reply } => drop(reply.send(self.upkeep(&partitions))),
+            Command::Upkeep { partitions, reply } => {
+                self.upkeep(&partitions);
+                reply.send(()).ok();
+            }
+            Command::BeginCompaction { partition, reply } => {
+                drop(reply.send(self.begin_compaction(partition)));
+            }
+            Command::InstallCompaction { partition, done } => {
+                self.install_compaction(partition, done);
+            }
             Command::Checkpoints { partitions, reply } => {
                 drop(reply.send(self.checkpoints(&partitions)));
             }

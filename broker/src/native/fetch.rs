@@ -14,7 +14,7 @@ pub(super) fn begin(door: &mut NativeDoor, frame: &Frame, received_at: Instant) 
     let replier = Replier::new(&door.broker, Api::Fetch, frame.correlation, received_at);
     let request: FetchRequest = match frame.message() {
         Ok(request) => request,
-        Err(error) => return replier.refuse(invalid_header(&error)),
+        Err(error) => return replier.refuse(&invalid_header(&error)),
     };
     let broker = Arc::clone(&door.broker);
     let cancelled = (request.max_wait_ms > 0).then(|| door.make_cancellable(frame.correlation));
@@ -26,7 +26,7 @@ pub(super) fn begin(door: &mut NativeDoor, frame: &Frame, received_at: Instant) 
                 fetched = fetch::fetch(&broker, &request) => fetched,
                 Ok(()) = cancelled => {
                     let failure = Failure::new(ErrorCode::Cancelled, "the fetch was cancelled");
-                    return replier.reply::<FetchRequest>(Err(failure), Vec::new());
+                    return replier.reply::<FetchRequest>(&Err(failure), Vec::new());
                 }
             },
         };
@@ -35,7 +35,7 @@ pub(super) fn begin(door: &mut NativeDoor, frame: &Frame, received_at: Instant) 
         {
             replier.count_failure(failure);
         }
-        replier.reply::<FetchRequest>(Ok(fetched.response), fetched.payload)
+        replier.reply::<FetchRequest>(&Ok(fetched.response), fetched.payload)
     };
     // The payload is mapped, not held in memory.
     Begun::Reply { held_bytes: frame.wire_bytes(), pending: Pending::Waiting(Box::pin(pending)) }

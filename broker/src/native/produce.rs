@@ -21,7 +21,7 @@ pub(super) async fn begin(door: &mut NativeDoor, frame: Frame, received_at: Inst
     let held_bytes = frame.wire_bytes();
     let request: ProduceRequest = match frame.message() {
         Ok(request) => request,
-        Err(error) => return replier.refuse(invalid_header(&error)),
+        Err(error) => return replier.refuse(&invalid_header(&error)),
     };
     let acks = request.acks;
     let produce = match split(frame, request) {
@@ -30,7 +30,7 @@ pub(super) async fn begin(door: &mut NativeDoor, frame: Frame, received_at: Inst
             replier.count_failure(&failure);
             return Begun::Silent;
         }
-        Err(failure) => return replier.refuse(failure),
+        Err(failure) => return replier.refuse(&failure),
     };
     let outcomes = produce::begin(&door.broker, produce).await;
     let pending = async move {
@@ -42,7 +42,7 @@ pub(super) async fn begin(door: &mut NativeDoor, frame: Frame, received_at: Inst
             // Counted as in flight until it was appended, so that a flood of them is held back.
             return Reply::nothing();
         }
-        replier.reply::<ProduceRequest>(Ok(ProduceResponse { partitions }), Vec::new())
+        replier.reply::<ProduceRequest>(&Ok(ProduceResponse { partitions }), Vec::new())
     };
     Begun::Reply { held_bytes, pending: Pending::Waiting(Box::pin(pending)) }
 }

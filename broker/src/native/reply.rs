@@ -37,15 +37,15 @@ impl Replier {
     /// The frame of an answer.
     pub(super) fn reply<R: Request>(
         self,
-        outcome: Result<R::Response, Failure>,
+        outcome: &Result<R::Response, Failure>,
         payload: Vec<Bytes>,
     ) -> Reply {
-        if let Err(failure) = &outcome {
+        if let Err(failure) = outcome {
             self.count_failure(failure);
         }
         let payload_bytes = payload.iter().map(Bytes::len).sum();
         let (api, correlation) = (self.api.number(), self.correlation);
-        let head = encode_head(FrameKind::Response, api, correlation, &outcome, payload_bytes);
+        let head = encode_head(FrameKind::Response, api, correlation, outcome, payload_bytes);
         let reply = match head {
             Ok(head) => Reply::new(head, payload),
             Err(error) => {
@@ -60,9 +60,9 @@ impl Replier {
     }
 
     /// An answer that needs no waiting: the request was refused as it came in.
-    pub(super) fn refuse(self, failure: Failure) -> Begun {
-        self.count_failure(&failure);
-        let reply = encode_failure(self.api.number(), self.correlation, &failure);
+    pub(super) fn refuse(self, failure: &Failure) -> Begun {
+        self.count_failure(failure);
+        let reply = encode_failure(self.api.number(), self.correlation, failure);
         Begun::Reply { held_bytes: 0, pending: Pending::Ready(self.time(reply)) }
     }
 

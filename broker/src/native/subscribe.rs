@@ -78,18 +78,18 @@ pub(super) fn begin(door: &mut NativeDoor, frame: &Frame, received_at: Instant) 
     let replier = Replier::new(&door.broker, Api::Subscribe, frame.correlation, received_at);
     let request: SubscribeRequest = match frame.message() {
         Ok(request) => request,
-        Err(error) => return replier.refuse(invalid_header(&error)),
+        Err(error) => return replier.refuse(&invalid_header(&error)),
     };
     let correlation = frame.correlation;
     door.subscriptions.forget_ended();
     if let Err(failure) = may_begin(&door.subscriptions, correlation) {
-        return replier.refuse(failure);
+        return replier.refuse(&failure);
     }
     let credit = Arc::new(Credit::default());
     let (partitions, subscription) =
         subscribe::subscribe(&door.broker, &request, Arc::clone(&credit));
     let response =
-        replier.reply::<SubscribeRequest>(Ok(SubscribeResponse { partitions }), Vec::new());
+        replier.reply::<SubscribeRequest>(&Ok(SubscribeResponse { partitions }), Vec::new());
 
     let (alive, cancel) = (Arc::new(()), door.subscriptions.stop.child());
     let active = Active { credit, cancel: cancel.clone(), alive: Arc::downgrade(&alive) };
@@ -97,11 +97,11 @@ pub(super) fn begin(door: &mut NativeDoor, frame: &Frame, received_at: Instant) 
     let pushes = NativePushes { correlation, pushes: door.subscriptions.pushes.clone() };
     let (answered, has_answered) = oneshot::channel();
     door.broker.tasks.spawn("subscription", async move {
-        let _alive = alive;
         // The first push comes after the answer, or there is no connection any more.
         if has_answered.await.is_ok() {
             subscription.run(&pushes, &cancel).await;
         }
+        drop(alive);
     });
     let response = response.when_placed(move || {
         answered.send(()).ok();

@@ -1,5 +1,7 @@
 //! Add partitions: answers when the new ones can be produced to.
 
+use std::sync::Arc;
+
 use tidemark_controller::{AddPartitions, Answer, Command};
 use tidemark_protocol::{
     Failure,
@@ -10,7 +12,7 @@ use super::{change_metadata, wrong_answer};
 use crate::broker::Broker;
 
 pub(crate) async fn add_partitions(
-    broker: &Broker,
+    broker: Arc<Broker>,
     request: AddPartitionsRequest,
 ) -> Result<AddPartitionsResponse, Failure> {
     let command = AddPartitions {
@@ -19,7 +21,7 @@ pub(crate) async fn add_partitions(
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
         validate_only: request.validate_only,
     };
-    match change_metadata(broker, Command::AddPartitions(command), request.timeout_ms).await? {
+    match change_metadata(&broker, Command::AddPartitions(command), request.timeout_ms).await? {
         Answer::PartitionsAdded(response) => Ok(response),
         other => Err(wrong_answer(&other)),
     }

@@ -1,5 +1,7 @@
 //! Alter topic: answers when the topic's logs have the new settings.
 
+use std::sync::Arc;
+
 use tidemark_controller::{AlterTopic, Answer, Command};
 use tidemark_protocol::{
     Failure,
@@ -10,7 +12,7 @@ use super::{change_metadata, wrong_answer};
 use crate::broker::Broker;
 
 pub(crate) async fn alter_topic(
-    broker: &Broker,
+    broker: Arc<Broker>,
     request: AlterTopicRequest,
 ) -> Result<AlterTopicResponse, Failure> {
     let command = AlterTopic {
@@ -19,7 +21,7 @@ pub(crate) async fn alter_topic(
         unset: request.unset,
         validate_only: request.validate_only,
     };
-    match change_metadata(broker, Command::AlterTopic(command), request.timeout_ms).await? {
+    match change_metadata(&broker, Command::AlterTopic(command), request.timeout_ms).await? {
         Answer::TopicAltered(response) => Ok(response),
         other => Err(wrong_answer(&other)),
     }

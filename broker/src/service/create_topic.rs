@@ -1,5 +1,7 @@
 //! Create topic: answers when the topic can be produced to.
 
+use std::sync::Arc;
+
 use tidemark_controller::{Answer, Command, CreateTopic};
 use tidemark_protocol::{
     ErrorCode, Failure, TopicId,
@@ -13,7 +15,7 @@ use crate::{broker::Broker, disk_watch::DiskState};
 const REPLICATION_FACTOR_DEFAULT: u16 = 1;
 
 pub(crate) async fn create_topic(
-    broker: &Broker,
+    broker: Arc<Broker>,
     request: CreateTopicRequest,
 ) -> Result<CreateTopicResponse, Failure> {
     if !request.validate_only && broker.disk_watch.state() == DiskState::Full {
@@ -30,7 +32,8 @@ pub(crate) async fn create_topic(
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
         validate_only: request.validate_only,
     };
-    let answer = change_metadata(broker, Command::CreateTopic(command), request.timeout_ms).await?;
+    let answer =
+        change_metadata(&broker, Command::CreateTopic(command), request.timeout_ms).await?;
     let Answer::TopicCreated(response) = answer else { return Err(wrong_answer(&answer)) };
     if !request.validate_only && broker.partitions_missing(id) {
         let message = "the topic was created, but its logs could not be; see the broker's log";

@@ -12,10 +12,10 @@ use super::{find_partition, timeout};
 use crate::{broker::Broker, shard::Command};
 
 pub(crate) async fn delete_records(
-    broker: &Arc<Broker>,
+    broker: Arc<Broker>,
     request: DeleteRecordsRequest,
 ) -> Result<DeleteRecordsResponse, Failure> {
-    let deletions = request.partitions.iter().map(|wanted| delete_from_one(broker, wanted));
+    let deletions = request.partitions.iter().map(|wanted| delete_from_one(&broker, wanted));
     let deadline = timeout(request.timeout_ms);
     match tokio::time::timeout(deadline, join_all(deletions)).await {
         Ok(partitions) => Ok(DeleteRecordsResponse { partitions }),

@@ -1,5 +1,7 @@
 //! Delete topic: answers when its files are gone.
 
+use std::sync::Arc;
+
 use tidemark_controller::{Answer, Command, DeleteTopic};
 use tidemark_protocol::{
     Failure,
@@ -10,11 +12,11 @@ use super::{change_metadata, wrong_answer};
 use crate::broker::Broker;
 
 pub(crate) async fn delete_topic(
-    broker: &Broker,
+    broker: Arc<Broker>,
     request: DeleteTopicRequest,
 ) -> Result<DeleteTopicResponse, Failure> {
     let command = DeleteTopic { name: request.name, id: request.id };
-    match change_metadata(broker, Command::DeleteTopic(command), request.timeout_ms).await? {
+    match change_metadata(&broker, Command::DeleteTopic(command), request.timeout_ms).await? {
         Answer::TopicDeleted(response) => Ok(response),
         other => Err(wrong_answer(&other)),
     }

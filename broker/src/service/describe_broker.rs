@@ -1,19 +1,16 @@
 //! Describe broker: identity, build, state and settings in force.
 
-use tidemark_protocol::{
-    Failure,
-    messages::{DescribeBrokerRequest, DescribeBrokerResponse},
-};
+use tidemark_protocol::messages::{DescribeBrokerRequest, DescribeBrokerResponse};
 
 use crate::broker::Broker;
 
 pub(crate) fn describe_broker(
     broker: &Broker,
     request: DescribeBrokerRequest,
-) -> Result<DescribeBrokerResponse, Failure> {
+) -> DescribeBrokerResponse {
     let image = broker.controller.image();
     let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-    Ok(DescribeBrokerResponse {
+    DescribeBrokerResponse {
         id: broker.id,
         cluster_id: broker.cluster_id.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -23,5 +20,5 @@ pub(crate) fn describe_broker(
         partitions: count(broker.partitions.count() as u64),
         connections: count(broker.metrics.connections().open_count()),
         settings: if request.include_settings { broker.config.settings() } else { Vec::new() },
-    })
+    }
 }

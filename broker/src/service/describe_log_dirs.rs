@@ -2,14 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use tidemark_protocol::{
-    Failure,
-    messages::{DescribeLogDirsResponse, LogDirDescription, TopicSize},
-};
+use tidemark_protocol::messages::{DescribeLogDirsResponse, LogDirDescription, TopicSize};
 
 use crate::broker::Broker;
 
-pub(crate) fn describe_log_dirs(broker: &Broker) -> Result<DescribeLogDirsResponse, Failure> {
+pub(crate) fn describe_log_dirs(broker: &Broker) -> DescribeLogDirsResponse {
     let mut topics: BTreeMap<String, TopicSize> = BTreeMap::new();
     for view in broker.partitions.all() {
         let name = view.topic.to_string();
@@ -26,5 +23,5 @@ pub(crate) fn describe_log_dirs(broker: &Broker) -> Result<DescribeLogDirsRespon
         disk_free_bytes: space.free_bytes,
         topics: topics.into_values().collect(),
     };
-    Ok(DescribeLogDirsResponse { dirs: vec![dir] })
+    DescribeLogDirsResponse { dirs: vec![dir] }
 }

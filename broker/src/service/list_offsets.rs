@@ -15,10 +15,10 @@ use super::find_partition;
 use crate::{broker::Broker, reads::read_failure};
 
 pub(crate) async fn list_offsets(
-    broker: &Arc<Broker>,
+    broker: Arc<Broker>,
     request: ListOffsetsRequest,
 ) -> Result<ListOffsetsResponse, Failure> {
-    let answers = request.partitions.iter().map(|query| list_one(broker, query));
+    let answers = request.partitions.iter().map(|query| list_one(&broker, query));
     Ok(ListOffsetsResponse { partitions: join_all(answers).await })
 }
 

@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use tidemark_controller::{Image, Topic};
-use tidemark_protocol::{
-    Failure,
-    messages::{BrokerMetadata, MetadataRequest, MetadataResponse},
-};
+use tidemark_protocol::messages::{BrokerMetadata, MetadataRequest, MetadataResponse};
 
 use crate::broker::{Broker, Caller};
 
@@ -14,21 +11,21 @@ pub(crate) fn metadata(
     broker: &Broker,
     caller: Caller,
     request: &MetadataRequest,
-) -> Result<MetadataResponse, Failure> {
+) -> MetadataResponse {
     let image = broker.controller.image();
     let topics = asked_for(&image, request).into_iter().map(|topic| topic.metadata()).collect();
     let mut brokers: Vec<_> = image.brokers().map(tidemark_controller::Broker::metadata).collect();
     for metadata in brokers.iter_mut().filter(|metadata| metadata.id == broker.id) {
         advertise(broker, caller, metadata);
     }
-    Ok(MetadataResponse {
+    MetadataResponse {
         cluster_id: broker.cluster_id.clone(),
         controller_id: Some(broker.id),
         broker_id: broker.id,
         metadata_index: image.metadata_index(),
         brokers,
         topics,
-    })
+    }
 }
 
 /// Sorted by name, none twice.

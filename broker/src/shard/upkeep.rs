@@ -1,9 +1,12 @@
-//! What time asks of logs: rolling by age and retention.
+//! What time asks of logs: rolling by age, retention, and the two ends of a compaction.
 
 use tidemark_protocol::TopicPartition;
 
 use super::{Hands, Shard, partition::Partition};
-use crate::metrics::disk::Deletion;
+use crate::{
+    disk::{CompactionDone, CompactionJob},
+    metrics::disk::Deletion,
+};
 
 impl Shard {
     pub(super) fn upkeep(&mut self, ids: &[TopicPartition]) {
@@ -15,7 +18,37 @@ impl Shard {
     }
 }
 
+impl Shard {
+    pub(super) fn begin_compaction(&mut self, id: TopicPartition) -> Option<CompactionJob> {
+        let partition = self.partitions.get_mut(&id)?;
+        let high_watermark = partition.replica.high_watermark();
+        partition.log.compaction_job(high_watermark, self.hands.wall_ms)
+    }
+
+    pub(super) fn install_compaction(&mut self, id: TopicPartition, done: CompactionDone) {
+        // Deleted meanwhile, if it is not here: then nothing is to be replaced.
+        if let Some(partition) = self.partitions.get_mut(&id) {
+            partition.install_compaction(done, &mut self.hands);
+        }
+    }
+}
+
 impl Partition {
+    fn install_compaction(&mut self, done: CompactionDone, hands: &mut Hands) {
+        let size_before = self.log.size_bytes();
+        match self.log.install_compaction(done) {
+            Ok(compacted) if compacted.segments > 0 => {
+                tracing::info!(
+                    topic = %self.view.topic, partition = self.view.id.partition,
+                    segments = compacted.segments, bytes = compacted.bytes, "compacted"
+                );
+                hands.metrics.disk().compacted(size_before, self.log.size_bytes());
+            }
+            Ok(_nothing) => {}
+            Err(error) => drop(self.storage_failure("compaction", &error, hands)),
+        }
+    }
+
     fn upkeep(&mut self, hands: &mut Hands) {
         if self.log.is_fenced() {
             return;
