@@ -22,6 +22,8 @@ pub fn recovery(data: &[u8]) {
     for dir in ["/topics", "/topics/t", "/topics/t/0"] {
         disk.create_dir(Path::new(dir)).expect("an empty disk");
     }
+    // The data directory is there for certain; the log's own is the log's business.
+    disk.sync_dir(Path::new("/")).expect("the disk works");
     write(&disk, "/topics/t/0/00000000000000000000.log", segment);
     if setting & 1 != 0 {
         // Another segment where the first one may or may not end.

@@ -119,6 +119,17 @@ impl<D: Disk> CompactionJob<D> {
 
     /// Reads, and writes new files beside the old ones. The log is as before, whatever comes of it.
     pub fn run(self) -> Result<CompactionDone<D>, StorageError> {
+        let (shared, segments) = (Arc::clone(&self.shared), self.segments.clone());
+        let outcome = self.rewrite();
+        if outcome.is_err() {
+            for segment in &segments {
+                discard(&shared, segment);
+            }
+        }
+        outcome
+    }
+
+    fn rewrite(self) -> Result<CompactionDone<D>, StorageError> {
         let mut latest = LatestOffsets::new(self.keys_max);
         let mut latest_end = self.end;
         for segment in &self.segments {
@@ -263,13 +274,17 @@ impl<D: Disk> Log<D> {
         if self.shared.is_fenced() {
             return Err(StorageError::Fenced);
         }
-        let mut segments = done.segments;
-        if done.truncations != self.truncations.count() {
-            segments.clear();
-        }
-        // Retention may have been faster.
+        let current = done.truncations == self.truncations.count();
         let listed = self.shared.segments.load_full();
-        segments.retain(|segment| listed.iter().any(|listed| Arc::ptr_eq(listed, &segment.old)));
+        let mut segments = done.segments;
+        segments.retain(|Replacement { old, .. }| {
+            // Retention or a truncation may have been faster.
+            let wanted = current && listed.iter().any(|listed| Arc::ptr_eq(listed, old));
+            if !wanted {
+                discard(&self.shared, old);
+            }
+            wanted
+        });
         if !segments.is_empty() {
             self.record_replacements(&listed, &segments)?;
             if let Err(error) = self.replace(&segments) {
@@ -277,7 +292,7 @@ impl<D: Disk> Log<D> {
                 return Err(error.into());
             }
         }
-        if done.truncations == self.truncations.count() {
+        if current {
             self.compaction.cleaned_end = done.cleaned_end;
             self.compaction.delete_horizon = done.delete_horizon;
         }
@@ -331,5 +346,18 @@ impl<D: Disk> Log<D> {
             new.set_pinned(false);
         }
         Ok(())
+    }
+}
+
+/// Removes what was to replace a segment. A file that stays is in nobody's way, and goes with the
+/// next job or open.
+fn discard<D: Disk>(shared: &Shared<D>, segment: &Segment<D>) {
+    for path in [segment.path().to_owned(), segment.index_path()] {
+        match shared.disk().unlink(&cleaned_path(&path)) {
+            Err(error) if !error.is_not_found() => {
+                tracing::debug!(%error, "what compaction wrote in vain is not removed");
+            }
+            _ => {}
+        }
     }
 }

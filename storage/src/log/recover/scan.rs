@@ -29,7 +29,8 @@ pub(super) struct Scan<D: Disk> {
     at: IndexEntry,
     last_batch: u64,
     epoch: LeaderEpoch,
-    epochs: Vec<(LeaderEpoch, Offset)>,
+    /// The history as the log found it, corrected by every batch.
+    epochs: EpochHistory,
     cut: Option<Offset>,
     allow_gaps: bool,
     /// What the index file says, to be checked on the way; ends with its seal.
@@ -53,7 +54,7 @@ impl<D: Disk> Scan<D> {
             at: from.at,
             last_batch: from.last_batch,
             epoch: from.at.offset.checked_sub(1).and_then(|at| epochs.epoch_at(at)).unwrap_or(0),
-            epochs: Vec::new(),
+            epochs: epochs.clone(),
             cut,
             allow_gaps: allow_gaps || from.compacted,
             known: Vec::new(),
@@ -78,13 +79,14 @@ impl<D: Disk> Scan<D> {
         self.last_batch
     }
 
-    /// Epochs that begin in what was scanned, in order.
-    pub(super) fn take_epochs(&mut self) -> Vec<(LeaderEpoch, Offset)> {
+    /// The leader-epoch history that fits what was scanned.
+    pub(super) fn take_epochs(&mut self) -> EpochHistory {
         std::mem::take(&mut self.epochs)
     }
 
     /// The boundary behind the batch that was just refused, if its header still leads to a batch
-    /// that continues it: then its records are damaged and nothing else.
+    /// that continues it, and to what the index file knows: then its records are damaged and
+    /// nothing else.
     pub(super) fn behind_one_batch(&mut self) -> Option<IndexEntry> {
         let at = self.at;
         self.walk.seek(at.position);
@@ -92,7 +94,23 @@ impl<D: Disk> Scan<D> {
         let next = self.walk.boundary_after(&at, &header).ok()?;
         self.walk.seek(next.position);
         let follower = self.walk.peek().ok().flatten()?;
-        (follower.base_offset == next.offset).then_some(next)
+        (follower.base_offset == next.offset && self.leads_to_known(next)).then_some(next)
+    }
+
+    /// Whether the running checksum, continued from here, comes out as the index file says. If not,
+    /// a header was changed, and what follows could not be confirmed either.
+    fn leads_to_known(&mut self, mut at: IndexEntry) -> bool {
+        let Some(known) = self.known.iter().find(|entry| entry.position >= at.position).copied()
+        else {
+            return true;
+        };
+        self.walk.seek(at.position);
+        while at.position < known.position {
+            if !matches!(self.walk.step(&mut at), Ok(true)) {
+                return false;
+            }
+        }
+        (at.position, at.offset, at.chain) == (known.position, known.offset, known.chain)
     }
 
     /// The first boundary behind the current one that the index file vouches for.
@@ -148,10 +166,8 @@ impl<D: Disk> Scan<D> {
                 segment.recent.push(self.at);
                 self.indexed = self.at.position;
             }
-            if header.leader_epoch != self.epoch || self.epochs.is_empty() {
-                self.epochs.push((header.leader_epoch, header.base_offset));
-                self.epoch = header.leader_epoch;
-            }
+            self.epochs.observe(header.leader_epoch, header.base_offset);
+            self.epoch = header.leader_epoch;
             self.last_batch = self.at.position;
             self.at = next;
             self.walk.skip(&header);
