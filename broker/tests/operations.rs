@@ -2,6 +2,8 @@
 //!
 //! The tables are written by `UPDATE_DOCS=1 cargo test -p tidemark-broker --test operations`.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot read what it compares has failed")]
+
 use std::{env, fs, path::Path};
 
 use tidemark_broker::{config::settings, health::Reason, metrics::table};
