@@ -218,6 +218,18 @@ fn a_header_that_contradicts_its_records_or_itself_is_refused() {
 }
 
 #[test]
+fn a_header_may_claim_as_many_records_as_the_limit_and_no_more() {
+    let claims = |count: u32| {
+        let mut bytes = three_records(Compression::None).to_vec();
+        bytes[23..27].copy_from_slice(&(count - 1).to_be_bytes());
+        bytes[57..61].copy_from_slice(&count.to_be_bytes());
+        BatchHeader::parse(&bytes)
+    };
+    claims(limits::BATCH_RECORDS_MAX).unwrap();
+    assert!(matches!(claims(limits::BATCH_RECORDS_MAX + 1), Err(BatchError::Header(_))));
+}
+
+#[test]
 fn malformed_records_are_refused_whether_compressed_or_not() {
     // length, attributes, timestamp delta, offset delta, key, value, header count
     const GOOD: &[u8] = &[12, 0, 0, 0, 1, 1, 0];
