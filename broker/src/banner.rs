@@ -40,7 +40,7 @@ impl fmt::Display for Banner {
         writeln!(out)?;
         writeln!(out, "  {client}{client_options} topic create hello")?;
         writeln!(out, "  echo 'hello, world' | {client}{client_options} produce hello")?;
-        writeln!(out, "  {client}{client_options} consume hello --from earliest")?;
+        writeln!(out, "  {client}{client_options} consume hello --exit-at-end")?;
         writeln!(out)?;
         writeln!(out, "Ctrl-C stops it.")
     }

@@ -1,6 +1,9 @@
 //! `tidemarkd` as a process: what it prints, how it exits, what it says when it cannot start, what it exposes.
 
-#![expect(clippy::unwrap_used, reason = "a broker that cannot be started or talked to fails its test")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a broker that cannot be started or talked to fails its test"
+)]
 
 mod broker;
 mod exposition;
