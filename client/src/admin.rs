@@ -138,7 +138,7 @@ impl Admin {
             validate_only: topic.validate_only,
             timeout_ms: self.timeout_ms(),
         };
-        Ok(self.change(&request).await?)
+        self.change(&request).await
     }
 
     /// Deletes a topic and its records, for good. With an `id`, only if the topic of that name is still the

@@ -41,7 +41,7 @@ impl Default for ClientConfig {
             request_timeout: Duration::from_secs(30),
             retry_backoff: Duration::from_millis(50),
             retry_backoff_max: Duration::from_secs(1),
-            metadata_max_age: Duration::from_secs(300),
+            metadata_max_age: Duration::from_mins(5),
             max_in_flight: 64,
         }
     }

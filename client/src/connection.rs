@@ -121,7 +121,7 @@ impl Connection {
         deadline: Instant,
     ) -> Result<(), RequestError> {
         let correlation = self.correlation();
-        let frame = self.request_frame(correlation, request, payload)?;
+        let frame = Self::request_frame(correlation, request, payload)?;
         let queued = timeout_at(deadline, self.outgoing.send(frame)).await;
         match queued {
             Ok(Ok(())) => Ok(()),
@@ -147,7 +147,7 @@ impl Connection {
         let subscription =
             Subscription { connection: self.clone(), correlation, api: R::API, pushes };
         let asking = async {
-            let frame = self.request_frame(correlation, request, Vec::new())?;
+            let frame = Self::request_frame(correlation, request, Vec::new())?;
             let answer = self.enqueue(frame, correlation, Duration::ZERO).await?;
             self.decode::<R>(self.receive(answer).await?)
         };
@@ -169,7 +169,7 @@ impl Connection {
         broker_wait: Duration,
     ) -> Result<oneshot::Receiver<Answer>, RequestError> {
         let correlation = self.correlation();
-        let frame = self.request_frame(correlation, request, payload)?;
+        let frame = Self::request_frame(correlation, request, payload)?;
         self.enqueue(frame, correlation, broker_wait).await
     }
 
@@ -207,7 +207,6 @@ impl Connection {
     }
 
     fn request_frame<R: Request>(
-        &self,
         correlation: u32,
         request: &R,
         payload: Vec<Bytes>,

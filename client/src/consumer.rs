@@ -287,7 +287,7 @@ impl Consumer {
             return Err(ConsumeError::NothingAssigned);
         }
         let now = Instant::now();
-        let far = now + Duration::from_secs(3600);
+        let far = now + Duration::from_hours(1);
         let deadline = deadline.unwrap_or(far);
         let mut wake_at = deadline;
         if !self.slots.unread().is_empty() {
@@ -340,12 +340,11 @@ impl Consumer {
         let mut answers = asked.map_err(not_found)?.into_iter();
         let mut offsets = Vec::with_capacity(wanted.len());
         for (_, _, position) in wanted {
-            offsets.push(match position {
-                Position::Offset(offset) => *offset,
-                _ => {
-                    let answer = answers.next().expect("one answer for each question");
-                    answer.map_err(not_found)?.offset
-                }
+            offsets.push(if let Position::Offset(offset) = position {
+                *offset
+            } else {
+                let answer = answers.next().expect("one answer for each question");
+                answer.map_err(not_found)?.offset
             });
         }
         Ok(offsets)

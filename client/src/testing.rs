@@ -116,7 +116,7 @@ impl FakeBroker {
     }
 
     /// Listens again on the same port.
-    pub async fn resume(&mut self) -> io::Result<()> {
+    pub fn resume(&mut self) -> io::Result<()> {
         let socket = tokio::net::TcpSocket::new_v4()?;
         socket.set_reuseaddr(true)?;
         socket.bind(self.address)?;

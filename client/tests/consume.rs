@@ -1,4 +1,5 @@
 //! The consumer against a broker in memory that misbehaves on demand, over both transports.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::time::Duration;
 
@@ -145,7 +146,7 @@ async fn broken_connections_and_a_restarted_broker_lose_and_repeat_nothing() {
                 broker.stop().await;
                 let polled = consumer.poll(Duration::from_millis(30)).await.unwrap();
                 numbers.extend(polled.iter().map(number));
-                broker.resume().await.unwrap();
+                broker.resume().unwrap();
             }
         }
         assert_eq!(numbers, range(0..500));
@@ -175,9 +176,11 @@ async fn an_offset_that_is_gone_is_told_or_replaced_as_configured() {
         let (broker, client) = with_topic(1).await;
         produce(&client, 0, 0..50).await;
         broker.trim("t", 0, 20);
-        for (out_of_range, first) in
-            [(OutOfRange::Error, None), (OutOfRange::Earliest, Some(20)), (OutOfRange::Latest, Some(50))]
-        {
+        for (out_of_range, first) in [
+            (OutOfRange::Error, None),
+            (OutOfRange::Earliest, Some(20)),
+            (OutOfRange::Latest, Some(50)),
+        ] {
             let config = ConsumerConfig { transport, out_of_range, ..ConsumerConfig::default() };
             let mut consumer = client.consumer(config);
             consumer.assign([("t", 0, Position::Offset(3))]).await.unwrap();
@@ -248,12 +251,8 @@ async fn the_stream_never_ends_and_can_be_left_at_any_record() {
     produce(&client, 0, 0..20).await;
     let mut consumer = consumer(&client, Transport::Push);
     consumer.assign([("t", 0, Position::Earliest)]).await.unwrap();
-    let first: Vec<u32> = consumer
-        .stream()
-        .take(5)
-        .map(|record| number(&record.unwrap()))
-        .collect()
-        .await;
+    let first: Vec<u32> =
+        consumer.stream().take(5).map(|record| number(&record.unwrap())).collect().await;
     assert_eq!(first, range(0..5));
     assert_eq!(read(&mut consumer, 15).await, range(5..20));
 }
@@ -264,18 +263,17 @@ async fn a_poll_that_is_dropped_loses_nothing() {
         let (_broker, client) = with_topic(1).await;
         let mut consumer = consumer(&client, transport);
         consumer.assign([("t", 0, Position::Earliest)]).await.unwrap();
-        let producing = tokio::spawn({
-            let client = client.clone();
-            async move { produce(&client, 0, 0..200).await }
-        });
         let mut numbers = Vec::new();
-        while numbers.len() < 200 {
-            let polling = consumer.poll(WAIT);
-            if let Ok(records) = tokio::time::timeout(Duration::from_micros(300), polling).await {
-                numbers.extend(records.unwrap().iter().map(number));
+        let polling = async {
+            while numbers.len() < 200 {
+                let polling = consumer.poll(WAIT);
+                if let Ok(records) = tokio::time::timeout(Duration::from_micros(300), polling).await
+                {
+                    numbers.extend(records.unwrap().iter().map(number));
+                }
             }
-        }
-        producing.await.unwrap();
+        };
+        tokio::join!(produce(&client, 0, 0..200), polling);
         assert_eq!(numbers, range(0..200));
     }
 }

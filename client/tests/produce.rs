@@ -1,4 +1,5 @@
 //! The producer against a broker in memory that misbehaves on demand.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -6,8 +7,8 @@ use std::{
 };
 
 use tidemark_client::{
-    Acks, Client, ClientConfig, Compression, ErrorCode, NewTopic, ProduceError, Producer,
-    ProducerConfig, ProducerRecord, RequestError,
+    Acks, Client, ClientConfig, Compression, ConsumerConfig, ErrorCode, NewTopic, Position,
+    ProduceError, Producer, ProducerConfig, ProducerRecord, RequestError,
     protocol::message::Api,
     testing::{FakeBroker, Fault},
 };
@@ -141,7 +142,7 @@ async fn a_broker_that_comes_back_gets_everything_in_order() {
     send_numbers(&producer, 10..200).await;
     let flushing = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        broker.resume().await.unwrap();
+        broker.resume().unwrap();
     };
     let (flushed, ()) = tokio::join!(producer.flush(), flushing);
     flushed.unwrap();
@@ -161,12 +162,19 @@ async fn delivery_gives_up_at_its_deadline_and_says_whether_it_may_have_happened
     let error = delivery.await.unwrap_err();
     assert!(matches!(error, ProduceError::DeliveryTimedOut { indeterminate: true, .. }), "{error}");
 
+    // Another client, which knows the topic and has no connection to produce over.
+    let client = connect(&broker).await;
+    let mut consumer = client.consumer(ConsumerConfig::default());
+    consumer.assign_topic("t", Position::Offset(0)).await.unwrap();
     broker.stop().await;
-    let topic_known = client.producer(config);
-    let refused = topic_known.send(ProducerRecord::to("t").value("x")).await.unwrap().await;
+    let producer = client.producer(config);
+    let refused = producer.send(ProducerRecord::to("t").value("x")).await.unwrap().await;
     let error = refused.unwrap_err();
-    assert!(matches!(error, ProduceError::DeliveryTimedOut { indeterminate: false, .. }), "{error}");
-    assert!(topic_known.close().await.is_err(), "the flush tells it too");
+    assert!(
+        matches!(error, ProduceError::DeliveryTimedOut { indeterminate: false, .. }),
+        "{error}"
+    );
+    assert!(producer.close().await.is_err(), "the flush tells it too");
 }
 
 #[tokio::test]
@@ -194,7 +202,7 @@ async fn a_full_buffer_does_not_wait_for_batches_that_linger() {
     let (_broker, client) = with_topic(1).await;
     let config = ProducerConfig {
         buffer_bytes: 1000,
-        linger: Duration::from_secs(3600),
+        linger: Duration::from_hours(1),
         ..ProducerConfig::default()
     };
     let producer = client.producer(config);

@@ -108,7 +108,7 @@ impl Consumer {
             for reading in &readings {
                 self.slots.get_mut(reading.slot).reader = Some(id);
             }
-            let session = self.starter.start(id, address.clone(), window_bytes, readings);
+            let session = self.starter.start(id, &address, window_bytes, readings);
             self.sessions.insert(address, session);
         }
     }

@@ -88,7 +88,7 @@ impl Starter {
     pub(super) fn start(
         &self,
         id: SessionId,
-        address: Arc<str>,
+        address: &Arc<str>,
         window_bytes: u32,
         readings: Vec<Reading>,
     ) -> Session {
@@ -103,7 +103,7 @@ impl Starter {
             events: self.events.clone(),
             readings,
         };
-        Session { id, task: tasks::spawn("consumer-session", &address, worker.run()) }
+        Session { id, task: tasks::spawn("consumer-session", address, worker.run()) }
     }
 }
 

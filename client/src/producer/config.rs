@@ -48,7 +48,7 @@ impl Default for ProducerConfig {
             buffer_bytes: 32 << 20,
             request_bytes: 4 << 20,
             max_in_flight: 5,
-            delivery_timeout: Duration::from_secs(120),
+            delivery_timeout: Duration::from_mins(2),
             request_timeout: Duration::from_secs(30),
             retry_indeterminate: true,
         }

@@ -77,12 +77,11 @@ impl Outcome {
         if let Some(result) = self.result() {
             return Poll::Ready(result.clone());
         }
-        match slot {
-            Some(at) => wakers[*at].clone_from(context.waker()),
-            None => {
-                *slot = Some(wakers.len());
-                wakers.push(context.waker().clone());
-            }
+        if let Some(at) = slot {
+            wakers[*at].clone_from(context.waker());
+        } else {
+            *slot = Some(wakers.len());
+            wakers.push(context.waker().clone());
         }
         Poll::Pending
     }

@@ -170,8 +170,8 @@ pub(super) enum Tell {
 pub(super) enum Readiness {
     /// Nothing to send; the queue is no longer listed.
     Idle,
-    /// In flight until the answer, or until a deadline.
-    InFlight(Instant),
+    /// The answer must come first.
+    InFlight,
     /// Not before this.
     At(Instant),
     Now(Guarantee),
@@ -226,8 +226,8 @@ impl PartitionQueue {
     /// Whether something can be sent now. With `hurry` an open batch does not wait for company.
     pub(super) fn readiness(&self, now: Instant, hurry: bool, linger: Duration) -> Readiness {
         let mut state = self.state();
-        if let Some(deadline) = state.in_flight.iter().map(|batch| batch.deadline).min() {
-            return Readiness::InFlight(deadline);
+        if !state.in_flight.is_empty() {
+            return Readiness::InFlight;
         }
         let lingers_until = match (state.closed.front(), &state.open) {
             (Some(_), _) => now,
@@ -361,11 +361,13 @@ impl PartitionQueue {
         expired
     }
 
-    /// When the oldest batch that waits here will have waited for `delivery_timeout`.
+    /// When the oldest batch without an outcome will have waited for `delivery_timeout`.
     pub(super) fn next_expiry(&self, delivery_timeout: Duration) -> Option<Instant> {
         let state = self.state();
-        let oldest = state.closed.front().or(state.open.as_ref())?;
-        Some(oldest.opened + delivery_timeout)
+        let mut in_flight = state.in_flight.iter().filter(|batch| !batch.outcome.is_set());
+        let oldest_queued = state.closed.front().or(state.open.as_ref());
+        let queued = oldest_queued.map(|batch| batch.opened + delivery_timeout);
+        in_flight.next().map(|batch| batch.deadline).or(queued)
     }
 
     /// Everything that waits here; nothing is left but what is in flight.

@@ -132,9 +132,7 @@ impl Sender {
         let hurry = self.shared.is_hurried();
         match queue.readiness(now, hurry, config.linger) {
             Readiness::Idle => return false,
-            // A deadline that has passed has been told; only the answer is awaited then.
-            Readiness::InFlight(deadline) if deadline > now => round.wake_by(deadline),
-            Readiness::InFlight(_) => {}
+            Readiness::InFlight => {}
             Readiness::At(at) => round.wake_by(at),
             Readiness::Now(guarantee) => match metadata.leader(&queue.topic, queue.partition) {
                 Some(leader) => self.add_to_draft(queue, leader, guarantee, metadata, round),
@@ -203,7 +201,7 @@ impl Sender {
             }
         }
         for (batch, error) in finished.unbuildable {
-            self.shared.fail(vec![batch], &error);
+            self.shared.fail(&[batch], &error);
         }
         for (part, fate) in finished.partitions {
             match fate {
@@ -252,7 +250,7 @@ impl Sender {
         if !repeat && !alone {
             let (topic, partition) = (queue.topic.clone(), queue.partition);
             let error = ProduceError::Request { topic, partition, source: error };
-            self.shared.fail(batches, &error);
+            self.shared.fail(&batches, &error);
             queue.settled();
             return;
         }
@@ -307,7 +305,7 @@ impl Sender {
         for queue in &self.active {
             let known = metadata.topic(&queue.topic).map(|topic| topic.partition_count());
             if let Some(error) = missing(queue, known) {
-                self.shared.fail(queue.drain(), &error);
+                self.shared.fail(&queue.drain(), &error);
             } else if metadata.leader(&queue.topic, queue.partition).is_none() {
                 self.stale.insert(queue.topic.clone());
             }
@@ -335,7 +333,7 @@ impl Drop for Sender {
                     sent,
                 },
             });
-            self.shared.fail(queue.drain(), &ProduceError::Closed);
+            self.shared.fail(&queue.drain(), &ProduceError::Closed);
         }
     }
 }

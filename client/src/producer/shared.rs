@@ -112,17 +112,17 @@ impl Shared {
     }
 
     /// Ends batches that were not written, and gives their room back.
-    pub(super) fn fail(&self, batches: Vec<QueuedBatch>, error: &ProduceError) {
+    pub(super) fn fail(&self, batches: &[QueuedBatch], error: &ProduceError) {
         if batches.is_empty() {
             return;
         }
         let records: u32 = batches.iter().map(|batch| batch.record_count).sum();
         tracing::debug!(%error, records, "records not delivered");
         self.note_failure(error);
-        for batch in &batches {
+        for batch in batches {
             batch.outcome.set(Err(error.clone()));
         }
-        self.give_room(&batches);
+        self.give_room(batches);
     }
 
     /// Ends one batch that was written, and gives its room back.
