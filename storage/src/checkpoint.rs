@@ -35,7 +35,6 @@ pub struct Checkpoint {
 pub(crate) struct SegmentMark {
     pub base: Offset,
     pub end: IndexEntry,
-    pub compacted: bool,
 }
 
 /// A position at the end of a batch.
@@ -49,7 +48,6 @@ pub(crate) struct Tip {
     pub created_ms: Option<u64>,
     /// The segment takes no more batches.
     pub rolled: bool,
-    pub compacted: bool,
 }
 
 impl Tip {
@@ -61,7 +59,6 @@ impl Tip {
             last_batch: 0,
             created_ms: None,
             rolled: false,
-            compacted: false,
         }
     }
 }

@@ -121,8 +121,6 @@ pub(crate) struct IndexFile {
     pub salt: u32,
     /// How far the segment was durable, and indexed, when this was written.
     pub seal: IndexEntry,
-    /// Offsets may be missing between batches: compaction removed them.
-    pub compacted: bool,
     /// Ordered; all in front of the seal.
     pub entries: Vec<IndexEntry>,
 }
@@ -199,7 +197,7 @@ mod tests {
 
     #[test]
     fn an_index_file_with_another_salt_or_disorder_is_not_consistent() {
-        let file = IndexFile { salt: 7, seal: entry(9), compacted: false, entries: vec![entry(3)] };
+        let file = IndexFile { salt: 7, seal: entry(9), entries: vec![entry(3)] };
         assert!(file.is_consistent(1000, 7));
         assert!(!file.is_consistent(1000, 8));
         assert!(!file.is_consistent(1031, 7), "an entry in front of the segment");

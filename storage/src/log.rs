@@ -288,10 +288,7 @@ impl<D: Disk> Log<D> {
         let sealed = segments
             .iter()
             .take_while(|segment| segment.base < sealed_before)
-            .filter_map(|segment| {
-                let (base, compacted) = (segment.base, segment.compacted);
-                Some(SegmentMark { base, end: segment.sealed()?, compacted })
-            })
+            .filter_map(|segment| Some(SegmentMark { base: segment.base, end: segment.sealed()? }))
             .collect();
         Checkpoint {
             incarnation: self.meta.incarnation,

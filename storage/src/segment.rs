@@ -18,7 +18,7 @@ use arc_swap::ArcSwapOption;
 use tidemark_protocol::{Offset, TimestampMs, batch::BatchHeader};
 
 use crate::{
-    disk::{Disk, DiskError, DiskFile},
+    disk::{Disk, DiskError, DiskFile, Operation},
     index::{IndexEntry, IndexFile, NO_MAX_TIMESTAMP, SparseIndex},
     segment_files::{Closable, OpenTicket, SegmentFiles},
     state_file::{self, Kind},
@@ -83,14 +83,14 @@ pub(crate) struct Segment<D: Disk> {
     sealed: OnceLock<IndexEntry>,
     /// The running checksum of an empty segment.
     pub salt: u32,
-    /// Offsets may be missing between batches.
-    pub compacted: bool,
     file: ArcSwapOption<OpenFile<D>>,
     /// Pages below this are writable without a fault.
     populated: AtomicU64,
     used: AtomicBool,
     /// Has data that is not flushed: its file stays open.
     pinned: AtomicBool,
+    /// Its files are about to be replaced by others of the same names.
+    retired: AtomicBool,
 }
 
 impl<D: Disk> fmt::Debug for Segment<D> {
@@ -112,7 +112,6 @@ pub(crate) struct SegmentStart {
     pub max_timestamp: TimestampMs,
     pub verified_from: u64,
     pub salt: u32,
-    pub compacted: bool,
     pub capacity_bytes: u64,
 }
 
@@ -125,7 +124,6 @@ impl SegmentStart {
             max_timestamp: NO_MAX_TIMESTAMP,
             verified_from: 0,
             salt,
-            compacted: false,
             capacity_bytes,
         }
     }
@@ -152,11 +150,11 @@ impl<D: Disk> Segment<D> {
             verified_from: at.verified_from,
             sealed: OnceLock::new(),
             salt: at.salt,
-            compacted: at.compacted,
             file: ArcSwapOption::empty(),
             populated: AtomicU64::new(0),
             used: AtomicBool::new(true),
             pinned: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
         }
     }
 
@@ -224,7 +222,24 @@ impl<D: Disk> Segment<D> {
             return Ok(file);
         }
         let file = self.files.disk().open(&self.path, self.capacity_bytes)?;
+        self.check_names()?;
         Ok(self.install(file))
+    }
+
+    /// From here on its names are not its own: nothing is opened by them any more. To be called
+    /// after another segment took its place in the list, and before the names change.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// Checks, after something was opened by one of its names, that it was this segment's. A name
+    /// that changed before it was opened changed after the segment was retired.
+    fn check_names(&self) -> Result<(), DiskError> {
+        if self.retired.load(Ordering::Acquire) {
+            let path = self.path.clone();
+            return Err(DiskError::NotFound { operation: Operation::Open, path });
+        }
+        Ok(())
     }
 
     pub(crate) fn install(self: &Arc<Self>, file: D::File) -> Arc<OpenFile<D>> {
@@ -288,21 +303,16 @@ impl<D: Disk> Segment<D> {
             .or_else(|| recent().find(|entry| entry.position > position))
     }
 
-    /// Whether a boundary computed from the bytes matches what the index noted there, if anything.
-    pub(crate) fn agrees(&self, boundary: &IndexEntry) -> bool {
-        let noted = if boundary.position >= self.recent_from.position {
-            let at_or_before = |entry: &IndexEntry| entry.position <= boundary.position;
-            Some(self.recent.last_where(at_or_before).unwrap_or(self.recent_from))
-        } else {
-            self.older.load().as_ref().and_then(|older| {
-                let found = older.binary_search_by_key(&boundary.position, |entry| entry.position);
-                found.ok().map(|index| older[index])
-            })
-        };
-        noted.is_none_or(|noted| {
-            noted.position != boundary.position
-                || (noted.chain == boundary.chain && noted.offset == boundary.offset)
-        })
+    /// What the index noted of the boundary at `position`, if it did.
+    pub(crate) fn noted_at(&self, position: u64) -> Option<IndexEntry> {
+        if position >= self.recent_from.position {
+            let noted = self.recent.last_where(|entry| entry.position <= position);
+            return Some(noted.unwrap_or(self.recent_from)).filter(|it| it.position == position);
+        }
+        let older = self.older.load();
+        let older = older.as_ref()?;
+        let found = older.binary_search_by_key(&position, |entry| entry.position);
+        found.ok().map(|index| older[index])
     }
 
     /// The index of the bytes in front of what this process wrote: from the index file, and where
@@ -315,6 +325,7 @@ impl<D: Disk> Segment<D> {
             return Ok(older);
         }
         let older = Arc::new(self.read_older()?);
+        self.check_names()?;
         // Opened first, so that whoever closes the file forgets this, too.
         self.file()?;
         self.older.store(Some(Arc::clone(&older)));

@@ -45,6 +45,8 @@ pub(crate) struct Walk<D: Disk> {
 
 impl<D: Disk> Walk<D> {
     pub(crate) fn new(file: Arc<OpenFile<D>>, position: u64, end: u64, populate: bool) -> Self {
+        // A file that somebody has cut is damage, and no reason to reach beyond a mapping.
+        let end = end.min(file.file.len());
         Self { file, position, end, window: Bytes::new(), window_start: position, populate }
     }
 

@@ -53,8 +53,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// Appends batches that already have offsets and epochs, as a follower gets them. All of them or
-    /// none. Offsets must continue the log (with gaps only where the topic is compacted) and epochs
-    /// must not go back.
+    /// none. Offsets must continue the log (compaction leaves no gaps) and epochs must not go back.
     pub fn append_as_follower(
         &mut self,
         batches: &[Batch],
@@ -63,8 +62,7 @@ impl<D: Disk> Log<D> {
         let mut expected = self.log_end_offset();
         let mut latest = self.epochs.latest().unwrap_or(0);
         for Batch { header, .. } in batches {
-            let gap = header.base_offset > expected && self.config.cleanup.compact;
-            if header.base_offset != expected && !gap {
+            if header.base_offset != expected {
                 return Err(AppendError::NotContiguous { given: header.base_offset, expected });
             }
             if header.leader_epoch < latest {

@@ -174,7 +174,7 @@ impl<D: Disk> CompactionJob<D> {
         cleaned: Cleaned<D::File>,
     ) -> Result<Replacement<D>, DiskError> {
         let Cleaned { file, file_bytes, end, entries } = cleaned;
-        let index = IndexFile { salt: old.salt, seal: end, compacted: false, entries };
+        let index = IndexFile { salt: old.salt, seal: end, entries };
         let bytes = state_file::encode(Kind::Index, &index);
         self.shared.disk().write_file(&cleaned_path(&old.index_path()), &bytes)?;
         let start = SegmentStart {
@@ -183,7 +183,6 @@ impl<D: Disk> CompactionJob<D> {
             max_timestamp: end.max_timestamp,
             verified_from: 0,
             salt: old.salt,
-            compacted: false,
             capacity_bytes: file_bytes,
         };
         let new = Arc::new(Segment::new(&self.shared.files, &self.shared.dir, old.base, start));
@@ -331,6 +330,7 @@ impl<D: Disk> Log<D> {
         });
         let (disk, dir) = (self.shared.disk(), &self.shared.dir);
         for Replacement { old, .. } in segments {
+            old.retire();
             match disk.unlink(&old.index_path()) {
                 Err(error) if !error.is_not_found() => return Err(error),
                 _ => {}

@@ -154,7 +154,7 @@ impl<D: Disk> FlushJob<D> {
         let mut entries = segment.load_older()?.to_vec();
         entries.extend(segment.recent.to_vec());
         entries.retain(|entry| entry.position < seal.position);
-        let file = IndexFile { salt: segment.salt, seal, compacted: segment.compacted, entries };
+        let file = IndexFile { salt: segment.salt, seal, entries };
         let state_files = self.shared.state_files();
         if !state_files.deleted && state_files.truncations == self.truncations {
             state_file::write(self.shared.disk(), &segment.index_path(), Kind::Index, &file)?;
@@ -179,8 +179,8 @@ impl<D: Disk> Shared<D> {
     /// Makes the directory findable, and says whose it is.
     fn make_dir_durable(&self, meta: &PartitionMeta) -> Result<(), DiskError> {
         state_file::write(self.disk(), &self.path(META_FILE), Kind::PartitionMeta, meta)?;
-        // The names of `<partition>` in `<topic>`, and of `<topic>` in `topics`.
-        for above in self.dir.ancestors().skip(1).take(2) {
+        // The names of `<partition>` in `<topic>`, of `<topic>` in `topics`, and of that.
+        for above in self.dir.ancestors().skip(1).take(3) {
             self.disk().sync_dir(above)?;
         }
         Ok(())
@@ -254,7 +254,6 @@ impl<D: Disk> Log<D> {
             last_batch: tail.last_batch,
             created_ms: tail.created_ms,
             rolled: tail.rolled,
-            compacted: tail.segment.compacted,
         })
     }
 
@@ -323,7 +322,6 @@ impl<D: Disk> Log<D> {
                 max_timestamp: seal.max_timestamp,
                 verified_from: old.verified_from,
                 salt: old.salt,
-                compacted: old.compacted,
                 capacity_bytes: seal.position,
             },
         ));

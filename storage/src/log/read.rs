@@ -9,17 +9,15 @@
 //! error is an error and not a signal, and verified (CRC, contiguity, checksum chain) before it is
 //! served. Damage is quarantined: recorded, refused from then on, and never deleted.
 
+mod cold;
+
 use std::{
     ops::Range,
     sync::{Arc, atomic::Ordering},
 };
 
 use bytes::Bytes;
-use tidemark_protocol::{
-    Offset, TimestampMs,
-    batch::{Batch, BatchHeader},
-    ids::NO_TIMESTAMP,
-};
+use tidemark_protocol::{Offset, TimestampMs, batch::Batch, ids::NO_TIMESTAMP};
 
 use super::{Shared, quarantine, shown};
 use crate::{
@@ -308,60 +306,6 @@ impl<D: Disk> LogReader<D> {
         Ok(answer(segment, file, start, walk.position(), next_offset))
     }
 
-    fn read_cold(
-        &self,
-        segment: &Arc<Segment<D>>,
-        file: &Arc<OpenFile<D>>,
-        floor: IndexEntry,
-        wanted: Wanted,
-    ) -> Result<Option<ReadOutcome>, Stop> {
-        let mut walk = Walk::new(Arc::clone(file), floor.position, segment.end(), true);
-        let mut start = None;
-        let mut at = floor;
-        loop {
-            let damaged = |start: Option<u64>, at: IndexEntry| match start {
-                // What is whole in front of the damage is served; the next read meets it.
-                Some(start) if start < at.position => {
-                    Ok(answer(segment, file, Some(start), at.position, at.offset))
-                }
-                _ => self.damage(segment, file, at.position, at.offset),
-            };
-            let header = match walk.peek() {
-                Ok(Some(header)) => header,
-                Ok(None) => break,
-                Err(WalkError::Disk(error)) => return Err(error.into()),
-                Err(WalkError::NoBatch) => return damaged(start, at),
-            };
-            if !follows(segment, &at, &header) {
-                return damaged(start, at);
-            }
-            if header.next_offset() > wanted.offset {
-                let first = *start.get_or_insert(at.position);
-                let size = at.position + header.batch_bytes as u64 - first;
-                if at.position > first && size > wanted.max_bytes {
-                    break;
-                }
-                match walk.batch(&header) {
-                    Err(WalkError::Disk(error)) => return Err(error.into()),
-                    Err(WalkError::NoBatch) => return damaged(start, at),
-                    Ok(batch) if batch.verify_crc().is_err() => return damaged(start, at),
-                    Ok(_) => {}
-                }
-            }
-            if header.next_offset() > wanted.upper_bound {
-                break;
-            }
-            let next = match walk.boundary_after(&at, &header) {
-                Err(WalkError::Disk(error)) => return Err(error.into()),
-                Ok(next) if segment.agrees(&next) => next,
-                Ok(_) | Err(WalkError::NoBatch) => return damaged(start, at),
-            };
-            at = next;
-            walk.skip(&header);
-        }
-        Ok(answer(segment, file, start, at.position, at.offset))
-    }
-
     /// Up to where nothing is known to be damaged; refuses an offset that is.
     fn sound_until(&self, offset: Offset) -> Result<Offset, ReadError> {
         let quarantine = self.shared.quarantine.load();
@@ -383,15 +327,20 @@ impl<D: Disk> LogReader<D> {
         position: u64,
         offset: Offset,
     ) -> Result<T, Stop> {
+        let end = self.good_after(segment, file, position, offset);
+        self.quarantine(segment, offset..end)
+    }
+
+    /// Refuses offsets from now on, unless what was read was being deleted meanwhile.
+    fn quarantine<T>(&self, segment: &Arc<Segment<D>>, range: Range<Offset>) -> Result<T, Stop> {
         if !self.is_listed(segment) {
             return Err(Stop::Changed);
         }
-        let end = self.good_after(segment, file, position, offset);
         tracing::error!(
-            segment = %segment.path().display(), position, offset, end,
+            segment = %segment.path().display(), ?range,
             "corrupt data on disk: quarantined, not served"
         );
-        let range = quarantine::add(&self.shared, offset..end);
+        let range = quarantine::add(&self.shared, range);
         Err(ReadError::Corrupt { range }.into())
     }
 
@@ -492,11 +441,6 @@ fn next_batch<D: Disk>(
         walk.skip(&header);
     }
     Ok(None)
-}
-
-/// Whether a batch may stand where the one before it ended.
-fn follows<D: Disk>(segment: &Segment<D>, at: &IndexEntry, header: &BatchHeader) -> bool {
-    header.base_offset == at.offset || (segment.compacted && header.base_offset > at.offset)
 }
 
 fn answer<D: Disk>(

@@ -152,7 +152,6 @@ impl<D: Disk> Opening<D> {
                 max_timestamp: mark.end.max_timestamp,
                 verified_from: u64::MAX,
                 salt: self.log.meta.salt(mark.base),
-                compacted: mark.compacted,
                 capacity_bytes: mark.end.position,
             };
             let segment = Segment::new(&shared.files, &shared.dir, mark.base, start);
@@ -179,7 +178,6 @@ impl<D: Disk> Opening<D> {
             max_timestamp: from.at.max_timestamp,
             verified_from: from.at.position,
             salt: self.log.meta.salt(from.segment_base),
-            compacted: from.compacted,
             capacity_bytes: self.log.config.segment_limit().max(APPEND_BYTES_MAX),
         };
         Arc::new(Segment::new(&shared.files, &shared.dir, from.segment_base, start))
@@ -242,17 +240,16 @@ impl<D: Disk> Opening<D> {
         let file = segment.file()?;
         if !scan::confirms(&file, &from)? {
             tracing::error!(segment = %segment.path().display(), "not what the checkpoint says");
-            from = Tip { compacted: from.compacted, ..start };
+            from = start;
             segment = self.segment(&from, 0);
             segment.adopt(Arc::clone(&file));
         }
-        let index = if from.at.position == 0 || from.compacted {
+        let index = if from.at.position == 0 {
             plan::read_index(self.log.shared.disk(), &self.log.shared.dir, &meta, base)
         } else {
             None
         };
-        let gaps = self.log.config.cleanup.compact;
-        let mut scan = Scan::new(&file, from, &self.log.epochs, self.plan.cut, gaps);
+        let mut scan = Scan::new(&file, from, &self.log.epochs, self.plan.cut);
         scan.expect(index.as_ref());
         self.expected = from.at.offset;
         self.push_tail(Arc::clone(&segment), &from);
@@ -299,10 +296,10 @@ impl<D: Disk> Opening<D> {
         let at = scan.at();
         self.report.scanned_bytes += at.position - from;
         segment.publish(at.position, at.max_timestamp);
-        for (epoch, start) in scan.take_epochs() {
-            if self.log.epochs.observe(epoch, start) {
-                self.log.epochs_version += 1;
-            }
+        let epochs = scan.take_epochs();
+        if epochs != self.log.epochs {
+            self.log.epochs = epochs;
+            self.log.epochs_version += 1;
         }
         if at.position > from {
             segment.set_pinned(true);

@@ -122,7 +122,7 @@ impl<D: Disk> Log<D> {
         newest != NO_MAX_TIMESTAMP.cast_unsigned() && now_ms.saturating_sub(newest) > retention_ms
     }
 
-    fn record_log_start(&mut self, start: Offset) -> Result<(), DiskError> {
+    pub(super) fn record_log_start(&mut self, start: Offset) -> Result<(), DiskError> {
         if !self.dir_exists {
             return Ok(());
         }

@@ -102,8 +102,14 @@ impl<D: Disk> Log<D> {
             rolled: false,
         });
         if end > at.offset {
-            // The batch that went had been trimmed in part: the next one starts at the log start.
-            self.roll();
+            // The batch that went had been trimmed in part. All that is left of the segment is
+            // below the log start; the next batch begins another one there.
+            self.record_log_start(end)?;
+            if let Some(tail) = &mut self.tail {
+                tail.rolled = true;
+                tail.segment.seal(tail.at);
+            }
+            self.delete_below_start(true)?;
         }
         if self.durable.is_some_and(|tip| tip.at.offset > at.offset) {
             self.durable = self.tip();
@@ -128,7 +134,6 @@ impl<D: Disk> Log<D> {
             max_timestamp: at.max_timestamp,
             verified_from: at.position,
             salt: cut.salt,
-            compacted: cut.compacted,
             capacity_bytes: cut.capacity_bytes(),
         };
         Segment::new(&self.shared.files, &self.shared.dir, cut.base, start)

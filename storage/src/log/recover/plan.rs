@@ -116,7 +116,7 @@ impl Plan {
                 .replaced
                 .iter()
                 .find(|entry| entry.base == base && bytes_of(base) == Some(entry.file_bytes))?;
-            Some(SegmentMark { base, end: entry.end, compacted: false })
+            Some(SegmentMark { base, end: entry.end })
         };
         // A segment may have been compacted since, that of the tip too if it was rolled.
         let rolled = tip.and_then(|tip| replaced(tip.segment_base));

@@ -32,11 +32,12 @@ pub(super) struct Scan<D: Disk> {
     /// The history as the log found it, corrected by every batch.
     epochs: EpochHistory,
     cut: Option<Offset>,
-    allow_gaps: bool,
     /// What the index file says, to be checked on the way; ends with its seal.
     known: Vec<IndexEntry>,
-    /// The last boundary that agreed with it.
-    confirmed: IndexEntry,
+    /// The last boundary that agreed with it, and the history up to there.
+    confirmed: (IndexEntry, EpochHistory),
+    /// Whether the running checksum covers only what was confirmed: not behind damage.
+    chain_holds: bool,
     indexed: u64,
 }
 
@@ -46,19 +47,18 @@ impl<D: Disk> Scan<D> {
         from: Tip,
         epochs: &EpochHistory,
         cut: Option<Offset>,
-        allow_gaps: bool,
     ) -> Self {
         let walk = Walk::new(Arc::clone(file), from.at.position, file.file.len(), true);
         Self {
             walk,
             at: from.at,
             last_batch: from.last_batch,
-            epoch: from.at.offset.checked_sub(1).and_then(|at| epochs.epoch_at(at)).unwrap_or(0),
+            epoch: epoch_before(epochs, from.at.offset),
             epochs: epochs.clone(),
             cut,
-            allow_gaps: allow_gaps || from.compacted,
             known: Vec::new(),
-            confirmed: from.at,
+            confirmed: (from.at, epochs.clone()),
+            chain_holds: true,
             indexed: from.at.position,
         }
     }
@@ -66,7 +66,6 @@ impl<D: Disk> Scan<D> {
     /// Checks boundaries against an index file on the way.
     pub(super) fn expect(&mut self, index: Option<&IndexFile>) {
         let Some(index) = index else { return };
-        self.allow_gaps |= index.compacted;
         self.known = index.entries.iter().chain([&index.seal]).copied().collect();
         self.known.retain(|entry| entry.position > self.at.position);
     }
@@ -124,8 +123,9 @@ impl<D: Disk> Scan<D> {
     pub(super) fn resume(&mut self, segment: &Segment<D>, entry: IndexEntry) {
         // Readers have to get past the damage, too.
         segment.recent.push(entry);
+        self.chain_holds = self.known.contains(&entry);
         self.at = entry;
-        self.confirmed = entry;
+        self.confirmed = (entry, self.epochs.clone());
         self.walk.seek(entry.position);
     }
 
@@ -138,7 +138,7 @@ impl<D: Disk> Scan<D> {
         loop {
             let header = match self.walk.peek() {
                 Ok(Some(header)) => header,
-                Ok(None) | Err(WalkError::NoBatch) => return Ok(self.stopped()),
+                Ok(None) | Err(WalkError::NoBatch) => return Ok(Stop::NoBatch),
                 Err(WalkError::Disk(error)) => return Err(error),
             };
             if !self.belongs(&header) {
@@ -152,21 +152,22 @@ impl<D: Disk> Scan<D> {
                 Err(WalkError::Disk(error)) => return Err(error),
                 Ok(_) | Err(WalkError::NoBatch) => return Ok(Stop::NoBatch),
             }
-            let next = match self.walk.boundary_after(&self.at, &header) {
+            let mut next = match self.walk.boundary_after(&self.at, &header) {
                 Ok(next) => next,
                 Err(WalkError::Disk(error)) => return Err(error),
                 Err(WalkError::NoBatch) => return Ok(Stop::NoBatch),
             };
-            if !self.confirm(&next) {
+            self.epochs.observe(header.leader_epoch, header.base_offset);
+            if !self.confirm(&mut next) {
                 // Some header since the last confirmed boundary was changed, outside its CRC.
-                self.at = self.confirmed;
+                (self.at, self.epochs) = self.confirmed.clone();
+                self.epoch = epoch_before(&self.epochs, self.at.offset);
                 return Ok(Stop::NoBatch);
             }
             if self.at.position >= self.indexed + index_interval_bytes {
                 segment.recent.push(self.at);
                 self.indexed = self.at.position;
             }
-            self.epochs.observe(header.leader_epoch, header.base_offset);
             self.epoch = header.leader_epoch;
             self.last_batch = self.at.position;
             self.at = next;
@@ -174,29 +175,28 @@ impl<D: Disk> Scan<D> {
         }
     }
 
-    /// No batch follows. At the seal of a compacted segment the log goes on behind what was removed.
-    fn stopped(&mut self) -> Stop {
-        if let Some(seal) = self.known.last().filter(|seal| seal.position == self.at.position) {
-            self.at.offset = seal.offset;
-        }
-        Stop::NoBatch
-    }
-
     fn belongs(&self, header: &BatchHeader) -> bool {
-        let gap = self.allow_gaps && header.base_offset > self.at.offset;
-        (header.base_offset == self.at.offset || gap) && header.leader_epoch >= self.epoch
+        header.base_offset == self.at.offset && header.leader_epoch >= self.epoch
     }
 
-    fn confirm(&mut self, boundary: &IndexEntry) -> bool {
+    /// Compares a boundary with what the index file says of it, if anything.
+    fn confirm(&mut self, boundary: &mut IndexEntry) -> bool {
         let found = self.known.binary_search_by_key(&boundary.position, |entry| entry.position);
         let Ok(index) = found else { return true };
-        let known = &self.known[index];
-        if known.chain != boundary.chain || known.offset < boundary.offset {
+        let known = self.known[index];
+        if self.chain_holds && (known.chain != boundary.chain || known.offset != boundary.offset) {
             return false;
         }
-        self.confirmed = *boundary;
+        self.chain_holds = true;
+        boundary.chain = known.chain;
+        self.confirmed = (*boundary, self.epochs.clone());
         true
     }
+}
+
+/// The epoch of the batch in front of `offset`.
+fn epoch_before(epochs: &EpochHistory, offset: Offset) -> LeaderEpoch {
+    offset.checked_sub(1).and_then(|before| epochs.epoch_at(before)).unwrap_or(0)
 }
 
 /// Whether the last batch in front of a checkpoint's tip is still what it was.
