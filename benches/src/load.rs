@@ -14,6 +14,9 @@ use std::{
 use bytes::Bytes;
 use tidemark_protocol::batch::{BatchBuilder, Compression};
 
+/// Of every record: in the future, so that no retention of a default topic deletes it under the load.
+const TIMESTAMP_MS: i64 = 4_000_000_000_000;
+
 /// Writes what goes in front of batch number `n`.
 pub type Head = Box<dyn FnMut(u64) -> Bytes + Send>;
 /// Blocks for the next acknowledgement and returns how many batches are acknowledged in all.
@@ -58,7 +61,7 @@ pub fn batch(record_bytes: usize, batch_bytes: usize) -> Bytes {
             state ^= state << 17;
             chunk.copy_from_slice(&state.to_le_bytes()[..chunk.len()]);
         }
-        builder.push(1_700_000_000_000, None, Some(&value), &[]);
+        builder.push(TIMESTAMP_MS, None, Some(&value), &[]);
     }
     builder.build().expect("the batch is far below its limits")
 }

@@ -23,6 +23,8 @@ use tidemark_protocol::{
 
 use crate::process::Broker;
 
+/// Of every record: in the future, so that no retention of a default topic deletes it under a test.
+pub const TIMESTAMP_MS: i64 = 4_000_000_000_000;
 /// Longest wait for bytes before a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What requests here allow the broker.
@@ -195,7 +197,7 @@ pub fn produce_request(partition: TopicPartition, batch_bytes: usize) -> Result<
 pub fn batch(values: &[&[u8]]) -> Bytes {
     let mut builder = BatchBuilder::new(Compression::None);
     for value in values {
-        builder.push(1_700_000_000_000, None, Some(value), &[]);
+        builder.push(TIMESTAMP_MS, None, Some(value), &[]);
     }
     builder.build().expect("tests build small batches")
 }

@@ -16,7 +16,7 @@ use tidemark_protocol::{
 };
 use tidemark_tests::{
     process::{Broker, BrokerConfig},
-    raw::{Raw, batch, produce_request},
+    raw::{Raw, TIMESTAMP_MS, batch, produce_request},
 };
 
 /// A broker with one topic, and the promise to check on it at the end.
@@ -372,7 +372,7 @@ fn compressed_batches_of_every_codec_come_back_as_they_were() -> Result<()> {
     ];
     for codec in codecs {
         let mut builder = BatchBuilder::new(codec);
-        builder.push(1_700_000_000_000, Some(b"k"), Some(&value), &[]);
+        builder.push(TIMESTAMP_MS, Some(b"k"), Some(&value), &[]);
         raw.produce(partition, &builder.build()?)??;
     }
     let (_, payload) = raw.fetch(partition, 0)??;
