@@ -276,7 +276,7 @@ fn open_log(
     let identity = LogIdentity { partition: opening.id };
     let config = log_config(&opening.topic.config);
     let open = || Log::open(files, &dir, identity, config.clone(), opening.checkpoint.clone());
-    let (log, recovery) = match open() {
+    let (mut log, recovery) = match open() {
         Err(OpenError::Foreign { found, .. }) => {
             // The metadata has no such partition any more, or it would have been opened here: its deletion
             // was interrupted. Kept all the same, since this is the one place that could tell wrong.
@@ -292,7 +292,24 @@ fn open_log(
     } else {
         tracing::debug!(dir = %dir.display(), ?recovery, "log opened");
     }
+    flush_recovered(&mut log);
     Ok(log)
+}
+
+/// What a crash left unflushed was perhaps readable before it. Flushed here, the high watermark is where it was
+/// when the log is served again; a consumer that had come that far would be told otherwise that its offset is
+/// out of range.
+fn flush_recovered(log: &mut Log) {
+    while let Some(job) = log.flush_job() {
+        match job.run() {
+            Ok(done) => log.flushed(done),
+            Err(error) => {
+                // The log opens all the same: its shard flushes again, and draws the consequences.
+                tracing::warn!(dir = %log.dir().display(), %error, "a recovered log is not flushed");
+                return;
+            }
+        }
+    }
 }
 
 fn delete_log(log: Log) -> Result<(), StorageError> {

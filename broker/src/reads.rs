@@ -64,8 +64,13 @@ pub(crate) async fn read(
     let high_watermark = view.high_watermark();
     let log_start_offset = view.reader.log_start_offset();
     if offset > high_watermark {
-        // Storage knows the log end, and what lies between is not to be told.
-        return Err(out_of_range(view, offset, high_watermark));
+        if offset > view.reader.log_end_offset() {
+            return Err(out_of_range(view, offset, high_watermark));
+        }
+        // There is a record, or will be; it is only not committed. A reader that was there before this leader
+        // knew the watermark is to wait, not to be told that it is out of range.
+        let (bytes, next_offset) = (Bytes::new(), offset);
+        return Ok(Read { bytes, next_offset, high_watermark, log_start_offset, leader_epoch });
     }
     let mut tier = Tier::Hot;
     let mut outcome = view.reader.read(offset, high_watermark, max_bytes, Residency::Hot);

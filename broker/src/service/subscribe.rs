@@ -127,7 +127,8 @@ fn admit(
     let leader_epoch = view.leader_epoch(wanted.leader_epoch)?;
     let (high_watermark, offset) = (view.high_watermark(), wanted.offset);
     let log_start_offset = view.reader.log_start_offset();
-    if offset < log_start_offset || offset > high_watermark {
+    // As for a fetch: what is appended and not committed yet is waited for.
+    if offset < log_start_offset || offset > view.reader.log_end_offset() {
         let message =
             format!("{} has offsets {log_start_offset} to {high_watermark}, not {offset}", view.id);
         return Err(Failure::new(ErrorCode::OffsetOutOfRange, message));
