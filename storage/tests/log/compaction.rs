@@ -399,3 +399,100 @@ proptest! {
         run(&Place::prepare(RealDisk::new(), root.path()), || {}, &steps);
     }
 }
+
+/// Readers hold segments that compaction replaces, and reopen files by names that mean something
+/// else by then.
+#[test]
+fn readers_beside_compaction_see_whole_batches_and_no_damage() {
+    let root = tempfile::tempdir().unwrap();
+    let place = Place::prepare(RealDisk::new(), root.path());
+    let (mut log, mut history, mut now_ms) = (place.create(&config()), History::default(), 1000);
+    fill(&mut log, &mut history, &mut now_ms);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let reader = log.reader();
+    std::thread::scope(|scope| {
+        let readers = [700, 3000].map(|max_bytes| {
+            let (reader, done) = (reader.clone(), &done);
+            scope.spawn(move || {
+                let mut rounds = 0;
+                while !done.load(std::sync::atomic::Ordering::Acquire) {
+                    read_through(&reader, max_bytes);
+                    rounds += 1;
+                }
+                rounds
+            })
+        });
+        for _ in 0..25 {
+            fill(&mut log, &mut history, &mut now_ms);
+            compact(&mut log, now_ms, 1000).unwrap().expect("a pass is due");
+        }
+        done.store(true, std::sync::atomic::Ordering::Release);
+        for reader in readers {
+            assert!(reader.join().expect("no reader panics") > 0, "they read meanwhile");
+        }
+    });
+    assert!(reader.quarantined().is_empty());
+    history.check(&log);
+}
+
+fn read_through<D: Disk>(reader: &tidemark_storage::LogReader<D>, max_bytes: usize) {
+    let (mut offset, end) = (reader.log_start_offset(), reader.log_end_offset());
+    while offset < end {
+        let outcome = reader.read(offset, end, max_bytes, Residency::Any).expect("no damage");
+        let ReadOutcome::Batches { bytes, next_offset } = outcome else { panic!("it may block") };
+        for batch in batches(bytes) {
+            let batch = batch.expect("whole batches");
+            batch.verify_crc().expect("intact batches");
+            assert!(batch.header.base_offset <= offset && batch.header.next_offset() > offset);
+            offset = batch.header.next_offset();
+        }
+        assert_eq!(next_offset, offset);
+    }
+}
+
+/// The one way a deleted value could come back: a pass that is interrupted marks the tombstone but
+/// leaves the value, and a later one, interrupted too, drops the tombstone and leaves the value.
+#[test]
+fn two_losses_of_power_in_two_passes_bring_no_deleted_value_back() {
+    let setting = config();
+    let original = SimDisk::new(0);
+    let place = Place::prepare(original.clone(), Path::new("/"));
+    let (mut log, mut history, mut now_ms) = (place.create(&setting), History::default(), 1000);
+    for entry in [(Some(1), Some(9)), (Some(1), None), (None, Some(1))] {
+        history.append(&mut log, &keyed(Compression::None, 1000, &[entry]), now_ms).unwrap();
+        roll(&mut log, &mut now_ms);
+    }
+    flush(&mut log).unwrap();
+    drop(log);
+    // A pass at the given time, stopped after some operations, on a disk that loses power then.
+    let interrupted_pass = |disk: &SimDisk, now_ms, operations, seed| {
+        let disk = disk.fork(seed);
+        let place = Place { disk: disk.clone(), ..place.clone() };
+        let (mut log, recovery) = place.open(&setting, None).unwrap();
+        assert_eq!(recovery.corrupt, []);
+        history.check(&log);
+        flush(&mut log).unwrap();
+        disk.stop_at(disk.operations() + operations);
+        let stopped = compact(&mut log, now_ms, 1000).is_err();
+        drop(log);
+        disk.power_loss();
+        stopped.then_some(disk)
+    };
+    let (mut pairs, later) = (0, now_ms + 10 * DELETE_RETENTION_MS);
+    for first in 0.. {
+        let mut seeds = (0..3).filter_map(|seed| interrupted_pass(&original, now_ms, first, seed));
+        let Some(disk) = seeds.next() else { break };
+        for disk in std::iter::once(disk).chain(seeds) {
+            for second in 0.. {
+                let mut seeds = (0..2).filter_map(|s| interrupted_pass(&disk, later, second, s));
+                let Some(disk) = seeds.next() else { break };
+                for disk in std::iter::once(disk).chain(seeds) {
+                    let place = Place { disk, ..place.clone() };
+                    history.check(&place.open(&setting, None).unwrap().0);
+                    pairs += 1;
+                }
+            }
+        }
+    }
+    assert!(pairs > 300, "{pairs} pairs of crashes");
+}
