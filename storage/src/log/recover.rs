@@ -206,8 +206,13 @@ impl<D: Disk> Opening<D> {
             && let Some(&first) = bases.first()
             && self.log.segment_count() == 0
         {
-            // Whatever was in front, retention has deleted.
+            if first > self.plan.log_start && first >= self.plan.proven {
+                // Retention says what it deletes: segments that were never flushed are gone from
+                // the front, and what came behind them has lost its place.
+                return self.discard(&bases);
+            }
             self.expected = first;
+            self.plan.log_start = self.plan.log_start.max(first);
         }
         for (index, &base) in bases.iter().enumerate() {
             let from_tip = self.plan.tip.is_some_and(|tip| tip.segment_base == base);
@@ -381,6 +386,11 @@ impl<D: Disk> Opening<D> {
         let log = &mut self.log;
         if !self.plan.clean && log.epochs.truncate_from_end(end) {
             log.epochs_version += 1;
+            // At once: other leaders may write where the forgotten ones never did.
+            match log.save_own_epochs() {
+                Err(error) if error.is_full() => tracing::warn!(%error, "epochs are not saved"),
+                other => other?,
+            }
         }
         if log.epochs.truncate_from_start(log_start) {
             log.epochs_version += 1;
@@ -398,8 +408,8 @@ impl<D: Disk> Opening<D> {
             self.report.truncation_completed = true;
             self.complete_truncation()?;
         }
-        // No record, no deletion of the segment that tells where the log ends.
-        self.log.delete_below_start(self.plan.log_start_recorded)?;
+        let front = self.log.front(false);
+        self.log.delete_front(front)?;
         Ok(())
     }
 

@@ -3,8 +3,7 @@
 //! Whole segments go, never one with records at or above the high watermark, never the one being
 //! written unless it was rolled first. The new log start is recorded before anything is deleted:
 //! deletions that a power loss undoes, in part and in any order, are then done again at the next
-//! open instead of looking like loss. On a full disk it cannot be recorded, and deleting is what
-//! helps: oldest first, one by one, and never the last segment, whose name says where the log ends.
+//! open instead of looking like loss.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -28,6 +27,14 @@ pub struct Deleted {
     pub segments: usize,
     pub bytes: u64,
     pub log_start: Offset,
+}
+
+/// What moving the log start did.
+struct GivenUp {
+    segments: usize,
+    bytes: u64,
+    /// Whether the new start is on disk.
+    recorded: Result<(), DiskError>,
 }
 
 impl<D: Disk> Log<D> {
@@ -54,27 +61,36 @@ impl<D: Disk> Log<D> {
         if before <= range.start {
             return Ok(range.start);
         }
-        if !self.give_up_front(before)?.2 {
-            self.record_log_start(before)?;
-            self.delete_below_start(true)?;
-        }
+        self.give_up_front(before)?.recorded?;
         Ok(before)
     }
 
-    /// Moves the log start and deletes what is below it: segments, bytes, and whether the new start
-    /// is on disk. On a full disk it is not, but what can be deleted without it is.
-    fn give_up_front(&mut self, start: Offset) -> Result<(usize, u64, bool), StorageError> {
-        let recorded = match self.record_log_start(start) {
-            Ok(()) => true,
-            Err(error) if error.is_full() => false,
-            Err(error) => return Err(error.into()),
-        };
+    /// Moves the log start and deletes what is below it. The start is recorded first; where the disk
+    /// is too full for that, segments go one by one until it is not.
+    fn give_up_front(&mut self, start: Offset) -> Result<GivenUp, StorageError> {
+        let mut recorded = self.record_log_start(start);
         self.raise_log_start(start);
         if start == self.log_end_offset() {
             self.roll();
         }
-        let (segments, bytes) = self.delete_below_start(recorded)?;
-        Ok((segments, bytes, recorded))
+        let (mut segments, mut bytes) = (0, 0);
+        while recorded.as_ref().is_err_and(DiskError::is_full) && self.front(false) > 0 {
+            bytes += self.delete_front(1)?;
+            segments += 1;
+            self.shared.disk().sync_dir(&self.shared.dir)?;
+            recorded = self.record_log_start(start);
+        }
+        if recorded.is_ok() {
+            // The batches that the history could be rebuilt from are about to go.
+            match self.save_own_epochs() {
+                Err(error) if error.is_full() => tracing::warn!(%error, "epochs are not saved"),
+                other => other?,
+            }
+            let front = self.front(true);
+            segments += front;
+            bytes += self.delete_front(front)?;
+        }
+        Ok(GivenUp { segments, bytes, recorded })
     }
 
     /// Deletes segments that are older or more than the settings allow, oldest first, and none with
@@ -106,7 +122,13 @@ impl<D: Disk> Log<D> {
             start = end;
         }
         if start > before {
-            (deleted.segments, deleted.bytes, _) = self.give_up_front(start)?;
+            let given_up = self.give_up_front(start)?;
+            (deleted.segments, deleted.bytes) = (given_up.segments, given_up.bytes);
+            match given_up.recorded {
+                // What could be deleted is; the rest waits for the next run.
+                Err(error) if !error.is_full() => return Err(error.into()),
+                _ => {}
+            }
             deleted.log_start = start;
         }
         Ok(deleted)
@@ -141,23 +163,22 @@ impl<D: Disk> Log<D> {
         quarantine::clip(&self.shared, &(start..Offset::MAX));
     }
 
-    /// Deletes the segments wholly below the log start, but not the one being written. `recorded`:
-    /// the log start is on disk, so that names which disappear in any order, or all of them, say
-    /// nothing wrong.
-    pub(super) fn delete_below_start(&mut self, recorded: bool) -> Result<(usize, u64), DiskError> {
+    /// How many segments are wholly below the log start. The last one counts only if it takes no
+    /// more batches and the log start is `recorded`: nothing but its name may say where the log ends.
+    pub(super) fn front(&self, recorded: bool) -> usize {
         let start = self.log_start_offset();
-        let segments = self.shared.segments.load_full();
-        let mut count = segments
-            .iter()
-            .zip(segments.iter().skip(1))
-            .take_while(|(_, next)| next.base <= start)
-            .count();
-        if recorded
-            && count + 1 == segments.len()
+        let segments = self.shared.segments.load();
+        let followed = segments.iter().skip(1).take_while(|next| next.base <= start).count();
+        let all = followed + 1 == segments.len()
             && start == self.log_end_offset()
-            && self.tail.as_ref().is_some_and(|tail| tail.rolled)
-        {
-            count += 1;
+            && self.tail.as_ref().is_some_and(|tail| tail.rolled);
+        followed + usize::from(recorded && all)
+    }
+
+    /// Deletes the oldest segments; returns their bytes.
+    pub(super) fn delete_front(&mut self, count: usize) -> Result<u64, DiskError> {
+        let segments = self.shared.segments.load_full();
+        if count > 0 && count == segments.len() {
             self.tail = None;
             self.durable = None;
         }
@@ -168,11 +189,8 @@ impl<D: Disk> Log<D> {
         for segment in gone {
             bytes += segment.end();
             self.unlink(segment)?;
-            if !recorded {
-                self.shared.disk().sync_dir(&self.shared.dir)?;
-            }
         }
-        Ok((count, bytes))
+        Ok(bytes)
     }
 
     /// Removes a segment's files; readers that have them open keep them.

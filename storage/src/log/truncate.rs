@@ -33,7 +33,7 @@ impl<D: Disk> Log<D> {
             self.epochs_version += 1;
         }
         if offset >= self.log_end_offset() {
-            return self.save_own_epochs();
+            return Ok(self.save_own_epochs()?);
         }
         let range = self.log_start_offset()..self.log_end_offset();
         if offset < range.start {
@@ -46,7 +46,7 @@ impl<D: Disk> Log<D> {
         cut
     }
 
-    fn save_own_epochs(&mut self) -> Result<(), StorageError> {
+    pub(super) fn save_own_epochs(&mut self) -> Result<(), DiskError> {
         if self.dir_exists && self.epochs_version > self.epochs_saved {
             self.shared.save_epochs(self.epochs_version, self.epochs.entries())?;
             self.epochs_saved = self.epochs_version;
@@ -109,7 +109,7 @@ impl<D: Disk> Log<D> {
                 tail.rolled = true;
                 tail.segment.seal(tail.at);
             }
-            self.delete_below_start(true)?;
+            self.delete_front(self.front(true))?;
         }
         if self.durable.is_some_and(|tip| tip.at.offset > at.offset) {
             self.durable = self.tip();

@@ -29,8 +29,6 @@ pub(super) struct Plan {
     /// Nothing was written since the checkpoint.
     pub clean: bool,
     pub log_start: Offset,
-    /// The log start is in its file.
-    pub log_start_recorded: bool,
     /// Everything below was durable once.
     pub proven: Offset,
     /// A truncation to here was not completed.
@@ -80,7 +78,6 @@ impl Plan {
             let path = dir.join(LOG_START_FILE);
             let stored = state_file::read(disk, &path, Kind::LogStart, LOG_START_BYTES_MAX)?;
             plan.log_start = stored.unwrap_or(0);
-            plan.log_start_recorded = true;
         }
         if has(REPLACED_FILE) {
             let path = dir.join(REPLACED_FILE);
@@ -94,6 +91,10 @@ impl Plan {
         match checkpoint.filter(|checkpoint| checkpoint.incarnation == meta.incarnation) {
             Some(checkpoint) => plan.believe(checkpoint, &files),
             None => plan.believe_seals(disk, dir, meta, names, &files),
+        }
+        if plan.proven <= plan.log_start {
+            // All of it was given up.
+            plan.proven = 0;
         }
         Ok(plan)
     }
@@ -136,14 +137,15 @@ impl Plan {
             }
             next = mark.end.offset;
         }
-        if let Some(tip) = &tip {
+        let tip = tip.filter(|tip| {
             next = tip.segment_base;
-            if bytes_of(tip.segment_base).is_none_or(|bytes| bytes < tip.at.position)
-                && tip.at.offset > self.log_start
-            {
+            let bytes = bytes_of(tip.segment_base);
+            if bytes.is_none_or(|bytes| bytes < tip.at.position) {
+                // Lost, unless it was given up.
                 self.missing.push(tip.segment_base.max(self.log_start)..tip.at.offset);
             }
-        }
+            bytes.is_some()
+        });
         if let Some(first) = self.sealed.first().map(|mark| mark.base).or(tip.map(|_| next)) {
             self.log_start = self.log_start.max(first);
         }
@@ -176,9 +178,6 @@ impl Plan {
         }
         self.proven = self.proven.min(self.cut.unwrap_or(Offset::MAX));
         self.scan = files.iter().map(|&(base, _)| base).collect();
-        if let Some(&first) = self.scan.first() {
-            self.log_start = self.log_start.max(first);
-        }
     }
 }
 
