@@ -243,7 +243,7 @@ impl Shard {
             for command in commands.drain(..) {
                 if let Command::Close { reply } = command {
                     // The server may have stopped waiting.
-                    drop(reply.send(self.close()));
+                    drop(reply.send(self.close().await));
                     return;
                 }
                 self.handle(command);
@@ -388,18 +388,31 @@ impl Shard {
         held.collect()
     }
 
-    /// Flushes and closes every log.
-    fn close(&mut self) -> Closed {
-        let mut closed = Closed::default();
-        for (id, mut partition) in std::mem::take(&mut self.partitions) {
+    /// Answers everybody who waits, has the flusher flush what is dirty, all logs side by side, and says what
+    /// is durable.
+    async fn close(&mut self) -> Closed {
+        let mut flushing = 0;
+        for partition in self.partitions.values_mut() {
             partition.step(Event::Stop { reason: ErrorCode::NotReady }, &mut self.hands);
-            let topic = Arc::clone(&partition.view.topic);
-            match partition.log.close() {
-                Ok(checkpoint) => closed.checkpoints.push((id, checkpoint)),
-                Err(error) => {
-                    tracing::error!(%topic, partition = id.partition, %error, "a log was not closed");
-                    closed.unclean += 1;
-                }
+            flushing += usize::from(partition.flush_rest(&mut self.hands));
+        }
+        while flushing > 0 {
+            let flushed = self.flushes.recv().await.expect("the shard holds a sender itself");
+            let Some(partition) = self.partitions.get_mut(&flushed.partition) else { continue };
+            let succeeded = flushed.outcome.is_ok();
+            partition.flushed(flushed.outcome, &mut self.hands);
+            if !(succeeded && partition.flush_rest(&mut self.hands)) {
+                flushing -= 1;
+            }
+        }
+        let mut closed = Closed::default();
+        for (id, partition) in std::mem::take(&mut self.partitions) {
+            if partition.is_flushed() {
+                closed.checkpoints.push((id, partition.log.checkpoint()));
+            } else {
+                let topic = &partition.view.topic;
+                tracing::error!(%topic, partition = id.partition, "a log was closed unflushed");
+                closed.unclean += 1;
             }
         }
         closed

@@ -101,6 +101,19 @@ impl Partition {
         }
     }
 
+    /// Sees to it that a flush is under way if anything is not durable. Says whether one is.
+    pub(super) fn flush_rest(&mut self, hands: &mut Hands) -> bool {
+        if !self.is_flushed() {
+            self.begin_flush(true, hands);
+        }
+        self.flushing
+    }
+
+    /// Whether every record is durable. What else a flush writes, the history of epochs, a checkpoint holds.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.log.flushed_offset() == self.log.log_end_offset()
+    }
+
     pub(super) fn flushed(&mut self, outcome: Result<FlushDone, FlushError>, hands: &mut Hands) {
         self.flushing = false;
         match outcome {
