@@ -107,11 +107,14 @@ impl BrokerConfig {
         let started = Instant::now();
         let mut child = self.command().spawn().context("start tidemarkd")?;
         let log = Arc::new(Mutex::new(String::new()));
-        let stdout = collect(child.stdout.take().context("piped")?, &log, Some("ready"));
-        collect(child.stderr.take().context("piped")?, &log, None);
+        let stdout = collect(child.stdout.take().context("piped")?, &log, Some("is ready"));
+        let stderr = collect(child.stderr.take().context("piped")?, &log, None);
         let mut broker = Broker { config: self.clone(), child, log, ready_after: Duration::ZERO };
         if stdout.recv_timeout(PATIENCE).is_err() {
-            let ended = broker.child.try_wait()?;
+            broker.child.kill()?;
+            let ended = broker.child.wait()?;
+            // Closed once everything it said is in the log.
+            let _closed = stderr.recv();
             bail!("the broker is not ready ({ended:?}):\n{}", broker.log());
         }
         broker.ready_after = started.elapsed();

@@ -29,6 +29,7 @@ pub fn debian_program(package: &str, program: &str) -> Result<PathBuf> {
 }
 
 fn unpack(package: &str, into: &Path) -> Result<()> {
+    std::fs::create_dir_all(into)?;
     let downloads = tempfile::tempdir()?;
     // Without package lists, as on a new machine, they are fetched first.
     if run(Command::new("apt-get").args(["download", package]).current_dir(&downloads)).is_err() {

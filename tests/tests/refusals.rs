@@ -25,11 +25,11 @@ fn a_port_in_use_is_named_with_the_setting_that_changes_it() -> Result<()> {
     assert_refused(
         &config.start_refused()?,
         1,
-        &[&config.listen.to_string(), "in use", "--listen"],
+        &[&config.listen.to_string(), "another process", "--listen"],
     );
     drop(data_port);
     let _http_port = TcpListener::bind(config.http_listen)?;
-    let words = [&config.http_listen.to_string()[..], "in use", "--http-listen"];
+    let words = [&config.http_listen.to_string()[..], "another process", "--http-listen"];
     assert_refused(&config.start_refused()?, 1, &words);
     Ok(())
 }
