@@ -190,6 +190,9 @@ fn data_dir_advice(error: &OpenError) -> &'static str {
         OpenError::Foreign { .. } => {
             "start it as the node it belongs to with --node-id N, or choose another directory with --data-dir DIR"
         }
+        OpenError::NotEmpty { .. } => {
+            "give it an empty directory, or one that does not exist yet, with --data-dir DIR"
+        }
         OpenError::NewerFormat { .. } => {
             "run the version that wrote it, or choose another directory with --data-dir DIR"
         }

@@ -34,9 +34,25 @@ const CHECKPOINT_FILE: &str = "checkpoint";
 const CLEAN_FILE: &str = "clean";
 const TOPICS_DIR: &str = "topics";
 const METADATA_DIR: &str = "metadata";
+/// What an unused directory may hold: the beginnings of ours, and what a file system puts into its root.
+const UNUSED_DIR_ENTRIES: &[&str] =
+    &[LOCK_FILE, HOLDER_FILE, "LOCK.holder.tmp", FORMAT_FILE, "format.tmp", "lost+found"];
 
 const SMALL_FILE_BYTES_MAX: usize = 64 << 10;
 const CHECKPOINT_BYTES_MAX: usize = 1 << 30;
+
+/// Refuses a directory that others keep their files in: deleting topics there could delete theirs.
+fn refuse_foreign<D: Disk>(disk: &D, root: &Path) -> Result<(), OpenError> {
+    let entries = disk.list(root)?;
+    let is_ours = |name: &str| [FORMAT_FILE, TOPICS_DIR].contains(&name);
+    if entries.iter().any(|entry| is_ours(&entry.name)) {
+        return Ok(());
+    }
+    match entries.into_iter().find(|entry| !UNUSED_DIR_ENTRIES.contains(&entry.name.as_str())) {
+        Some(entry) => Err(OpenError::NotEmpty { path: root.to_owned(), found: entry.name }),
+        None => Ok(()),
+    }
+}
 
 /// Whose data a directory holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +123,7 @@ impl<D: Disk> LockedDataDir<D> {
             Ok(()) | Err(DiskError::Exists { .. }) => {}
             Err(error) => return Err(error.into()),
         }
+        refuse_foreign(&disk, root)?;
         let lock = match disk.lock(&root.join(LOCK_FILE)) {
             Err(DiskError::Locked { .. }) => {
                 let holder = disk.read_file(&root.join(HOLDER_FILE), SMALL_FILE_BYTES_MAX);

@@ -20,6 +20,9 @@ pub enum OpenError {
     /// The data belongs to something else.
     #[error("{} belongs to {found}, not to {expected}", path.display())]
     Foreign { path: PathBuf, found: String, expected: String },
+    /// A directory that was never ours and has files of somebody else's in it.
+    #[error("{} holds {found:?}, which is not Tidemark's, and no data of ours", path.display())]
+    NotEmpty { path: PathBuf, found: String },
     #[error("{} is in use by another process ({holder})", path.display())]
     Locked { path: PathBuf, holder: String },
 }

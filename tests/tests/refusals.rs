@@ -86,7 +86,7 @@ fn a_directory_full_of_other_files_is_not_taken_over() -> Result<()> {
     let dir = tempfile::tempdir()?;
     fs::write(dir.path().join("thesis.tex"), b"chapter one")?;
     let config = BrokerConfig::new(dir.path())?;
-    assert_refused(&config.start_refused()?, 1, &["not empty"]);
+    assert_refused(&config.start_refused()?, 1, &["thesis.tex", "empty directory"]);
     assert_eq!(fs::read_dir(dir.path())?.count(), 1, "and nothing was written into it");
     Ok(())
 }
