@@ -18,7 +18,7 @@ use crate::{
     template::{LANGUAGE, Template},
 };
 use print::{Printed, Printer};
-pub(crate) use slices::Slices;
+pub(crate) use slices::{Ends, Slices};
 
 /// How long one poll waits; only progress depends on it.
 const POLL_WAIT: Duration = Duration::from_millis(500);
@@ -38,7 +38,7 @@ Examples:
 /// Read records from topics
 ///
 /// Starts at the first record there is and follows until Ctrl-C; -e stops at the end, -n after so many
-/// records, a range like 100:200 where it ends. Prints the value of each record and a line end, byte for byte
+/// records, a range like 100:200 where it or the topic ends. Prints the value of each record and a line end, byte for byte
 /// what was put in.
 #[derive(Debug, Args)]
 #[command(
@@ -58,7 +58,7 @@ pub(crate) struct ConsumeArgs {
     #[arg(short, long)]
     exit_at_end: bool,
 
-    /// Wait for more at the end; this is what happens unless a range or -e says where to stop
+    /// Wait for what is not there yet, also when a range says where to stop; without a range the default
     #[arg(long, conflicts_with = "exit_at_end")]
     follow: bool,
 
@@ -92,12 +92,11 @@ pub(crate) async fn run(session: &Session, args: ConsumeArgs) -> Result<Exit, Cl
     if args.exit_at_end && range.to.is_none() {
         range.to = Some(crate::position::Point::End);
     }
-    if args.follow && range.to.is_some() {
-        return Err(CliError::usage("--follow contradicts a range that ends"));
-    }
+    let ends = if args.follow { Ends::Eventually } else { Ends::Now };
     let mut printer = printer(session, &args)?;
     let client = session.client().await?;
-    let mut slices = Slices::resolve(&client.admin(), &args.topics, &args.partition, range).await?;
+    let admin = client.admin();
+    let mut slices = Slices::resolve(&admin, &args.topics, &args.partition, range, ends).await?;
     if slices.is_done() || args.num == Some(0) {
         return Ok(Exit::Success);
     }

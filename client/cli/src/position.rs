@@ -7,8 +7,7 @@ use tidemark_protocol::{Offset, TimestampMs};
 use crate::{exit::CliError, quantity};
 
 /// The grammar, for `--help` and for parse errors.
-pub(crate) const GRAMMAR: &str = "\
-  start               the first record there is
+pub(crate) const GRAMMAR: &str = "  start               the first record there is
   end                 after the last record there is now
   47                  exactly offset 47
   +10                 10 records after the start

@@ -14,8 +14,8 @@ use tidemark_protocol::{Offset, PartitionIndex, TimestampMs, batch::RecordHeader
 use crate::{encoding, escape, quantity};
 
 /// The language, for `--help`.
-pub(crate) const LANGUAGE: &str = "\
-  %t topic          %p partition      %o offset        %n number of the record, from 1
+pub(crate) const LANGUAGE: &str =
+    "  %t topic          %p partition      %o offset        %n number of the record, from 1
   %k key            %v value          %K key bytes     %V value bytes
   %T Unix ms        %d RFC 3339       %h headers k=v,k=v   %H number of headers
   %s and %S are %v and %V; %% is a percent sign

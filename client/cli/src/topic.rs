@@ -78,7 +78,7 @@ pub(crate) fn size_bytes(topic: &DescribeTopicResponse) -> u64 {
 pub(crate) fn parse_setting(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(format!("`{text}` is not a setting; write it like retention_ms=86400000")),
+        _ => Err(format!("`{text}` is not a setting; write it like retention_ms=7d")),
     }
 }
 

@@ -8,6 +8,7 @@ use tidemark_protocol::batch::BatchError;
 
 use super::{Bed, Subject, Volume, produce, report::BenchReport};
 use crate::{
+    consume::{Ends, Slices},
     exit::{CliError, Exit},
     position::{Point, Range},
     progress::Progress,
@@ -49,7 +50,7 @@ pub(super) async fn measure(
     }
     let range = Range { from: None, to: Some(Point::End) };
     let names = [subject.name.clone()];
-    let mut slices = crate::consume::Slices::resolve(&client.admin(), &names, &[], range).await?;
+    let mut slices = Slices::resolve(&client.admin(), &names, &[], range, Ends::Now).await?;
     let total = slices.record_count().unwrap_or(0);
     let wanted = args.volume.records.filter(|_| !subject.created).map_or(total, |n| n.min(total));
     let transport = if args.fetch { Transport::Fetch } else { Transport::Push };

@@ -20,7 +20,7 @@ use super::{
     report::{self, BenchReport, LoadReport},
 };
 use crate::{
-    consume::Slices,
+    consume::{Ends, Slices},
     exit::{CliError, Exit},
     position::{Point, Range},
     progress::Progress,
@@ -104,7 +104,7 @@ fn expected_records(load: &Load) -> u64 {
 async fn at_the_end(client: &Client, subject: &Subject) -> Result<Consumer, CliError> {
     let range = Range { from: Some(Point::End), to: None };
     let names = [subject.name.clone()];
-    let slices = Slices::resolve(&client.admin(), &names, &[], range).await?;
+    let slices = Slices::resolve(&client.admin(), &names, &[], range, Ends::Now).await?;
     let mut consumer = client.consumer(ConsumerConfig::default());
     let open = slices.open().map(|(topic, partition, at)| (topic, partition, Position::Offset(at)));
     consumer.assign(open.collect::<Vec<_>>()).await?;

@@ -23,8 +23,9 @@ pub(crate) struct Slice {
 }
 
 impl Slice {
-    fn new(range: Range, extent: &Extent) -> Self {
+    fn new(range: Range, extent: &Extent, ends: Ends) -> Self {
         let (from, to) = range.resolve(extent);
+        let to = to.map(|to| if ends == Ends::Now { to.min(extent.end) } else { to });
         // An offset that does not exist yet is reached by reading on from the end.
         Self { from, to, next: from.min(extent.end) }
     }
@@ -32,6 +33,15 @@ impl Slice {
     pub(crate) fn is_done(&self) -> bool {
         self.to.is_some_and(|to| self.next >= to)
     }
+}
+
+/// What a range that ends beyond the last record means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ends {
+    /// It ends at the last record there is.
+    Now,
+    /// The records that are missing are waited for.
+    Eventually,
 }
 
 /// All slices of one command.
@@ -49,6 +59,7 @@ impl Slices {
         topics: &[String],
         only: &[PartitionIndex],
         range: Range,
+        ends: Ends,
     ) -> Result<Self, CliError> {
         let mut by_topic = BTreeMap::new();
         for name in topics {
@@ -64,7 +75,7 @@ impl Slices {
                 .filter(|partition| only.is_empty() || only.contains(partition))
                 .collect();
             let extents = extents(admin, name, &partitions, range).await?;
-            let slices = extents.iter().map(|extent| Slice::new(range, extent));
+            let slices = extents.iter().map(|extent| Slice::new(range, extent, ends));
             by_topic.insert(name.as_str().into(), partitions.iter().copied().zip(slices).collect());
         }
         Ok(Self::new(by_topic))
@@ -168,7 +179,7 @@ mod tests {
     const EXTENT: Extent = Extent { start: 10, end: 20, from_time: None, to_time: None };
 
     fn slice(range: &str) -> Slice {
-        Slice::new(Range::parse(range, 0).unwrap(), &EXTENT)
+        Slice::new(Range::parse(range, 0).unwrap(), &EXTENT, Ends::Now)
     }
 
     #[test]
@@ -182,6 +193,14 @@ mod tests {
     fn an_offset_beyond_the_end_is_waited_for_from_the_end() {
         let slice = slice("25");
         assert_eq!((slice.from, slice.next, slice.to), (25, 20, None));
+    }
+
+    #[test]
+    fn a_range_ends_with_the_last_record_unless_more_is_waited_for() {
+        assert_eq!(slice("15:500").to, Some(20));
+        assert!(slice("600:+2").is_done(), "nothing of it is there");
+        let range = Range::parse("15:500", 0).unwrap();
+        assert_eq!(Slice::new(range, &EXTENT, Ends::Eventually).to, Some(500));
     }
 
     #[test]

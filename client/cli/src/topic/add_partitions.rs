@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::{
     exit::{CliError, Exit},
     output::{self, Page, Report, Tone},
+    quantity,
     session::Session,
 };
 
@@ -79,7 +80,11 @@ pub(super) async fn run(session: &Session, args: AddPartitionsArgs) -> Result<Ex
     if total <= before {
         return Err(CliError::new(
             Exit::Conflict,
-            format!("{} has {before} partitions already, and none can be taken away", args.name),
+            format!(
+                "{} has {} already, and none can be taken away",
+                args.name,
+                quantity::counted(before.into(), "partition")
+            ),
         ));
     }
     let partitions = admin.add_partitions(&args.name, total, args.dry_run).await?;

@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tidemark topic alter orders --set retention_ms=604800000
+  tidemark topic alter orders --set retention_ms=7d
   tidemark topic alter orders --unset retention_ms --dry-run
 
 `tidemark topic describe TOPIC --all` lists every setting with its default and meaning.")]

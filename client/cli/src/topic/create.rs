@@ -19,7 +19,7 @@ use crate::{
 #[command(after_help = "\
 Examples:
   tidemark topic create orders
-  tidemark topic create orders payments --partitions 8 --set retention_ms=86400000
+  tidemark topic create orders payments --partitions 8 --set retention_ms=7d
   tidemark topic create users --set cleanup_policy=compact --if-not-exists")]
 pub(crate) struct CreateArgs {
     /// Names of the topics: letters, digits, dot, underscore and dash
