@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::{
     cluster::{Cluster, Repeat, Target},
     error::{AdminError, RequestError},
-    partitions,
+    partitions::{self, Asking},
 };
 
 /// A topic to be created.
@@ -252,10 +252,8 @@ impl Admin {
                 .collect(),
         };
         let deadline = self.deadline();
-        partitions::ask_leaders(&self.cluster, &named, deadline, request, |answer| {
-            answer.partitions
-        })
-        .await
+        let asking = Asking { cluster: &self.cluster, repeat: Repeat::Always, deadline };
+        asking.leaders(&named, request, |answer| answer.partitions).await
     }
 
     async fn question<R: Request>(
@@ -263,7 +261,7 @@ impl Admin {
         target: &Target,
         request: &R,
     ) -> Result<R::Response, AdminError> {
-        Ok(self.cluster.ask(target, request, Repeat::Always, self.deadline()).await?)
+        Ok(self.cluster.ask(target, request, Repeat::Question, self.deadline()).await?)
     }
 
     async fn change<R: Request>(&self, request: &R) -> Result<R::Response, AdminError> {

@@ -37,7 +37,9 @@ pub(crate) enum Target {
 /// What may be asked twice when nobody knows whether the first time had an effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
-    /// Questions, and changes that are the same done twice.
+    /// Questions: the broker does not wait for anything.
+    Question,
+    /// Changes that are the same done twice.
     Always,
     /// Everything else.
     IfNotDone,
@@ -144,16 +146,22 @@ impl Cluster {
     ) -> Result<R::Response, RequestError> {
         let mut backoff = self.backoff();
         loop {
-            let broker_wait = deadline.saturating_duration_since(Instant::now());
+            let broker_wait = match repeat {
+                Repeat::Question => Duration::ZERO,
+                Repeat::Always | Repeat::IfNotDone => {
+                    deadline.saturating_duration_since(Instant::now())
+                }
+            };
             let error = match self.ask_once(target, request, broker_wait, deadline).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let safe = repeat == Repeat::Always || !error.is_indeterminate();
+            let safe = repeat != Repeat::IfNotDone || !error.is_indeterminate();
             let pause = backoff.after_failure();
-            // A refused connection is final here: a person at a terminal waits for this answer. Pools
-            // pace those who must not give up.
-            let final_error = matches!(error, RequestError::Connect(_));
+            // Final although retriable, since a person at a terminal waits for this answer: no broker to
+            // ask, and a name that nobody knows. Who must not give up asks again.
+            let final_error = matches!(error, RequestError::Connect(_))
+                || error.code() == Some(ErrorCode::UnknownTopicOrPartition);
             if !error.is_retriable() || !safe || final_error || Instant::now() + pause >= deadline {
                 return Err(error);
             }

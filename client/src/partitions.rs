@@ -41,51 +41,60 @@ pub(crate) async fn list_offsets<T: AsRef<str>>(
             })
             .collect(),
     };
-    ask_leaders(cluster, &named, deadline, request, |answer| answer.partitions).await
+    let asking = Asking { cluster, repeat: Repeat::Question, deadline };
+    asking.leaders(&named, request, |answer| answer.partitions).await
 }
 
-/// Asks the leader of each partition, and again after new metadata while errors are retriable and time is
-/// left. The requests must be such that repeating them does no harm.
-pub(crate) async fn ask_leaders<N, R, T>(
-    cluster: &Cluster,
-    named: &[(N, PartitionIndex)],
-    deadline: Instant,
-    request: impl Fn(&[Chosen]) -> R,
-    outcomes: impl Fn(R::Response) -> Vec<Result<T, Failure>>,
-) -> Result<Vec<Result<T, AdminError>>, AdminError>
-where
-    N: AsRef<str>,
-    R: Request,
-{
-    let mut results: Vec<Option<Result<T, AdminError>>> = named.iter().map(|_| None).collect();
-    let mut open: Vec<usize> = (0..named.len()).collect();
-    let mut backoff = cluster.backoff();
-    loop {
-        let (by_leader, unplaced) = place(cluster, named, &open, deadline).await?;
-        for (at, error) in unplaced {
-            results[at] = Some(Err(error));
-        }
-        for (address, chosen) in by_leader {
-            let target = Target::Address(address);
-            for chosen in chosen.chunks(REQUEST_PARTITIONS_MAX) {
-                let asked = cluster.ask(&target, &request(chosen), Repeat::Always, deadline).await;
-                for ((at, ..), outcome) in chosen.iter().zip(spread(asked, chosen.len(), &outcomes))
-                {
-                    results[*at] = Some(outcome.map_err(AdminError::from));
+/// How leaders are asked, and for how long. Nothing may be asked this way that does harm when repeated.
+pub(crate) struct Asking<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) repeat: Repeat,
+    pub(crate) deadline: Instant,
+}
+
+impl Asking<'_> {
+    /// Asks the leader of each partition, and again after new metadata while errors are retriable and time
+    /// is left.
+    pub(crate) async fn leaders<N, R, T>(
+        &self,
+        named: &[(N, PartitionIndex)],
+        request: impl Fn(&[Chosen]) -> R,
+        outcomes: impl Fn(R::Response) -> Vec<Result<T, Failure>>,
+    ) -> Result<Vec<Result<T, AdminError>>, AdminError>
+    where
+        N: AsRef<str>,
+        R: Request,
+    {
+        let Self { cluster, repeat, deadline } = *self;
+        let mut results: Vec<Option<Result<T, AdminError>>> = named.iter().map(|_| None).collect();
+        let mut open: Vec<usize> = (0..named.len()).collect();
+        let mut backoff = cluster.backoff();
+        loop {
+            let (by_leader, unplaced) = place(cluster, named, &open, deadline).await?;
+            for (at, error) in unplaced {
+                results[at] = Some(Err(error));
+            }
+            for (address, chosen) in by_leader {
+                let target = Target::Address(address);
+                for chosen in chosen.chunks(REQUEST_PARTITIONS_MAX) {
+                    let asked = cluster.ask(&target, &request(chosen), repeat, deadline).await;
+                    let asked = spread(asked, chosen.len(), &outcomes);
+                    for ((at, ..), outcome) in chosen.iter().zip(asked) {
+                        results[*at] = Some(outcome.map_err(AdminError::from));
+                    }
                 }
             }
+            open.retain(|at| matches!(&results[*at], Some(Err(error)) if error.is_retriable()));
+            let pause = backoff.after_failure();
+            if open.is_empty() || Instant::now() + pause >= deadline {
+                let asked = results.into_iter().map(|outcome| outcome.expect("all were asked"));
+                return Ok(asked.collect());
+            }
+            sleep(pause).await;
+            let topics: Vec<Arc<str>> =
+                open.iter().map(|at| named[*at].0.as_ref().into()).collect();
+            cluster.refresh(&topics, deadline).await?;
         }
-        let retriable =
-            |at: &usize| matches!(&results[*at], Some(Err(error)) if error.is_retriable());
-        open.retain(retriable);
-        let pause = backoff.after_failure();
-        if open.is_empty() || Instant::now() + pause >= deadline {
-            let asked = results.into_iter().map(|outcome| outcome.expect("every one was asked"));
-            return Ok(asked.collect());
-        }
-        sleep(pause).await;
-        let topics: Vec<Arc<str>> = open.iter().map(|at| named[*at].0.as_ref().into()).collect();
-        cluster.refresh(&topics, deadline).await?;
     }
 }
 

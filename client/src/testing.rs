@@ -63,6 +63,7 @@ struct World {
     requests: Mutex<BTreeMap<Api, usize>>,
     /// Counts changes of logs, for those who wait for more.
     changes: watch::Sender<u64>,
+    connections: watch::Sender<usize>,
     /// Cancelled to break every connection there is; then replaced.
     connected: Mutex<CancellationToken>,
 }
@@ -78,6 +79,7 @@ impl FakeBroker {
             faults: Mutex::default(),
             requests: Mutex::default(),
             changes: watch::Sender::new(0),
+            connections: watch::Sender::new(0),
             connected: Mutex::default(),
         });
         let mut broker = Self { address, world, listening: None };
@@ -98,6 +100,18 @@ impl FakeBroker {
     /// Requests of this API received so far.
     pub fn requests(&self, api: Api) -> usize {
         locked(&self.world.requests).get(&api).copied().unwrap_or(0)
+    }
+
+    /// Connections open now.
+    pub fn connections(&self) -> usize {
+        *self.world.connections.borrow()
+    }
+
+    /// Resolves when every connection is closed.
+    pub async fn all_closed(&self) {
+        let mut connections = self.world.connections.subscribe();
+        // The sender lives in the world this holds.
+        drop(connections.wait_for(|count| *count == 0).await);
     }
 
     /// Breaks every connection. New ones are accepted.

@@ -48,13 +48,15 @@ pub(super) async fn accept(listener: TcpListener, world: Arc<World>, stop: Cance
         };
         let Ok((stream, _)) = accepted else { return };
         let broken = locked(&world.connected).clone();
-        let serving = serve(stream, world.clone());
+        let world = world.clone();
         tasks::spawn("fake-connection", "", async move {
+            world.connections.send_modify(|count| *count += 1);
             tokio::select! {
                 () = broken.cancelled() => {}
                 // However it ends, the client sees a closed connection.
-                _ = serving => {}
+                _ = serve(stream, world.clone()) => {}
             }
+            world.connections.send_modify(|count| *count -= 1);
         });
     }
 }
