@@ -6,24 +6,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidemark_protocol::{
-    ErrorCode,
+    ErrorCode, TopicPartition,
     frame::{FrameKind, encode_head},
     message::Api,
     messages::{
-        Acks, CreateTopicRequest, CreditHeader, DeleteRecordsPartition, DeleteRecordsRequest,
-        DeleteTopicRequest, Durability, FetchPartition, FetchRequest, ListOffsetsPartition,
-        ListOffsetsRequest, OffsetQuery, PushHeader, SubscribePartition, SubscribeRequest,
-        SubscribeResponse,
+        Acks, AddPartitionsRequest, AlterTopicRequest, CreateTopicRequest, CreditHeader,
+        DeleteRecordsPartition, DeleteRecordsRequest, DeleteTopicRequest, Durability,
+        FetchPartition, FetchRequest, ListOffsetsPartition, ListOffsetsRequest, OffsetQuery,
+        ProduceRequest, PushHeader, SubscribePartition, SubscribeRequest, SubscribeResponse,
     },
 };
 
 use self::harness::{Client, TestBroker, batch, keyless, produce_request, values};
 
-fn fetch_request(
-    partition: tidemark_protocol::TopicPartition,
-    offset: u64,
-    max_wait_ms: u32,
-) -> FetchRequest {
+fn fetch_request(partition: TopicPartition, offset: u64, max_wait_ms: u32) -> FetchRequest {
     let max_bytes = 16 << 20;
     let partitions = vec![FetchPartition { partition, leader_epoch: None, offset, max_bytes }];
     FetchRequest { max_wait_ms, min_bytes: 1, max_bytes, partitions }
@@ -65,7 +61,7 @@ async fn pipelined_requests_are_carried_out_and_answered_in_order() {
         client.send(&request, payload).await;
     }
     for number in 0..count {
-        let (response, _) = client.receive::<tidemark_protocol::messages::ProduceRequest>().await;
+        let (response, _) = client.receive::<ProduceRequest>().await;
         let receipt = response.unwrap().partitions.remove(0).unwrap();
         assert_eq!(receipt.base_offset, number);
     }
@@ -91,6 +87,70 @@ async fn a_fetch_waits_for_data_and_can_be_cancelled() {
     consumer.send_frame(encode_head(FrameKind::Cancel, 0, correlation, &(), 0), Bytes::new()).await;
     let (response, _) = consumer.receive::<FetchRequest>().await;
     assert_eq!(response.unwrap_err().code, ErrorCode::Cancelled);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_produce_behind_a_waiting_fetch_takes_effect_and_is_answered_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(dir.path()).await;
+    let mut client = broker.connect().await;
+    let topic = client.create_topic("orders", 1).await;
+    client.send(&fetch_request(topic, 0, 60_000), Bytes::new()).await;
+    let payload = batch(&["x"]);
+    client.send(&produce_request(topic, Acks::All, &payload), payload).await;
+    let (_, fetched) = client.receive::<FetchRequest>().await;
+    assert_eq!(values(fetched), ["x"]);
+    let (response, _) = client.receive::<ProduceRequest>().await;
+    assert_eq!(response.unwrap().partitions[0].as_ref().unwrap().base_offset, 0);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_acks_there_is_no_answer_and_the_records_are_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(dir.path()).await;
+    let mut client = broker.connect().await;
+    let topic = client.create_topic("orders", 1).await;
+    for number in 0..3 {
+        let payload = batch(&[&number.to_string()]);
+        client.send(&produce_request(topic, Acks::None, &payload), payload).await;
+    }
+    // The next answer on the connection is that of the next request that has one.
+    let receipt = client.produce(topic, batch(&["last"])).await.unwrap();
+    assert_eq!(receipt.base_offset, 3);
+    assert_eq!(client.read_all(topic, 0).await, ["0", "1", "2", "last"]);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_settings_and_partitions_are_in_force_when_they_are_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(dir.path()).await;
+    let mut client = broker.connect().await;
+    let topic = client.create_topic("orders", 1).await;
+    let request = AlterTopicRequest {
+        name: "orders".into(),
+        set: [("max_batch_bytes".to_owned(), "2KiB".to_owned())].into(),
+        unset: Vec::new(),
+        validate_only: false,
+        timeout_ms: 10_000,
+    };
+    let (response, _) = client.call(&request, Bytes::new()).await;
+    assert_eq!(response.unwrap().settings["max_batch_bytes"], "2048");
+    let refused = client.produce(topic, batch(&[&"x".repeat(3_000)])).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::BatchTooLarge);
+
+    let request = AddPartitionsRequest {
+        name: "orders".into(),
+        partitions: 3,
+        validate_only: false,
+        timeout_ms: 10_000,
+    };
+    let (response, _) = client.call(&request, Bytes::new()).await;
+    assert_eq!(response.unwrap().partitions, 3);
+    let last = TopicPartition { partition: 2, ..topic };
+    assert_eq!(client.produce(last, batch(&["x"])).await.unwrap().base_offset, 0);
     broker.stop().await;
 }
 
@@ -121,7 +181,7 @@ async fn what_cannot_be_served_is_refused_and_the_connection_lives_on() {
     let refused = response.unwrap().partitions.remove(0).unwrap_err();
     assert_eq!(refused.code, ErrorCode::OffsetOutOfRange);
 
-    let elsewhere = tidemark_protocol::TopicPartition { partition: 9, ..topic };
+    let elsewhere = TopicPartition { partition: 9, ..topic };
     let refused = client.produce(elsewhere, batch(&["x"])).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::UnknownTopicOrPartition);
     assert_eq!(client.produce(topic, batch(&["fine"])).await.unwrap().base_offset, 0);
