@@ -119,7 +119,8 @@ impl<D: Disk> Opening<D> {
         }
         self.report.from_checkpoint = self.plan.tip.is_some();
         match self.plan.tip {
-            Some(tip) if self.plan.clean && self.plan.scan.first() == Some(&tip.segment_base) => {
+            // A truncation may have left an empty segment behind the tip's: scanned, it is found.
+            Some(tip) if self.plan.clean && self.plan.scan == [tip.segment_base] => {
                 self.adopt_tip(&tip);
             }
             _ => self.scan_all()?,

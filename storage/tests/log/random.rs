@@ -325,3 +325,25 @@ proptest! {
         run(RealDisk::new(), root.path(), &operations);
     }
 }
+
+/// Found at random, too rarely to rely on it.
+#[test]
+fn a_segment_emptied_by_a_truncation_is_found_again_after_a_clean_close() {
+    let append = |batches: Vec<Vec<usize>>| Operation::Append {
+        batches,
+        codec: 0,
+        epoch_step: 0,
+        time_step: 0,
+    };
+    let operations = [
+        append(vec![vec![0; 5], vec![0; 5]]),
+        append(vec![vec![0; 3]]),
+        Operation::Roll,
+        Operation::Flush,
+        append(vec![vec![0; 3], vec![0; 5]]),
+        Operation::Truncate { at: 620 },
+        Operation::ReopenClean,
+        append(vec![vec![0]]),
+    ];
+    run(SimDisk::new(0), Path::new("/"), &operations);
+}
