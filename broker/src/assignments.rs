@@ -11,7 +11,7 @@ use futures_util::{StreamExt, stream};
 use tidemark_controller::{Image, Partition, Topic};
 use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, TopicPartition};
 use tidemark_storage::{Checkpoint, Checkpoints, Disk as _, LogIdentity, OpenError, StorageError};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::{
     broker::Broker,
@@ -192,10 +192,10 @@ impl Assignments {
             })
         });
         let mut opened = stream::iter(jobs).buffer_unordered(DISK_JOBS_MAX);
-        let mut unopened = Vec::new();
+        let (mut unopened, mut adopting) = (Vec::new(), Vec::new());
         while let Some(job) = opened.next().await {
             match job {
-                Ok((opening, Ok(log))) => self.adopt(opening, log).await,
+                Ok((opening, Ok(log))) => adopting.push(self.adopt(opening, log).await),
                 Ok((opening, Err(error))) => {
                     let (topic, partition) = (&opening.topic.name, opening.id.partition);
                     tracing::error!(%topic, partition, %error, "a log cannot be opened");
@@ -206,9 +206,20 @@ impl Assignments {
         }
         drop(opened);
         self.unopened.append(&mut unopened);
+        for (view, adopted) in adopting {
+            // Only now: whoever finds the view may send to the shard, and finds it leading.
+            if adopted.await.is_ok() {
+                self.broker.partitions.insert(view);
+            }
+        }
     }
 
-    async fn adopt(&self, opening: Opening, log: Log) {
+    /// Hands a log to its shard; the receiver completes when the shard serves it.
+    async fn adopt(
+        &self,
+        opening: Opening,
+        log: Log,
+    ) -> (Arc<PartitionView>, oneshot::Receiver<()>) {
         let Opening { id, topic, assigned, lead, .. } = opening;
         let shard = self.shard_of(id);
         let metrics = self.broker.metrics.topic(&topic.name);
@@ -227,9 +238,9 @@ impl Assignments {
             },
             leader_epoch: if lead { self.leads(&assigned) } else { None },
         };
-        self.tell(&shard, Command::Adopt(Box::new(adoption))).await;
-        // Only now: whoever finds the view may send to the shard.
-        self.broker.partitions.insert(view);
+        let (reply, adopted) = oneshot::channel();
+        self.tell(&shard, Command::Adopt { adoption: Box::new(adoption), reply }).await;
+        (view, adopted)
     }
 
     fn shard_of(&self, id: TopicPartition) -> ShardHandle {

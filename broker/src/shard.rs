@@ -48,8 +48,8 @@ const EXPIRY_STEP_MS: u64 = 10;
 pub(crate) enum Command {
     /// Append batches.
     Produce(Produce),
-    /// Take over an open log.
-    Adopt(Box<Adoption>),
+    /// Take over an open log. The reply comes when it is served as its state says, leadership included.
+    Adopt { adoption: Box<Adoption>, reply: oneshot::Sender<()> },
     /// Lead a partition from now on.
     Lead { partition: TopicPartition, epoch: LeaderEpoch },
     /// Give a partition up, its log with it; everybody who waits is answered with `reason`. `None`: it is not
@@ -256,7 +256,11 @@ impl Shard {
     fn handle(&mut self, command: Command) {
         match command {
             Command::Produce(produce) => self.produce(produce),
-            Command::Adopt(adoption) => self.adopt(*adoption),
+            Command::Adopt { adoption, reply } => {
+                self.adopt(*adoption);
+                // Whoever asked may have stopped.
+                reply.send(()).ok();
+            }
             Command::Lead { partition, epoch } => self.lead(partition, epoch),
             Command::Release { partition, reason, reply } => {
                 drop(reply.send(self.release(partition, reason)));

@@ -360,7 +360,11 @@ pub fn delete_log_dir<D: Disk>(disk: &D, dir: &Path) -> Result<(), DiskError> {
         if entry.is_dir { delete_log_dir(disk, &path)? } else { disk.unlink(&path)? }
     }
     disk.remove_dir(dir)?;
-    dir.parent().map_or(Ok(()), |parent| disk.sync_dir(parent))
+    match dir.parent().map_or(Ok(()), |parent| disk.sync_dir(parent)) {
+        // Whoever deleted the last of its logs has removed the directory above, too.
+        Err(error) if error.is_not_found() => Ok(()),
+        other => other,
+    }
 }
 
 /// A segment's newest timestamp as others write it.
