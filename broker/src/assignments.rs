@@ -130,6 +130,10 @@ impl Assignments {
             }
         }
         self.open(openings).await;
+        // What was only sent so far, to lead and to configure, has to be done before it is called done.
+        for shard in &self.shards {
+            shard.ask(|reply| Command::Barrier { reply }).await.ok();
+        }
         self.assigned.send_replace(image.metadata_index());
     }
 

@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Adopt { adoption: Box<Adoption>, reply: oneshot::Sender<()> },
     /// Lead a partition from now on.
     Lead { partition: TopicPartition, epoch: LeaderEpoch },
+    /// Reply when everything sent before has been done.
+    Barrier { reply: oneshot::Sender<()> },
     /// Give a partition up, its log with it; everybody who waits is answered with `reason`. `None`: it is not
     /// here.
     Release { partition: TopicPartition, reason: ErrorCode, reply: oneshot::Sender<Option<Log>> },
@@ -262,6 +264,9 @@ impl Shard {
                 reply.send(()).ok();
             }
             Command::Lead { partition, epoch } => self.lead(partition, epoch),
+            Command::Barrier { reply } => {
+                reply.send(()).ok();
+            }
             Command::Release { partition, reason, reply } => {
                 drop(reply.send(self.release(partition, reason)));
             }
