@@ -256,7 +256,10 @@ impl<D: Mortal> Run<D> {
         checkpoint.clean = true;
         self.checkpoint = Some(checkpoint.clone());
         let (log, recovery) = self.place.open(&self.config, Some(checkpoint)).unwrap();
-        assert_eq!(recovery.scanned_bytes, 0, "a clean log is not scanned");
+        // An empty one has no end to continue from, and may find leftovers of its front.
+        if self.model.log_start < self.model.log_end {
+            assert_eq!(recovery.scanned_bytes, 0, "a clean log is not scanned");
+        }
         self.model.check(&log);
         self.log = Some(log);
     }
