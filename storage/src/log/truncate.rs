@@ -111,7 +111,10 @@ impl<D: Disk> Log<D> {
             }
             self.delete_front(self.front(true))?;
         }
-        if self.durable.is_some_and(|tip| tip.at.offset > at.offset) {
+        if self.dirty.is_empty() {
+            self.durable = self.tip();
+            self.shared.flushed.store(end, Ordering::Release);
+        } else if self.durable.is_some_and(|tip| tip.at.offset > at.offset) {
             self.durable = self.tip();
         }
         quarantine::clip(&self.shared, &(0..end));
