@@ -15,10 +15,10 @@ const BYTES: usize = 16 * PAGE;
 fn overwritten(seed: u64) -> SimDisk {
     let disk = SimDisk::new(seed);
     let file = disk.create(Path::new("/a"), PAGES * PAGE_BYTES, 0).expect("create");
-    file.write_at(0, &[1; BYTES]).expect("write");
+    file.write_at(0, &vec![1; BYTES]).expect("write");
     file.sync(0..file.len()).expect("sync");
     disk.sync_dir(Path::new("/")).expect("sync the directory");
-    file.write_at(0, &[2; BYTES]).expect("overwrite");
+    file.write_at(0, &vec![2; BYTES]).expect("overwrite");
     disk
 }
 

@@ -283,9 +283,9 @@ fn after_a_loss_of_power_at_any_operation_no_value_is_lost_and_none_comes_back()
         for seed in 0..3 {
             let fork = disk.fork(stop_at << 8 | seed);
             if seed == 0 {
-                fork.crash()
+                fork.crash();
             } else {
-                fork.power_loss()
+                fork.power_loss();
             }
             let place = Place { disk: fork.clone(), ..place.clone() };
             let check = || {

@@ -47,8 +47,8 @@ fn filled(seed: u64) -> Filled {
 /// The segment files, oldest first.
 fn segments(filled: &Filled) -> Vec<PathBuf> {
     let entries = filled.disk.list(&filled.place.dir).unwrap();
-    let logs = entries.into_iter().filter(|entry| entry.name.ends_with(".log"));
-    logs.map(|entry| filled.place.dir.join(entry.name)).collect()
+    let paths = entries.into_iter().map(|entry| filled.place.dir.join(entry.name));
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "log")).collect()
 }
 
 /// Reads everything; checks what is served against the model and returns what is refused.

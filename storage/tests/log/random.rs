@@ -162,7 +162,7 @@ impl<D: Mortal> Run<D> {
                 self.model.check(self.log.as_ref().unwrap());
             }
             Operation::ReopenAfterPowerLoss { with_checkpoint } => {
-                self.lose_power(*with_checkpoint)
+                self.lose_power(*with_checkpoint);
             }
         }
     }
