@@ -39,7 +39,7 @@ pub(crate) struct DescribeArgs {
     #[arg(value_name = "BROKER")]
     id: Option<BrokerId>,
 
-    /// Show every setting with its meaning, not only those that differ from their default
+    /// Show every setting with its meaning, not only those that were set
     #[arg(short, long)]
     all: bool,
 }
@@ -109,9 +109,9 @@ impl Report for Described {
             rows.push_toned(row, if it.state == "ok" { Tone::Plain } else { Tone::Bad });
         }
         page.table(&rows);
-        page.title(if self.all { "Settings" } else { "Settings that differ from their default" });
+        page.title(if self.all { "Settings" } else { "Settings that were set" });
         if self.settings.is_empty() {
-            page.line("none; --all shows every setting", Tone::Plain);
+            page.line("none; --all shows all of them", Tone::Plain);
             return;
         }
         let mut rows = Rows::new(&["SETTING", "VALUE", "DEFAULT", "SOURCE", "MEANING"]);
@@ -138,7 +138,7 @@ pub(crate) async fn run(session: &Session, args: BrokerArgs) -> Result<Exit, Cli
 
 impl Described {
     fn new(broker: DescribeBrokerResponse, dirs: Vec<LogDirDescription>, all: bool) -> Self {
-        let settings = broker.settings.into_iter().filter(|it| all || it.value != it.default).map(
+        let settings = broker.settings.into_iter().filter(|it| all || it.source != "default").map(
             |SettingValue { name, value, default, source, doc }| Setting {
                 name,
                 value,

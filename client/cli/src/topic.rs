@@ -94,14 +94,14 @@ fn settings(pairs: Vec<(String, String)>) -> Result<TopicSettings, CliError> {
 }
 
 /// How a verb over several topics ends: a single error speaks for itself if nothing was done.
-fn conclude(done: usize, errors: Vec<CliError>) -> Result<Exit, CliError> {
+fn conclude(done: usize, errors: &[CliError]) -> Result<Exit, CliError> {
     let Some(first) = errors.first().cloned() else { return Ok(Exit::Success) };
     if done == 0 && errors.len() == 1 {
         return Err(first);
     }
     let exit = if done == 0 { first.exit } else { Exit::Partial };
     let mut message = format!("{} of {} failed", errors.len(), errors.len() + done);
-    for error in &errors {
+    for error in errors {
         message += "\n  ";
         message += &error.message;
     }
@@ -125,11 +125,11 @@ mod tests {
     #[test]
     fn work_done_in_part_has_its_own_exit_code() {
         let missing = || CliError::new(Exit::NotFound, "no topic `x`");
-        assert_eq!(conclude(2, vec![]), Ok(Exit::Success));
-        assert_eq!(conclude(0, vec![missing()]).unwrap_err(), missing());
-        let partial = conclude(1, vec![missing()]).unwrap_err();
+        assert_eq!(conclude(2, &[]), Ok(Exit::Success));
+        assert_eq!(conclude(0, &[missing()]).unwrap_err(), missing());
+        let partial = conclude(1, &[missing()]).unwrap_err();
         assert_eq!(partial.exit, Exit::Partial);
         assert_eq!(partial.message, "1 of 2 failed\n  no topic `x`");
-        assert_eq!(conclude(0, vec![missing(), missing()]).unwrap_err().exit, Exit::NotFound);
+        assert_eq!(conclude(0, &[missing(), missing()]).unwrap_err().exit, Exit::NotFound);
     }
 }

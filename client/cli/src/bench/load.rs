@@ -103,20 +103,25 @@ impl Load {
 
     fn wants_more(&self, sent: u64, started: Instant) -> bool {
         let enough = self.records.is_some_and(|records| sent >= records)
-            || self.duration.is_some_and(|duration| started.elapsed() >= duration);
+            || self.duration.is_some_and(|duration| self.due(sent, started) >= started + duration);
         !enough && !self.gauge.stop.load(Ordering::Relaxed)
     }
 
     /// When the record was or is due.
     fn wait_until_due(&self, sent: u64, started: Instant) -> Instant {
-        let Some(rate) = self.rate else { return Instant::now() };
-        #[expect(clippy::cast_precision_loss, reason = "2^53 records are enough for a benchmark")]
-        let due = started + Duration::from_secs_f64(sent as f64 / rate);
+        let due = self.due(sent, started);
         let early = due.saturating_duration_since(Instant::now());
         if !early.is_zero() {
             std::thread::sleep(early);
         }
         due
+    }
+
+    fn due(&self, sent: u64, started: Instant) -> Instant {
+        let Some(rate) = self.rate else { return Instant::now() };
+        #[expect(clippy::cast_precision_loss, reason = "2^53 records are enough for a benchmark")]
+        let after = Duration::from_secs_f64(sent as f64 / rate);
+        started + after
     }
 
     fn value(&self, pool: &Bytes, sent: u64, due: Instant) -> Bytes {
@@ -240,6 +245,13 @@ mod tests {
         assert!(load.wants_more(2, started) && !load.wants_more(3, started));
         load.gauge.stop();
         assert!(!load.wants_more(0, started));
+    }
+
+    #[test]
+    fn a_paced_load_sends_exactly_what_is_due_within_its_duration() {
+        let load = Load { duration: Some(Duration::from_secs(2)), ..load(None, Some(10.0)) };
+        let started = Instant::now();
+        assert!(load.wants_more(19, started) && !load.wants_more(20, started));
     }
 
     #[test]

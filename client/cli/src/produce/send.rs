@@ -53,6 +53,8 @@ pub(super) async fn send_all(
     while sender.tally.error.is_none() {
         let chunk = tokio::select! {
             chunk = chunks.recv() => chunk,
+            // A failure must be heard of while the input is silent.
+            () = sender.next_outcome(), if !sender.outstanding.is_empty() => continue,
             _ = &mut interrupt => {
                 interrupted = true;
                 break;
@@ -93,15 +95,17 @@ impl Sender<'_> {
             };
             self.outstanding.push_back((delivery, bytes));
             if self.outstanding.len() >= DELIVERIES_MAX {
-                self.wait_for_oldest().await;
+                self.next_outcome().await;
             }
         }
         Ok(())
     }
 
-    async fn wait_for_oldest(&mut self) {
-        if let Some((delivery, bytes)) = self.outstanding.pop_front() {
-            self.tally.record(delivery.await, bytes);
+    /// Waits for the oldest outcome. May be given up at any time; nothing is lost by it.
+    async fn next_outcome(&mut self) {
+        if let Some((delivery, bytes)) = self.outstanding.front_mut() {
+            self.tally.record(delivery.await, *bytes);
+            self.outstanding.pop_front();
         }
     }
 
@@ -119,7 +123,7 @@ impl Sender<'_> {
         // Every failure is also in an outcome; the flush is for what still lingers.
         drop(self.producer.flush().await);
         while !self.outstanding.is_empty() {
-            self.wait_for_oldest().await;
+            self.next_outcome().await;
         }
     }
 }

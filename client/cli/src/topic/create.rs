@@ -111,7 +111,7 @@ pub(super) async fn run(session: &Session, args: CreateArgs) -> Result<Exit, Cli
     if !created.topics.is_empty() {
         session.output.print(&created)?;
     }
-    super::conclude(created.topics.len(), errors)
+    super::conclude(created.topics.len(), &errors)
 }
 
 async fn create(

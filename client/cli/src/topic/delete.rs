@@ -120,7 +120,7 @@ pub(super) async fn run(session: &Session, args: DeleteArgs) -> Result<Exit, Cli
         }
     }
     if report.topics.is_empty() {
-        return super::conclude(0, errors);
+        return super::conclude(0, &errors);
     }
     if !args.consent.dry_run {
         if !args.consent.yes {
@@ -137,5 +137,5 @@ pub(super) async fn run(session: &Session, args: DeleteArgs) -> Result<Exit, Cli
     }
     session.output.print(&report)?;
     let done = report.topics.iter().filter(|topic| topic.deleted || report.dry_run).count();
-    super::conclude(done, errors)
+    super::conclude(done, &errors)
 }

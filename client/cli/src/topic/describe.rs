@@ -113,7 +113,7 @@ pub(super) async fn run(session: &Session, args: DescribeArgs) -> Result<Exit, C
     if !report.topics.is_empty() {
         session.output.print(&report)?;
     }
-    super::conclude(report.topics.len(), errors)
+    super::conclude(report.topics.len(), &errors)
 }
 
 impl DescribedTopic {

@@ -128,7 +128,7 @@ pub(super) async fn run(session: &Session, args: TrimArgs) -> Result<Exit, CliEr
     }
     session.output.print(&report)?;
     let done = report.partitions.len() - errors.len();
-    super::conclude(done, errors)
+    super::conclude(done, &errors)
 }
 
 /// What each partition would lose.
