@@ -1,7 +1,7 @@
 //! `tidemark`: administer a cluster, produce, consume and measure, from a shell.
 //!
 //! This file parses, runs and exits; it decides nothing else. Reading order: [`args`], [`session`], then one
-//! file per verb group ([`topic`], [`produce`], [`consume`], [`broker`], [`cluster`], [`bench`]); below them
+//! file per verb group ([`topic`], [`produce`], [`consume`], [`broker`], [`cluster`], [`mod@bench`]); below them
 //! the grammar of [`position`]s, the [`template`] language, [`input`] and [`output`].
 
 mod args;
