@@ -41,8 +41,21 @@ impl<D: Disk> fmt::Debug for SegmentFiles<D> {
 struct OpenFiles {
     limit: usize,
     count: AtomicUsize,
-    /// Everything that was opened and not closed again since, in the order to look at.
-    clock: Mutex<VecDeque<Weak<dyn Closable>>>,
+    clock: Mutex<Clock>,
+}
+
+/// Looks at so many holders each time one is added, so that a bound which cannot be kept (too much
+/// is not flushed) costs little.
+const LOOKS_MAX: usize = 64;
+/// Below so many holders, those that are gone are not worth looking for.
+const SWEEP_MIN: usize = 1024;
+
+/// Everything that was opened and not closed again since, in the order to look at.
+#[derive(Default)]
+struct Clock {
+    holders: VecDeque<Weak<dyn Closable>>,
+    /// With so many holders, those that are gone are thrown out.
+    sweep_at: usize,
 }
 
 impl<D: Disk> SegmentFiles<D> {
@@ -77,22 +90,23 @@ impl<D: Disk> SegmentFiles<D> {
     /// Notes a holder of an open file, and closes idle ones beyond the bound.
     pub(crate) fn watch(&self, holder: Weak<dyn Closable>) {
         let mut clock = self.clock();
-        // Two looks at each: the first may only clear its "used" mark.
-        let mut looks = clock.len() * 2;
+        // Two looks at each at most: the first may only clear its "used" mark.
+        let mut looks = (clock.holders.len() * 2).min(LOOKS_MAX);
         while self.open_count() > self.open.limit && looks > 0 {
             looks -= 1;
-            let Some(candidate) = clock.pop_front() else { break };
+            let Some(candidate) = clock.holders.pop_front() else { break };
             if candidate.upgrade().is_some_and(|holder| !holder.close_if_idle()) {
-                clock.push_back(candidate);
+                clock.holders.push_back(candidate);
             }
         }
-        if clock.len() >= self.open.limit.saturating_mul(2) {
-            clock.retain(|holder| holder.strong_count() > 0);
+        if clock.holders.len() >= clock.sweep_at.max(SWEEP_MIN) {
+            clock.holders.retain(|holder| holder.strong_count() > 0);
+            clock.sweep_at = clock.holders.len() * 2;
         }
-        clock.push_back(holder);
+        clock.holders.push_back(holder);
     }
 
-    fn clock(&self) -> MutexGuard<'_, VecDeque<Weak<dyn Closable>>> {
+    fn clock(&self) -> MutexGuard<'_, Clock> {
         // A panic in between leaves at worst a holder that is not looked at.
         self.open.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }

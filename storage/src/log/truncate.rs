@@ -22,28 +22,59 @@ use crate::{
 impl<D: Disk> Log<D> {
     /// Removes everything from `offset` on; a batch that contains `offset` goes whole. Also forgets
     /// leaderships that start there or later, even when `offset` is the log end or beyond. Durable
-    /// when it returns `Ok`; an error fences the log, and the next open finishes what was begun.
+    /// when it returns `Ok`. An error half-way fences the log, and the next open finishes what was
+    /// begun.
     ///
     /// The caller sees to it that no reader is given offsets at or above `offset` from now on.
     pub fn truncate(&mut self, offset: Offset) -> Result<(), StorageError> {
         if self.shared.is_fenced() {
             return Err(StorageError::Fenced);
         }
-        if self.epochs.truncate_from_end(offset) {
-            self.epochs_version += 1;
-        }
-        if offset >= self.log_end_offset() {
-            return Ok(self.save_own_epochs()?);
-        }
         let range = self.log_start_offset()..self.log_end_offset();
         if offset < range.start {
             return Err(StorageError::OutOfRange { offset, range });
         }
-        let cut = self.cut(offset);
-        if cut.is_err() {
+        if offset >= range.end {
+            self.forget_epochs(offset);
+            return Ok(self.save_own_epochs()?);
+        }
+        let segments = self.shared.segments.load_full();
+        let keep = segments.partition_point(|segment| segment.base <= offset);
+        let (kept, gone) = segments.split_at(keep);
+        let Some(cut) = kept.last() else {
+            // The segment is missing: this offset is quarantined.
+            return Err(ReadError::Corrupt { range: offset..offset + 1 }.into());
+        };
+        let (at, last_batch) = boundary(cut, offset)?;
+        self.mark(at.offset)?;
+        self.forget_epochs(offset);
+        let outcome = self.cut(cut, gone, at, last_batch);
+        if outcome.is_err() {
             self.shared.fenced.store(true, Ordering::Release);
         }
-        cut
+        outcome
+    }
+
+    fn forget_epochs(&mut self, offset: Offset) {
+        if self.epochs.truncate_from_end(offset) {
+            self.epochs_version += 1;
+        }
+    }
+
+    /// Makes the mark of a truncation durable. A full disk refuses it, and nothing has happened.
+    fn mark(&mut self, offset: Offset) -> Result<(), DiskError> {
+        self.make_dir_durable()?;
+        let before = self.truncations.clone();
+        self.truncations.begin(offset);
+        if let Err(error) = self.save_truncations() {
+            if !error.is_full() {
+                self.shared.fenced.store(true, Ordering::Release);
+            }
+            self.truncations = before;
+            return Err(error);
+        }
+        self.shared.state_files().truncations = self.truncations.count();
+        Ok(())
     }
 
     pub(super) fn save_own_epochs(&mut self) -> Result<(), DiskError> {
@@ -54,16 +85,14 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    fn cut(&mut self, offset: Offset) -> Result<(), StorageError> {
-        let segments = self.shared.segments.load_full();
-        let keep = segments.partition_point(|segment| segment.base <= offset);
-        let cut = segments.get(keep.saturating_sub(1)).ok_or(StorageError::Fenced)?;
-        let (at, last_batch) = boundary(cut, offset)?;
-        self.truncations.begin(at.offset);
-        self.shared.state_files().truncations = self.truncations.count();
-        self.make_dir_durable()?;
-        self.save_truncations()?;
-
+    /// Carries out a truncation whose mark is set.
+    fn cut(
+        &mut self,
+        cut: &Arc<Segment<D>>,
+        gone: &[Arc<Segment<D>>],
+        at: IndexEntry,
+        last_batch: u64,
+    ) -> Result<(), StorageError> {
         // Readers first: nobody may find what is about to be zeroed.
         let end = at.offset.max(self.log_start_offset());
         self.shared.log_end.store(end, Ordering::Release);
@@ -72,8 +101,8 @@ impl<D: Disk> Log<D> {
         let rest = Arc::new(self.replacement(cut, at));
         rest.adopt(Arc::clone(&file));
         self.segments_with(|list| {
-            list.truncate(keep);
-            list[keep - 1] = Arc::clone(&rest);
+            list.retain(|segment| segment.base < cut.base);
+            list.push(Arc::clone(&rest));
         });
         let unflushed = self.dirty.iter().find(|dirty| dirty.segment.base == cut.base);
         let unflushed = unflushed.map(|dirty| dirty.from).filter(|from| *from < at.position);
@@ -81,7 +110,7 @@ impl<D: Disk> Log<D> {
 
         file.file.zero(at.position..file.file.len())?;
         file.file.sync(at.position..file.file.len())?;
-        for gone in &segments[keep..] {
+        for gone in gone {
             self.unlink(gone)?;
         }
         match self.shared.disk().unlink(&rest.index_path()) {
