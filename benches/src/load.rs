@@ -4,6 +4,7 @@
 //! batch has arrived.
 
 use std::{
+    fmt,
     io::{self, IoSlice, Read, Write},
     net::TcpStream,
     sync::{Arc, Condvar, Mutex},
@@ -35,6 +36,18 @@ pub struct StoreLane {
 pub struct ReadLane {
     pub stream: TcpStream,
     pub received: Received,
+}
+
+impl fmt::Debug for StoreLane {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("StoreLane").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ReadLane {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("ReadLane").field("stream", &self.stream).finish_non_exhaustive()
+    }
 }
 
 /// What a run sends through each lane.

@@ -127,7 +127,7 @@ fn throughput(pair: &Pair, arguments: &Arguments, shape: Shape) -> Result<Vec<Co
             let (store_time, read_time) = if side == 0 {
                 floor_round(pair.floor.address, &load, shape)?
             } else {
-                broker_round(pair.broker.address, &load, shape)?
+                broker_round(pair.broker.address, &load, shape, &format!("versus-{round}"))?
             };
             let bytes = load.batches * load.batch.len() as u64 * u64::from(shape.partitions);
             stored[side].push(megabytes_per_second(bytes, store_time));
@@ -135,6 +135,9 @@ fn throughput(pair: &Pair, arguments: &Arguments, shape: Shape) -> Result<Vec<Co
         }
     }
     let Shape { record_bytes, partitions, flush } = shape;
+    for round in (0..arguments.rounds).filter(|_| flush) {
+        Connection::open(pair.broker.address)?.delete_topic(&format!("versus-{round}"))?;
+    }
     let flushed = if flush { ", flushed" } else { "" };
     let name = |verb| format!("{verb} {record_bytes} B x {partitions} partitions{flushed}");
     let mut rows = vec![Comparison::of(name("produce"), "MB/s", &stored[0], &stored[1])];
@@ -162,16 +165,24 @@ fn floor_round(address: SocketAddr, load: &Load, shape: Shape) -> Result<(Durati
     Ok((stored, read))
 }
 
-fn broker_round(address: SocketAddr, load: &Load, shape: Shape) -> Result<(Duration, Duration)> {
+fn broker_round(
+    address: SocketAddr,
+    load: &Load,
+    shape: Shape,
+    topic: &str,
+) -> Result<(Duration, Duration)> {
     let mut admin = Connection::open(address)?;
-    let partitions = admin.create_topic("versus", shape.partitions, shape.flush)?;
+    let partitions = admin.create_topic(topic, shape.partitions, shape.flush)?;
     let bytes = load.batches * load.batch.len() as u64;
     let lanes =
         partitions.iter().map(|p| Ok(Connection::open(address)?.store_lane(*p, load.batch.len())));
     let stored = load::store(lanes.collect::<Result<_>>()?, load)?;
     let lanes = partitions.iter().map(|p| Connection::open(address)?.read_lane(*p));
     let read = load::read(lanes.collect::<Result<_, _>>()?, bytes)?;
-    admin.delete_topic("versus")?;
+    // What was flushed stays until the shape is done, as the floor's files do.
+    if !shape.flush {
+        admin.delete_topic(topic)?;
+    }
     Ok((stored, read))
 }
 

@@ -178,7 +178,11 @@ impl<D: Disk> FlushJob<D> {
 impl<D: Disk> Shared<D> {
     /// Makes the directory findable, and says whose it is.
     fn make_dir_durable(&self, meta: &PartitionMeta) -> Result<(), DiskError> {
-        state_file::write(self.disk(), &self.path(META_FILE), Kind::PartitionMeta, meta)?;
+        let state_files = self.state_files();
+        if !state_files.deleted {
+            state_file::write(self.disk(), &self.path(META_FILE), Kind::PartitionMeta, meta)?;
+        }
+        drop(state_files);
         // The names of `<partition>` in `<topic>`, of `<topic>` in `topics`, and of that.
         for above in self.dir.ancestors().skip(1).take(3) {
             self.disk().sync_dir(above)?;
