@@ -57,7 +57,7 @@ error_codes! {
     NotReady = 6, true;
     /// A queue is full; try again after a pause.
     Overloaded = 7, true;
-    /// The client cancelled the request or subscription.
+    /// The request or subscription was ended before it was done, as a rule by the client's cancel.
     Cancelled = 8, false;
 
     /// No topic of that name or id, or no such partition in it.
@@ -121,10 +121,28 @@ pub struct Failure {
     pub message: String,
 }
 
+/// Longest message of a failure, in bytes: a failure always fits a header, whatever it repeats of a request.
+const MESSAGE_BYTES_MAX: usize = 4096;
+
 impl Failure {
+    /// A message of more than 4 KiB is cut off.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        let message: String = message.into();
+        if message.len() <= MESSAGE_BYTES_MAX {
+            return Self { code, message };
+        }
+        Self { code, message: shortened(&message, MESSAGE_BYTES_MAX) }
     }
+}
+
+/// `text`, or as much of its beginning as fits `bytes_max` with an ellipsis behind it.
+pub(crate) fn shortened(text: &str, bytes_max: usize) -> String {
+    const ELLIPSIS: &str = "…";
+    if text.len() <= bytes_max {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(bytes_max.saturating_sub(ELLIPSIS.len()));
+    format!("{}{ELLIPSIS}", &text[..end])
 }
 
 #[cfg(test)]
@@ -140,5 +158,14 @@ mod tests {
             assert_eq!(ErrorCode::from_code(code.code()), *code);
         }
         assert!(!ErrorCode::from_code(65_535).is_retriable());
+    }
+
+    #[test]
+    fn a_message_that_repeats_too_much_is_cut_off_between_characters() {
+        let failure = Failure::new(ErrorCode::InvalidRequest, "ä".repeat(1 << 20));
+        assert!((4000..=MESSAGE_BYTES_MAX).contains(&failure.message.len()));
+        assert!(failure.message.ends_with("ä…"));
+        let whole = "x".repeat(MESSAGE_BYTES_MAX);
+        assert_eq!(Failure::new(ErrorCode::Internal, whole.clone()).message, whole);
     }
 }

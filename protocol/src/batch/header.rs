@@ -87,6 +87,10 @@ impl BatchHeader {
     }
 
     fn check_bounds(&self) -> Result<(), BatchError> {
+        // The field is signed: what looks longer than 2 GiB is negative.
+        if self.batch_bytes > i32::MAX.cast_unsigned() as usize + Self::LENGTH_EXCLUDES {
+            return Err(BatchError::Header("its length is negative"));
+        }
         if self.batch_bytes < Self::BYTES {
             return Err(BatchError::Header("its length is less than a header's"));
         }

@@ -204,7 +204,7 @@ fn a_header_that_contradicts_its_records_or_itself_is_refused() {
         ("magic 1", set(16, &[1])),
         ("length of less than a header", set(8, &[0, 0, 0, 48])),
         ("length beyond the end", set(8, &[0, 0, 1, 0])),
-        ("length beyond all bounds", set(8, &[0xff, 0xff, 0xff, 0xff])),
+        ("negative length", set(8, &[0xff, 0xff, 0xff, 0xff])),
         ("base offset without room", set(0, &[0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe])),
     ] {
         let refused = validated(&bad);
@@ -215,6 +215,34 @@ fn a_header_that_contradicts_its_records_or_itself_is_refused() {
     }
     let error = parse(&good).unwrap().validate_for_append(good.len() - 1).unwrap_err();
     assert_eq!(error.code(), ErrorCode::BatchTooLarge);
+}
+
+#[test]
+fn a_length_is_too_large_or_negative_and_each_has_its_code() {
+    let code = |length: i32| {
+        let mut bytes = three_records(Compression::None).to_vec();
+        bytes[8..12].copy_from_slice(&length.to_be_bytes());
+        BatchHeader::parse(&bytes).unwrap_err().code()
+    };
+    assert_eq!(code(-1), ErrorCode::InvalidBatch);
+    assert_eq!(code(i32::MIN), ErrorCode::InvalidBatch);
+    assert_eq!(code(i32::MAX), ErrorCode::BatchTooLarge);
+    assert_eq!(code(48), ErrorCode::InvalidBatch);
+}
+
+/// What Kafka's clients write, and tolerate.
+#[test]
+fn a_base_timestamp_of_no_record_and_record_attributes_are_accepted_and_read() {
+    let odd = altered(&three_records(Compression::None), |bytes| {
+        bytes[27..35].copy_from_slice(&(EPOCH_MS - 1).to_be_bytes());
+        bytes[35..43].copy_from_slice(&(EPOCH_MS + 6).to_be_bytes());
+        // Behind the length of the first record.
+        bytes[BatchHeader::BYTES + 1] = 0xff;
+    });
+    validated(&odd).unwrap();
+    let read = parse(&odd).unwrap().records().unwrap();
+    assert_eq!(read[0].timestamp_ms, EPOCH_MS - 1);
+    assert_eq!(read[2].timestamp_ms, EPOCH_MS + 6);
 }
 
 #[test]

@@ -140,10 +140,22 @@ fn a_claim_costs_no_more_than_what_has_arrived_or_one_step() {
 fn a_head_over_a_limit_is_not_encoded() {
     let too_much = encode_head(FrameKind::Response, 2, 1, &(), MAX);
     assert_eq!(too_much.unwrap_err().code(), ErrorCode::TooLarge);
-    let failure: Result<(), Failure> =
-        Err(Failure::new(ErrorCode::Internal, "x".repeat(limits::HEADER_BYTES_MAX)));
-    let refused = encode_head(FrameKind::Response, 2, 1, &failure, 0).unwrap_err();
+    let header = "x".repeat(limits::HEADER_BYTES_MAX);
+    let refused = encode_head(FrameKind::Response, 2, 1, &header, 0).unwrap_err();
     assert!(matches!(refused, FrameError::HeaderTooLarge { .. }), "{refused:?}");
+}
+
+/// A broker relies on it when it refuses a request.
+#[test]
+fn a_failure_fits_a_frame_whatever_it_repeats_of_a_request() {
+    // A str where a list belongs, which takes more room when it is quoted.
+    let hostile = ("\u{1}".repeat(limits::HEADER_BYTES_MAX - 16), ());
+    let head = encode_head(FrameKind::Request, 20, 1, &hostile, 0).unwrap();
+    let error = decode(&head).unwrap().unwrap().message::<MetadataRequest>().unwrap_err();
+    for message in [error.to_string(), hostile.0] {
+        let failure: Result<(), Failure> = Err(Failure::new(ErrorCode::InvalidRequest, message));
+        encode_head(FrameKind::Response, 20, 1, &failure, 0).unwrap();
+    }
 }
 
 #[test]

@@ -122,6 +122,69 @@ fn a_length_that_is_claimed_and_not_sent_is_an_error() {
 }
 
 #[test]
+fn arrays_and_maps_nest_as_deep_as_the_limit_and_no_deeper() {
+    let skipped = |levels: usize| {
+        // The structure is one level itself.
+        let inside = [[0x91].repeat(levels - 1), vec![0x07]].concat();
+        decode::<Old>(&[&[0x93, 0xa1, b'n', 0x90][..], &inside].concat(), 100)
+    };
+    assert_eq!(skipped(DEPTH_MAX).unwrap().name, "n");
+    let error = skipped(DEPTH_MAX + 1).unwrap_err().to_string();
+    assert_eq!(error, "it is nested more than 24 deep");
+}
+
+#[test]
+fn of_what_is_skipped_only_the_nesting_is_bounded() {
+    let skipped = [&[0x93, 0xa1, b'n', 0x90][..], &encoded(&vec![0_u32; 101])].concat();
+    assert_eq!(decode::<Old>(&skipped, 100).unwrap().name, "n");
+}
+
+#[test]
+fn an_error_says_where_and_what_in_words_of_the_document() {
+    let old = |bytes: &[u8]| decode::<Old>(bytes, 100).unwrap_err().to_string();
+    let ends = "the header ends where more is expected";
+    for (bytes, message) in [
+        (&[][..], ends.to_owned()),
+        (&[0x92, 0xa4, b'n'], format!("`name` of Old: {ends}")),
+        (&[0xc0], "Old is expected, not nil".to_owned()),
+        (&[0x80], "Old is an array, not a map".to_owned()),
+        (&[0xc1], "0xc1 does not begin a MessagePack value".to_owned()),
+        (
+            &[0x91, 0xa1, b'n'],
+            "`parts` of Old: Old with 2 elements is expected, there are 1".to_owned(),
+        ),
+        (&[0x92, 0xa1, 0xff, 0x90], "`name` of Old: a str is not UTF-8".to_owned()),
+        (&[0x92, 0x05, 0x90], "`name` of Old: a string is expected, not integer `5`".to_owned()),
+        (
+            &[0x92, 0xa1, b'n', 0xa1, b'x'],
+            "`parts` of Old: a sequence is expected, not the str \"x\"".to_owned(),
+        ),
+        (
+            &[0x92, 0xa1, b'n', 0x91, 0x91, 0xa1, b'x'],
+            "`id` of OldPart: a number or a bool is expected, not a str".to_owned(),
+        ),
+        (
+            &[0x92, 0xa1, b'n', 0x91, 0x91, 0xff],
+            "`id` of OldPart: u32 is expected, not integer `-1`".to_owned(),
+        ),
+    ] {
+        assert_eq!(old(bytes), message, "{bytes:x?}");
+    }
+}
+
+#[test]
+fn an_error_does_not_repeat_at_length_what_was_sent() {
+    let long = encoded(&"\u{1}".repeat(4 << 20));
+    for error in [
+        decode::<Vec<u32>>(&long, 100).unwrap_err(),
+        decode::<Result<Old, Failure>>(&[&[0x81][..], &long].concat(), 100).unwrap_err(),
+        decode::<crate::messages::Acks>(&long, 100).unwrap_err(),
+    ] {
+        assert!(error.to_string().len() < 300, "{} bytes", error.to_string().len());
+    }
+}
+
+#[test]
 fn deep_nesting_is_an_error_and_not_a_stack_overflow() {
     for nest in [&[0x91_u8][..], &[0x81, 0x00], &[0x81, 0x90], &[0xd4, 0x01, 0x02]] {
         let mut bytes = vec![0x93, 0xa1, b'n', 0x90];

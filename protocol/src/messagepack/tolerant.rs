@@ -1,8 +1,11 @@
-//! A serde deserializer around another one, that drops unknown trailing fields and counts list elements.
+//! A serde deserializer around another one, that drops unknown trailing fields, counts list elements and
+//! remembers which field it is in.
 //!
 //! Serde tells a structure from a list only in the call (`deserialize_struct` or `deserialize_seq`), so the
 //! call is where the two rules part ways; everything else is handed through, and wrapped again on its way to
 //! nested values so that the rules hold at every depth.
+
+use std::cell::Cell;
 
 use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, Error as _, IgnoredAny, MapAccess, SeqAccess,
@@ -12,26 +15,46 @@ use serde::de::{
 /// Elements a list is given room for before any was read.
 const LIST_CAPACITY_MAX: usize = 256;
 
-/// The adapter. `list_elements_max` bounds every list and map below it.
-pub(super) struct Tolerant<D> {
-    inner: D,
-    list_elements_max: usize,
+/// The field that was begun last: where decoding is, and where it has stopped after an error.
+#[derive(Default)]
+pub(super) struct Trace {
+    field: Cell<Option<(&'static str, &'static str)>>,
 }
 
-impl<D> Tolerant<D> {
-    pub(super) fn new(inner: D, list_elements_max: usize) -> Self {
-        Self { inner, list_elements_max }
+impl Trace {
+    /// Names of the structure and of its field; `None` before the first.
+    pub(super) fn field(&self) -> Option<(&'static str, &'static str)> {
+        self.field.get()
+    }
+}
+
+/// What holds for a value and for everything inside it.
+#[derive(Clone, Copy)]
+struct Rules<'t> {
+    list_elements_max: usize,
+    trace: &'t Trace,
+}
+
+/// The adapter. `list_elements_max` bounds every list and map below it.
+pub(super) struct Tolerant<'t, D> {
+    inner: D,
+    rules: Rules<'t>,
+}
+
+impl<'t, D> Tolerant<'t, D> {
+    pub(super) fn new(inner: D, list_elements_max: usize, trace: &'t Trace) -> Self {
+        Self { inner, rules: Rules { list_elements_max, trace } }
     }
 
-    fn visitor<V>(&self, inner: V, kind: Kind) -> Wrapped<V> {
-        Wrapped { inner, kind, list_elements_max: self.list_elements_max }
+    fn visitor<V>(&self, inner: V, kind: Kind) -> Wrapped<'t, V> {
+        Wrapped { inner, kind, rules: self.rules }
     }
 }
 
 /// What the value being decoded is to its caller.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Structure,
+    Structure { name: &'static str, fields: &'static [&'static str] },
     Other,
 }
 
@@ -44,7 +67,7 @@ macro_rules! hand_through {
     };
 }
 
-impl<'de, D: Deserializer<'de>> Deserializer<'de> for Tolerant<D> {
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Tolerant<'_, D> {
     type Error = D::Error;
 
     hand_through! {
@@ -98,7 +121,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Tolerant<D> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        let visitor = self.visitor(visitor, Kind::Structure);
+        let visitor = self.visitor(visitor, Kind::Structure { name, fields });
         self.inner.deserialize_struct(name, fields, visitor)
     }
 
@@ -118,25 +141,23 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Tolerant<D> {
 }
 
 /// A visitor, seed or access object on its way to nested values.
-struct Wrapped<T> {
+struct Wrapped<'t, T> {
     inner: T,
     kind: Kind,
-    list_elements_max: usize,
+    rules: Rules<'t>,
 }
 
-impl<T> Wrapped<T> {
-    fn with<U>(&self, inner: U) -> Wrapped<U> {
-        Wrapped { inner, kind: Kind::Other, list_elements_max: self.list_elements_max }
+impl<'t, T> Wrapped<'t, T> {
+    fn with<U>(&self, inner: U) -> Wrapped<'t, U> {
+        Wrapped { inner, kind: Kind::Other, rules: self.rules }
     }
 
     /// Counts one more element; structures have as many as they have.
     fn count<E: serde::de::Error>(&self, seen: &mut usize) -> Result<(), E> {
         *seen += 1;
-        if *seen > self.list_elements_max {
-            return Err(E::custom(format_args!(
-                "a list has more than {} elements",
-                self.list_elements_max
-            )));
+        let elements_max = self.rules.list_elements_max;
+        if *seen > elements_max {
+            return Err(E::custom(format_args!("a list has more than {elements_max} elements")));
         }
         Ok(())
     }
@@ -150,7 +171,7 @@ macro_rules! hand_value_through {
     };
 }
 
-impl<'de, V: Visitor<'de>> Visitor<'de> for Wrapped<V> {
+impl<'de, V: Visitor<'de>> Visitor<'de> for Wrapped<'_, V> {
     type Value = V::Value;
 
     hand_value_through! {
@@ -174,27 +195,27 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Wrapped<V> {
     }
 
     fn visit_some<D: Deserializer<'de>>(self, value: D) -> Result<V::Value, D::Error> {
-        self.inner.visit_some(Tolerant::new(value, self.list_elements_max))
+        self.inner.visit_some(Tolerant { inner: value, rules: self.rules })
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, value: D) -> Result<V::Value, D::Error> {
-        self.inner.visit_newtype_struct(Tolerant::new(value, self.list_elements_max))
+        self.inner.visit_newtype_struct(Tolerant { inner: value, rules: self.rules })
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, sequence: A) -> Result<V::Value, A::Error> {
-        let counted = self.kind == Kind::Other;
-        let mut elements = Elements { sequence: self.with(sequence), counted, seen: 0 };
+        let mut elements = Elements { sequence: self.with(sequence), kind: self.kind, seen: 0 };
         let value = self.inner.visit_seq(&mut elements)?;
-        if self.kind == Kind::Structure {
-            // Fields that a newer peer has added.
+        if let Kind::Structure { .. } = self.kind {
+            // Fields that a newer peer has added; what is wrong there is in no field that has a name.
+            elements.sequence.rules.trace.field.set(None);
             while elements.sequence.inner.next_element::<IgnoredAny>()?.is_some() {}
         }
         Ok(value)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
-        if self.kind == Kind::Structure {
-            return Err(A::Error::custom("a structure is an array, not a map"));
+        if let Kind::Structure { name, .. } = self.kind {
+            return Err(A::Error::custom(format_args!("{name} is an array, not a map")));
         }
         let entries = Entries { map: self.with(map), seen: 0 };
         self.inner.visit_map(entries)
@@ -206,30 +227,35 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Wrapped<V> {
     }
 }
 
-impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Wrapped<S> {
+impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Wrapped<'_, S> {
     type Value = S::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, value: D) -> Result<S::Value, D::Error> {
-        self.inner.deserialize(Tolerant::new(value, self.list_elements_max))
+        self.inner.deserialize(Tolerant { inner: value, rules: self.rules })
     }
 }
 
-struct Elements<A> {
-    sequence: Wrapped<A>,
-    counted: bool,
+struct Elements<'t, A> {
+    sequence: Wrapped<'t, A>,
+    kind: Kind,
     seen: usize,
 }
 
-impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<A> {
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<'_, A> {
     type Error = A::Error;
 
     fn next_element_seed<S: DeserializeSeed<'de>>(
         &mut self,
         seed: S,
     ) -> Result<Option<S::Value>, A::Error> {
+        if let Kind::Structure { name, fields } = self.kind {
+            let field = fields.get(self.seen).map(|field| (name, *field));
+            self.sequence.rules.trace.field.set(field);
+            self.seen += 1;
+        }
         let seed = self.sequence.with(seed);
         let element = self.sequence.inner.next_element_seed(seed)?;
-        if self.counted && element.is_some() {
+        if self.kind == Kind::Other && element.is_some() {
             self.sequence.count(&mut self.seen)?;
         }
         Ok(element)
@@ -240,12 +266,12 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Elements<A> {
     }
 }
 
-struct Entries<A> {
-    map: Wrapped<A>,
+struct Entries<'t, A> {
+    map: Wrapped<'t, A>,
     seen: usize,
 }
 
-impl<'de, A: MapAccess<'de>> MapAccess<'de> for Entries<A> {
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Entries<'_, A> {
     type Error = A::Error;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(
@@ -266,9 +292,9 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Entries<A> {
     }
 }
 
-impl<'de, A: EnumAccess<'de>> EnumAccess<'de> for Wrapped<A> {
+impl<'de, 't, A: EnumAccess<'de>> EnumAccess<'de> for Wrapped<'t, A> {
     type Error = A::Error;
-    type Variant = Wrapped<A::Variant>;
+    type Variant = Wrapped<'t, A::Variant>;
 
     fn variant_seed<S: DeserializeSeed<'de>>(
         self,
@@ -280,7 +306,7 @@ impl<'de, A: EnumAccess<'de>> EnumAccess<'de> for Wrapped<A> {
     }
 }
 
-impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Wrapped<A> {
+impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Wrapped<'_, A> {
     type Error = A::Error;
 
     fn unit_variant(self) -> Result<(), A::Error> {
@@ -306,7 +332,8 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Wrapped<A> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, A::Error> {
-        let visitor = Wrapped { kind: Kind::Structure, ..self.with(visitor) };
+        let kind = Kind::Structure { name: "a variant", fields };
+        let visitor = Wrapped { kind, ..self.with(visitor) };
         self.inner.struct_variant(fields, visitor)
     }
 }
