@@ -239,7 +239,6 @@ impl<F: DiskFile> Output<F> {
     fn write(&mut self) -> Result<(), DiskError> {
         let end = self.written + self.buffer.len() as u64;
         self.file.grow(end)?;
-        self.file.populate_write(self.written..end)?;
         self.file.write_at(self.written, &self.buffer)?;
         self.written = end;
         self.buffer.clear();

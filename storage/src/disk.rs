@@ -134,9 +134,6 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
 
     /// Brings the bytes into memory, reporting a read error instead of faulting.
     fn populate_read(&self, range: Range<u64>) -> Result<()>;
-
-    /// Makes the pages writable without a fault, ahead of the writer.
-    fn populate_write(&self, range: Range<u64>) -> Result<()>;
 }
 
 /// One entry of a directory.

@@ -6,7 +6,6 @@
 
 use std::{
     fmt,
-    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock, Weak,
@@ -29,8 +28,6 @@ use crate::{
 const FIRST_ALLOCATION_BYTES: u64 = 16 << 10;
 /// Largest step by which a file is allocated ahead of its writer.
 const ALLOCATION_STEP_BYTES: u64 = 16 << 20;
-/// How far pages are made writable ahead of an append that runs out of them.
-const POPULATE_STEP_BYTES: u64 = 1 << 20;
 
 /// One index entry for this many bytes where the index is made from the batches.
 const REBUILT_INTERVAL_BYTES: u64 = 4096;
@@ -84,8 +81,6 @@ pub(crate) struct Segment<D: Disk> {
     /// The running checksum of an empty segment.
     pub salt: u32,
     file: ArcSwapOption<OpenFile<D>>,
-    /// Pages below this are writable without a fault.
-    populated: AtomicU64,
     used: AtomicBool,
     /// Has data that is not flushed: its file stays open.
     pinned: AtomicBool,
@@ -151,7 +146,6 @@ impl<D: Disk> Segment<D> {
             sealed: OnceLock::new(),
             salt: at.salt,
             file: ArcSwapOption::empty(),
-            populated: AtomicU64::new(0),
             used: AtomicBool::new(true),
             pinned: AtomicBool::new(false),
             retired: AtomicBool::new(false),
@@ -245,7 +239,6 @@ impl<D: Disk> Segment<D> {
     pub(crate) fn install(self: &Arc<Self>, file: D::File) -> Arc<OpenFile<D>> {
         let holder: Weak<Self> = Arc::downgrade(self);
         self.used.store(true, Ordering::Relaxed);
-        self.populated.store(self.end(), Ordering::Relaxed);
         let file = Arc::new(OpenFile { file, _ticket: self.files.admit(holder) });
         self.file.store(Some(Arc::clone(&file)));
         file
@@ -367,40 +360,31 @@ impl<D: Disk> Segment<D> {
         Ok(entries)
     }
 
-    /// Allocates and prepares pages so that `range` can be stored to without a fault or a surprise.
-    pub(crate) fn prepare(&self, file: &OpenFile<D>, range: &Range<u64>) -> Result<(), DiskError> {
+    /// Allocates up to `end`, so that what is written below it cannot meet a full disk.
+    pub(crate) fn allocate(&self, file: &OpenFile<D>, end: u64) -> Result<(), DiskError> {
         let len = file.file.len();
-        if range.end > len {
-            // Grow in steps that suit the segment's size so far, but never ask for more than fits.
-            let step = len.clamp(FIRST_ALLOCATION_BYTES, ALLOCATION_STEP_BYTES) * 2;
-            let wanted = (len + step.min(ALLOCATION_STEP_BYTES)).max(range.end);
-            let wanted = wanted.min(self.capacity_bytes.max(range.end));
-            match file.file.grow(wanted) {
-                Err(error) if error.is_full() && wanted > range.end => file.file.grow(range.end)?,
-                other => other?,
-            }
+        if end <= len {
+            return Ok(());
         }
-        let populated = self.populated.load(Ordering::Relaxed);
-        if range.end > populated {
-            let ahead = (range.end + POPULATE_STEP_BYTES).min(file.file.len());
-            file.file.populate_write(populated.max(range.start)..ahead)?;
-            self.populated.store(ahead, Ordering::Relaxed);
+        // Grow in steps that suit the segment's size so far, but never ask for more than fits.
+        let step = len.clamp(FIRST_ALLOCATION_BYTES, ALLOCATION_STEP_BYTES) * 2;
+        let wanted = (len + step.min(ALLOCATION_STEP_BYTES)).max(end);
+        let wanted = wanted.min(self.capacity_bytes.max(end));
+        match file.file.grow(wanted) {
+            Err(error) if error.is_full() && wanted > end => file.file.grow(end),
+            other => other,
         }
-        Ok(())
     }
 
-    /// Allocates and prepares pages ahead of a writer that just wrote `recent_bytes`; off its thread.
-    /// Failing is fine: the writer then finds out by itself.
-    pub(crate) fn prepare_ahead(&self, file: &OpenFile<D>, recent_bytes: u64) {
-        let from = self.end();
+    /// Allocates ahead of a writer that just wrote `recent_bytes`; off its thread. Failing is fine:
+    /// the writer then finds out by itself.
+    pub(crate) fn allocate_ahead(&self, file: &OpenFile<D>, recent_bytes: u64) {
         let ahead = recent_bytes.saturating_mul(2).min(ALLOCATION_STEP_BYTES);
-        let until = (from + ahead).min(self.capacity_bytes);
-        if until > file.file.len() && file.file.grow(until).is_err() {
-            return;
-        }
-        let populated = self.populated.load(Ordering::Relaxed).max(from);
-        if until > populated && file.file.populate_write(populated..until).is_ok() {
-            self.populated.fetch_max(until, Ordering::Relaxed);
+        let until = (self.end() + ahead).min(self.capacity_bytes);
+        if until > file.file.len()
+            && let Err(error) = file.file.grow(until)
+        {
+            tracing::debug!(%error, "no space ahead of the writer");
         }
     }
 }

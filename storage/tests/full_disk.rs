@@ -40,7 +40,6 @@ fn a_file_system_filled_to_the_last_page_never_signals() {
         match file.grow(len + 16 * PAGE_BYTES) {
             Ok(()) => {
                 len = file.len();
-                file.populate_write(0..len).expect("what is allocated is writable");
                 let page = vec![1; usize::try_from(PAGE_BYTES).expect("small")];
                 for at in (0..len).step_by(page.len()) {
                     file.write_at(at, &page).expect("write");
@@ -54,11 +53,12 @@ fn a_file_system_filled_to_the_last_page_never_signals() {
     file.sync(0..len).expect("sync");
     assert!(file.slice(0..len).iter().all(|byte| *byte == 1));
 
-    // A hole, which only somebody else can have made, is an error when populated and not a signal.
+    // A hole, which only somebody else can have made, is an error when written to and not a signal.
     let sparse = dir.path().join("sparse");
     std::fs::File::create(&sparse).and_then(|file| file.set_len(4 << 20)).expect("a sparse file");
     let sparse = disk.open(&sparse, 0).expect("open");
-    sparse.populate_write(0..sparse.len()).expect_err("there is no space for it");
+    let whole = vec![1; 4 << 20];
+    assert!(sparse.write_at(0, &whole).expect_err("there is no space for it").is_full());
 
     disk.unlink(&path).expect("deleting works on a full disk");
     drop(file);

@@ -1,9 +1,8 @@
 //! The real disk: mapped files on a local Linux file system.
 //!
-//! The rules it keeps, so that the layers above need not know them: space is allocated before
-//! anything is stored through a map (a store into a hole of a full file system is a SIGBUS); a
-//! mapped file never gets shorter; the descriptor whose errors a sync reports is the one that was
-//! open since before the writes. It does not retry, does not cache, and never deletes by itself.
+//! The rules it keeps, so that the layers above need not know them: writing goes through the
+//! descriptor and reading through the map; space is allocated before anything is written; a mapped
+//! file never gets shorter; the descriptor whose errors a sync reports is the one that wrote. It does not retry, does not cache, and never deletes by itself.
 
 mod mapped;
 
@@ -26,6 +25,9 @@ use rustix::fs::FallocateFlags;
 
 use self::mapped::Mapping;
 use super::{DirEntry, Disk, DiskError, DiskFile, Operation, Result, Space};
+
+/// What a range is zeroed with, a piece at a time.
+const ZEROS: &[u8] = &[0; 16 << 10];
 
 /// The local file system. Paths are used as given.
 #[derive(Clone, Debug, Default)]
@@ -245,12 +247,21 @@ impl DiskFile for MappedFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.mapping.write(offset, bytes);
-        Ok(())
+        // Through the descriptor, not the map, which shows the same page cache: no page fault per page, no
+        // TLB shoot-down per flushed page, and an error instead of a signal when the disk fails.
+        // RFC 2026-11-23-write-through-the-descriptor.
+        let end = offset.checked_add(bytes.len() as u64).expect("no file is that long");
+        self.mapping.check(offset..end);
+        self.file.write_all_at(bytes, offset).map_err(self.failed(Operation::Write))
     }
 
     fn zero(&self, range: Range<u64>) -> Result<()> {
-        self.mapping.zero(range);
+        let mut at = range.start;
+        while at < range.end {
+            let len = (range.end - at).min(ZEROS.len() as u64);
+            self.write_at(at, &ZEROS[..usize::try_from(len).expect("a short array")])?;
+            at += len;
+        }
         Ok(())
     }
 
@@ -284,16 +295,6 @@ impl DiskFile for MappedFile {
                 read_through(&self.file, range).map_err(self.failed(Operation::Read))
             }
             outcome => outcome.map_err(self.failed(Operation::Read)),
-        }
-    }
-
-    fn populate_write(&self, range: Range<u64>) -> Result<()> {
-        match self.mapping.populate_write(range.clone()) {
-            // What is read and allocated can be stored to.
-            Err(error) if is_unsupported(&error) => {
-                read_through(&self.file, range).map_err(self.failed(Operation::Write))
-            }
-            outcome => outcome.map_err(self.failed(Operation::Write)),
         }
     }
 }

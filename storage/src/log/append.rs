@@ -94,7 +94,7 @@ impl<D: Disk> Log<D> {
         let file = self.tail_for(bytes, next_offset, now_ms)?;
         let tail = self.tail.as_ref().expect("`tail_for` leaves a tail");
         let (segment, start) = (Arc::clone(&tail.segment), tail.at.position);
-        segment.prepare(&file, &(start..start + bytes))?;
+        segment.allocate(&file, start + bytes)?;
         if let Err(error) = copy(&file, start, placed) {
             // Whole batches may be in place beyond the end, where a recovery would believe them.
             if file.file.zero(start..start + bytes).is_err() {

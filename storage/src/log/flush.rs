@@ -31,8 +31,8 @@ pub(super) const EPOCHS_FILE: &str = "epochs";
 /// The index of the segment being written is saved each time it has grown by this much, so that a
 /// restart after a crash has little to index again.
 const INDEX_SAVE_BYTES: u64 = 64 << 20;
-/// A flush of less than this does not bother to prepare pages ahead of the writer.
-const PREPARE_AHEAD_MIN_BYTES: u64 = 64 << 10;
+/// A flush of less than this does not bother to allocate ahead of the writer.
+const ALLOCATE_AHEAD_MIN_BYTES: u64 = 64 << 10;
 
 /// Makes everything appended before it was made durable, when run. May be run on any thread.
 pub struct FlushJob<D: Disk> {
@@ -130,11 +130,11 @@ impl<D: Disk> FlushJob<D> {
         if self.sync_names { disk.sync_dir(dir) } else { Ok(()) }
     }
 
-    /// What is worth doing after a part is durable: its index, and pages for the writer.
+    /// What is worth doing after a part is durable: its index, and space for the writer.
     fn finish(&self, part: &Part<D>) -> Result<PartDone, DiskError> {
         let flushed = part.range.end - part.range.start;
-        if !part.rolled && flushed >= PREPARE_AHEAD_MIN_BYTES {
-            part.segment.prepare_ahead(&part.file, flushed);
+        if !part.rolled && flushed >= ALLOCATE_AHEAD_MIN_BYTES {
+            part.segment.allocate_ahead(&part.file, flushed);
         }
         let mut done = PartDone { base: part.segment.base, rolled: part.rolled, index: None };
         let Some(seal) = part.index else { return Ok(done) };

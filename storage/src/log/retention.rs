@@ -26,6 +26,8 @@ pub(super) const LOG_START_BYTES_MAX: usize = 256;
 pub struct Deleted {
     pub segments: usize,
     pub bytes: u64,
+    /// Those of `bytes` that were not old enough to go: the log was too large.
+    pub oversize_bytes: u64,
     pub log_start: Offset,
 }
 
@@ -120,10 +122,13 @@ impl<D: Disk> Log<D> {
             }
             total -= segment.end();
             start = end;
+            deleted.oversize_bytes += if expired { 0 } else { segment.end() };
         }
         if start > before {
             let given_up = self.give_up_front(start)?;
             (deleted.segments, deleted.bytes) = (given_up.segments, given_up.bytes);
+            // On a full disk some may have been left for later.
+            deleted.oversize_bytes = deleted.oversize_bytes.min(deleted.bytes);
             match given_up.recorded {
                 // What could be deleted is; the rest waits for the next run.
                 Err(error) if !error.is_full() => return Err(error.into()),

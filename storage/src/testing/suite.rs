@@ -43,7 +43,6 @@ fn new_file_is_allocated_and_zero<D: Disk>(disk: &D, dir: &Path) {
     let file = disk.create(&dir.join("a"), 3 * PAGE_BYTES, 100 * PAGE_BYTES).expect("create");
     assert_eq!(file.len(), 3 * PAGE_BYTES);
     assert!(!file.is_empty());
-    file.populate_write(0..file.len()).expect("populate for writing");
     file.populate_read(0..file.len()).expect("populate for reading");
     assert!(file.slice(0..file.len()).iter().all(|byte| *byte == 0));
     let empty = disk.create(&dir.join("b"), 0, 0).expect("create an empty file");
@@ -100,7 +99,6 @@ fn file_grows_and_never_shrinks<D: Disk>(disk: &D, dir: &Path) {
     file.grow(16 * PAGE_BYTES).expect("grow");
     file.grow(2 * PAGE_BYTES).expect("growing to less does nothing");
     assert_eq!(file.len(), 16 * PAGE_BYTES);
-    file.populate_write(0..file.len()).expect("populate");
     file.write_at(15 * PAGE_BYTES, b"end").expect("write");
     assert_eq!(file.slice(15 * PAGE_BYTES..15 * PAGE_BYTES + 3), b"end"[..]);
     assert!(file.slice(PAGE_BYTES..15 * PAGE_BYTES).iter().all(|byte| *byte == 0));
@@ -113,7 +111,7 @@ fn beyond_the_end_panics<D: Disk>(disk: &D, dir: &Path) {
     assert!(panics(|| file.slice(PAGE_BYTES - 1..PAGE_BYTES + 1)));
     assert!(panics(|| file.write_at(PAGE_BYTES, b"x").is_ok()));
     assert!(panics(|| file.zero(0..PAGE_BYTES + 1).is_ok()));
-    assert!(panics(|| file.populate_write(0..2 * PAGE_BYTES).is_ok()));
+    assert!(panics(|| file.populate_read(0..2 * PAGE_BYTES).is_ok()));
     assert!(panics(|| file.write_at(u64::MAX, b"xy").is_ok()));
 }
 

@@ -23,7 +23,7 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use super::Registration;
 
-/// A writable shared mapping of `capacity_bytes`, of which the first `allocated_bytes` may be touched.
+/// A shared mapping, for reading, of `capacity_bytes`, of which the first `allocated_bytes` may be touched.
 #[derive(Debug)]
 pub(super) struct Mapping {
     map: MmapRaw,
@@ -42,7 +42,7 @@ impl Mapping {
         assert!(allocated_bytes <= capacity_bytes, "a mapping covers its file");
         let len = usize::try_from(capacity_bytes)
             .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-        let map = MmapOptions::new().len(len).map_raw(file)?;
+        let map = MmapOptions::new().len(len).map_raw_read_only(file)?;
         Ok(Self {
             map,
             allocated_bytes: AtomicU64::new(allocated_bytes),
@@ -72,34 +72,10 @@ impl Mapping {
         Bytes::from_owner(MappedSlice { mapping: Arc::clone(this), start, len })
     }
 
-    pub(super) fn write(&self, offset: u64, bytes: &[u8]) {
-        let end = offset.checked_add(bytes.len() as u64).expect("no file is that long");
-        let (start, len) = self.check(offset..end);
-        // SAFETY: `check` bounds start + len by the allocated length, which is within the mapping
-        // and within the file, so every byte is mapped and backed by space on disk. `bytes` cannot
-        // overlap: a slice of this range would break the promise on `DiskFile::write_at`.
-        unsafe {
-            self.map.as_mut_ptr().add(start).copy_from_nonoverlapping(bytes.as_ptr(), len);
-        }
-    }
-
-    pub(super) fn zero(&self, range: Range<u64>) {
-        let (start, len) = self.check(range);
-        // SAFETY: in bounds by `check` as in `write`, and any byte may be zero.
-        unsafe {
-            self.map.as_mut_ptr().add(start).write_bytes(0, len);
-        }
-    }
-
     /// Faults the pages of the range in for reading; `EFAULT` or `EHWPOISON` where a load would
     /// raise SIGBUS.
     pub(super) fn populate_read(&self, range: Range<u64>) -> io::Result<()> {
         self.advise(Advice::PopulateRead, range)
-    }
-
-    /// Faults the pages of the range in for writing; an error where a store would raise SIGBUS.
-    pub(super) fn populate_write(&self, range: Range<u64>) -> io::Result<()> {
-        self.advise(Advice::PopulateWrite, range)
     }
 
     fn advise(&self, advice: Advice, range: Range<u64>) -> io::Result<()> {
@@ -116,7 +92,7 @@ impl Mapping {
     }
 
     /// Start and length of a range that may be touched; panics on any other.
-    fn check(&self, range: Range<u64>) -> (usize, usize) {
+    pub(super) fn check(&self, range: Range<u64>) -> (usize, usize) {
         let allocated_bytes = self.allocated_bytes();
         assert!(
             range.start <= range.end && range.end <= allocated_bytes,

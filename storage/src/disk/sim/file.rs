@@ -148,11 +148,6 @@ impl DiskFile for SimFile {
         let state = self.handle.disk.lock_state();
         self.check_read(&state, &range)
     }
-
-    fn populate_write(&self, range: Range<u64>) -> Result<()> {
-        let state = self.handle.disk.lock_state();
-        self.check_read(&state, &range)
-    }
 }
 
 fn check_range(range: &Range<u64>, len: u64) {

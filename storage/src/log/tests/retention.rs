@@ -55,6 +55,7 @@ fn retention_by_size_keeps_at_least_that_much() {
     assert_eq!(nothing.segments, 0, "everything is above the high watermark");
     let deleted = log.apply_retention(3000, NOW).unwrap();
     assert!(deleted.segments > 5);
+    assert_eq!(deleted.oversize_bytes, deleted.bytes, "nothing is old enough");
     assert!(log.size_bytes() >= keep && log.size_bytes() < keep + (64 << 10));
     assert_eq!(read_all(&log, deleted.log_start), every_fifth(deleted.log_start..3000));
 }
@@ -70,6 +71,7 @@ fn retention_by_age_takes_everything_old_and_the_log_goes_on() {
     assert!(deleted.log_start < 1100 && deleted.log_start > 800, "{deleted:?}");
     let deleted = log.apply_retention(3000, retention_ms * 2).unwrap();
     assert_eq!((deleted.log_start, log.segment_count()), (3000, 0));
+    assert_eq!(deleted.oversize_bytes, 0, "there is no limit to the size");
     fill(&mut log, 1);
     flush(&mut log);
     drop(log);
