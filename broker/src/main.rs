@@ -6,7 +6,6 @@
 use std::{
     env, future, io,
     io::Write,
-    path,
     process::{self, ExitCode},
     time::Duration,
 };
@@ -162,7 +161,7 @@ fn banner(config: &Config, state: &HealthState) -> Banner {
         version: env!("CARGO_PKG_VERSION"),
         data_address: state.data_address,
         http_address: state.http_address,
-        data_dir: path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone()),
+        data_dir: config.data_dir.clone(),
         client: banner::client_command(),
         client_options: state.data_address.map(banner::client_options).unwrap_or_default(),
     }

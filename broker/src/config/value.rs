@@ -3,7 +3,11 @@
 //! A kind parses text from any source in the same way, so a size means the same in a file, an environment
 //! variable and a flag. Kinds know nothing of particular settings or of where a text came from.
 
-use std::{fmt::Debug, path::PathBuf, time::Duration};
+use std::{
+    fmt::Debug,
+    path::{self, PathBuf},
+    time::Duration,
+};
 
 /// A kind of value. `Value` is what the program uses; the text is what people write.
 pub trait Kind {
@@ -202,7 +206,8 @@ impl Kind for DirPath {
         if text.is_empty() {
             return Err("must name a directory".to_owned());
         }
-        Ok(PathBuf::from(text))
+        // Absolute from here on: the directory above it has a name, and messages say where it is.
+        path::absolute(text).map_err(|error| format!("cannot be made absolute: {error}"))
     }
 
     fn render(value: &PathBuf) -> String {

@@ -92,6 +92,17 @@ fn another_nodes_directory_is_refused_with_both_names_and_what_to_do() {
 }
 
 #[test]
+fn a_data_directory_may_be_a_name_in_the_working_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = tidemarkd(Path::new("data"));
+    command.current_dir(dir.path());
+    let broker = Broker::start(command);
+    let stored = dir.path().canonicalize().unwrap().join("data");
+    assert!(broker.banner.contains(&stored.display().to_string()), "{}", broker.banner);
+    assert!(stored.join("topics").is_dir());
+}
+
+#[test]
 fn a_directory_that_cannot_be_made_is_named_once() {
     let output = outcome(tidemarkd(Path::new("/proc/tidemark-data")));
     let said = said(&output);
