@@ -33,5 +33,5 @@ pub use decide::{CLUSTER_PARTITIONS_MAX, Decision};
 pub use image::{Broker, Image, Partition, REPLICAS_MAX, Topic};
 pub use quorum::{CommitError, Quorum, QuorumError, Room, TooLarge, one::QuorumOfOne};
 pub use record::{IncarnationId, MetadataRecord, RecordError};
-pub use settings::{CleanupPolicy, TimestampType, TopicConfig, TopicDurability};
+pub use settings::{CleanupPolicy, TopicConfig, TopicDurability};
 pub use snapshot::SnapshotError;

@@ -94,12 +94,6 @@ pub const SETTINGS: &[Setting] = &[
         kind: Kind::Bytes { min: 1 << 10, max: BATCH_BYTES_MAX as u64 },
     },
     Setting {
-        name: "timestamp_type",
-        default: "create",
-        doc: "Whose time a record carries: `create`, the producer's, or `append`, the broker's.",
-        kind: Kind::OneOf(&["create", "append"]),
-    },
-    Setting {
         name: "segment_bytes",
         default: "268435456",
         doc: "A segment is closed when it would grow beyond this. Retention and compaction work on \
@@ -145,7 +139,6 @@ pub struct TopicConfig {
     pub durability: TopicDurability,
     pub min_insync_replicas: u16,
     pub max_batch_bytes: u32,
-    pub timestamp_type: TimestampType,
     pub segment_bytes: u64,
     pub segment_ms: u64,
     pub delete_retention_ms: u64,
@@ -165,13 +158,6 @@ pub struct CleanupPolicy {
 pub enum TopicDurability {
     Disk,
     Memory,
-}
-
-/// Whose clock stamps the records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum TimestampType {
-    Create,
-    Append,
 }
 
 impl Default for TopicConfig {
@@ -200,10 +186,6 @@ impl TopicConfig {
             },
             min_insync_replicas: values.number("min_insync_replicas")?,
             max_batch_bytes: values.number("max_batch_bytes")?,
-            timestamp_type: match values.text("timestamp_type")?.as_str() {
-                "append" => TimestampType::Append,
-                _ => TimestampType::Create,
-            },
             segment_bytes: values.number("segment_bytes")?,
             segment_ms: values.number("segment_ms")?,
             delete_retention_ms: values.number("delete_retention_ms")?,

@@ -4,7 +4,7 @@ use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tidemark_controller::{Image, TimestampType, TopicConfig};
+use tidemark_controller::{Image, TopicConfig};
 use tidemark_protocol::{
     ErrorCode, Failure, LeaderEpoch, TopicPartition,
     batch::{Batch, batches},
@@ -114,10 +114,6 @@ fn validate(bytes: &Bytes, config: &TopicConfig) -> Result<Vec<Batch>, Failure> 
     let invalid = |message| Failure::new(ErrorCode::InvalidBatch, message);
     if bytes.is_empty() {
         return Err(invalid("there is no batch to append".to_owned()));
-    }
-    if config.timestamp_type == TimestampType::Append {
-        let message = "timestamp_type=append is not supported by this version; alter the topic";
-        return Err(invalid(message.to_owned()));
     }
     let mut found = Vec::with_capacity(1);
     for (index, batch) in batches(bytes.clone()).enumerate() {
