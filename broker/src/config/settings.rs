@@ -128,7 +128,8 @@ settings! {
     send_timeout: Time = "30s", "100ms" ..= "1h";
     /// A connection without any traffic for this long is closed.
     idle_timeout: Time = "10m", "1s" ..= "7d";
-    /// Requests waiting for one shard thread; further ones are refused with the retriable error `Overloaded`.
+    /// Requests waiting for one shard thread. While there are so many, connections with more for it wait, and
+    /// are not read.
     shard_queue_requests: Count = "4096", "16" ..= "1048576";
     /// How often logs of topics with `durability=memory` are flushed in the background.
     flush_interval: Time = "1s", "10ms" ..= "1h";

@@ -49,26 +49,6 @@ impl Stage {
     }
 }
 
-/// A bounded queue that may refuse work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Queue {
-    Shard,
-    ColdReads,
-    Controller,
-}
-
-impl Queue {
-    const ALL: [Self; 3] = [Self::Shard, Self::ColdReads, Self::Controller];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Shard => "shard",
-            Self::ColdReads => "cold_reads",
-            Self::Controller => "controller",
-        }
-    }
-}
-
 /// The handles of one API.
 pub struct ApiMetrics {
     api: Api,
@@ -120,7 +100,6 @@ impl ApiMetrics {
 pub struct RequestMetrics {
     recorder: Arc<PrometheusRecorder>,
     apis: Vec<ApiMetrics>,
-    refused: [Counter; Queue::ALL.len()],
     unsupported: Mutex<BTreeSet<u16>>,
 }
 
@@ -129,8 +108,6 @@ impl RequestMetrics {
         Self {
             recorder: Arc::clone(recorder),
             apis: Api::ALL.iter().map(|api| ApiMetrics::new(recorder, *api)).collect(),
-            refused: Queue::ALL
-                .map(|queue| scrape::counter(recorder, &table::BACKPRESSURE, &[queue.name()])),
             unsupported: Mutex::default(),
         }
     }
@@ -139,11 +116,6 @@ impl RequestMetrics {
     pub fn api(&self, api: Api) -> &ApiMetrics {
         let position = Api::ALL.iter().position(|known| *known == api);
         &self.apis[position.expect("`Api::ALL` has every API")]
-    }
-
-    /// Counts a request refused because a queue was full.
-    pub fn refused(&self, queue: Queue) {
-        self.refused[queue as usize].increment(1);
     }
 
     /// Counts records refused at produce.

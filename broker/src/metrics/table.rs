@@ -95,8 +95,6 @@ metrics! {
         "Time a request spent by stage: queue, append, flush, send, and total (waiting asked for by the client included).";
     API_UNSUPPORTED = Kind::Counter, "tidemark_api_unsupported_total" ["api"]
         "Requests for an API number this broker does not know; beyond 32 different numbers, api is `other`.";
-    BACKPRESSURE = Kind::Counter, "tidemark_backpressure_rejections_total" ["where"]
-        "Requests refused with Overloaded because a queue was full: shard, cold_reads, controller.";
 
     CONNECTIONS = Kind::Gauge, "tidemark_connections" []
         "Open connections on the data port.";

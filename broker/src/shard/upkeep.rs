@@ -61,7 +61,9 @@ impl Partition {
                     segments = deleted.segments, bytes = deleted.bytes, log_start = deleted.log_start,
                     "retention deleted"
                 );
-                hands.metrics.disk().deleted(Deletion::Time, deleted.bytes);
+                let metrics = hands.metrics.disk();
+                metrics.deleted(Deletion::Size, deleted.oversize_bytes);
+                metrics.deleted(Deletion::Time, deleted.bytes - deleted.oversize_bytes);
             }
             Ok(_nothing) => {}
             Err(error) => drop(self.storage_failure("retention", &error, hands)),
