@@ -69,6 +69,24 @@ impl Server {
         Self::start(&mut command, |line| line.split_whitespace().find_map(|word| word.parse().ok()))
     }
 
+    /// The process, for `/proc`.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Stops it in order (SIGTERM) and waits for its end. To kill it, drop it.
+    ///
+    /// # Errors
+    /// When it ends as a failure.
+    pub fn terminate(mut self) -> io::Result<()> {
+        rustix::process::kill_process(
+            rustix::process::Pid::from_child(&self.child),
+            rustix::process::Signal::TERM,
+        )?;
+        let status = self.child.wait()?;
+        if status.success() { Ok(()) } else { Err(io::Error::other(format!("ended: {status}"))) }
+    }
+
     /// Peak resident memory so far, in bytes, from the kernel's accounting.
     ///
     /// # Errors
@@ -210,11 +228,21 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Connection::call`].
-    pub fn read_lane(mut self, partition: TopicPartition) -> io::Result<ReadLane> {
+    pub fn read_lane(self, partition: TopicPartition) -> io::Result<ReadLane> {
+        self.shared_read_lane(&[partition])
+    }
+
+    /// Turns the connection into one that is pushed all of `partitions` from their starts, in one subscription.
+    ///
+    /// # Errors
+    /// As [`Connection::call`].
+    pub fn shared_read_lane(mut self, partitions: &[TopicPartition]) -> io::Result<ReadLane> {
+        let from_start =
+            |&partition| SubscribePartition { partition, leader_epoch: None, offset: 0 };
         let subscribed = self.call(&SubscribeRequest {
             credit_bytes: u32::MAX,
             max_push_bytes: 1 << 20,
-            partitions: vec![SubscribePartition { partition, leader_epoch: None, offset: 0 }],
+            partitions: partitions.iter().map(from_start).collect(),
         })?;
         for partition in subscribed.partitions {
             partition.map_err(io::Error::other)?;
