@@ -10,7 +10,7 @@ mod samples;
 use std::{collections::BTreeMap, fmt::Debug, fs, path::Path};
 
 use bytes::BytesMut;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tidemark_protocol::{
     Compression, ErrorCode, Failure,
     batch::batches,
@@ -19,6 +19,7 @@ use tidemark_protocol::{
     message::{Api, Request},
     messagepack,
     messages::*,
+    partitioner::{murmur2, partition_for_key},
 };
 
 fn document() -> String {
@@ -96,6 +97,11 @@ fn every_hex_block_is_understood_by_the_decoder() {
                 let preface = Preface::decode(bytes.first_chunk().unwrap()).unwrap();
                 assert_eq!(preface.negotiate(Preface::OURS), Some(1));
                 preface.encode().to_vec()
+            }
+            "settings" => {
+                let settings: TopicSettings =
+                    messagepack::decode(bytes, limits::REQUEST_PARTITIONS_MAX).unwrap();
+                samples::encoded(&settings)
             }
             "metadata-request" => again::<MetadataRequest>(bytes),
             "metadata-response" => response_again::<MetadataRequest>(bytes),
@@ -190,6 +196,35 @@ fn the_tables_of_enumerations_are_complete() {
         written,
         Compression::ALL.map(|codec| [codec.code().to_string(), codec.to_string()])
     );
+}
+
+#[test]
+fn keys_have_the_hashes_and_partitions_of_the_table() {
+    let document = document();
+    let rows = table(&document, "| key | hash as an i32 |");
+    assert!(rows.len() >= 5);
+    for row in rows {
+        let key = row[0].as_bytes();
+        assert_eq!(row[1], murmur2(key).cast_signed().to_string(), "{row:?}");
+        assert_eq!(row[2], partition_for_key(key, 7).to_string(), "{row:?}");
+    }
+}
+
+#[test]
+fn no_message_nests_deeper_than_the_document_says() {
+    fn levels(bytes: &[u8]) -> usize {
+        // As deep as a decoder has to be willing to go.
+        (1..=messagepack::DEPTH_MAX)
+            .find(|depth| {
+                let mut decoder = rmp_serde::Deserializer::from_read_ref(bytes);
+                decoder.set_max_depth(depth + 1);
+                serde::de::IgnoredAny::deserialize(&mut decoder).is_ok()
+            })
+            .unwrap()
+    }
+    let headers = samples::all().into_iter().filter_map(|sample| sample.header);
+    let deepest = headers.map(|(_, _, header)| levels(&header)).max().unwrap();
+    assert!(document().contains(&format!("has more than {deepest} levels")), "{deepest}");
 }
 
 #[test]

@@ -55,7 +55,8 @@ def examples() -> dict:
 
 
 EXAMPLE_TOPIC = TopicPartition(bytes.fromhex("8c0f7a3e5d1b4c2a9e6f0123456789ab"), 0)
-EXAMPLE_RECORD = Record(b"user-7", b"hello", (), 1_700_000_000_000)
+EXAMPLE_RECORD = Record(b"user-7", b"hello", (), 4_000_000_000_000)
+EXAMPLE_SETTINGS = {"cleanup_policy": "compact", "retention_ms": "86400000"}
 MIB = 1 << 20
 
 
@@ -108,6 +109,7 @@ def example_answers(frames: dict) -> None:
 def document() -> None:
     blocks = examples()
     equal("preface", tidemark.preface(), blocks.pop("preface"))
+    equal("settings", tidemark.unpack(blocks.pop("settings")), EXAMPLE_SETTINGS)
     frames = {name: Frame.decode(block) for name, block in blocks.items()}
     for name, frame in frames.items():
         equal(f"{name}, decoded and encoded", frame.encode().hex(" "), blocks[name].hex(" "))
@@ -115,8 +117,11 @@ def document() -> None:
         equal(name, frame.encode().hex(" "), blocks[name].hex(" "))
     example_answers(frames)
     equal("the CRC-32C of 123456789", tidemark.crc32c(b"123456789"), 0xE3069283)
-    for key, value in ((b"21", -973932308), (b"foobar", -790332482), (b"abc", 479470107)):
-        equal(f"the hash of {key}", tidemark.murmur2(key), value & 0xFFFFFFFF)
+    hashes = re.findall(r"^\| `(\S+)` \| (-?\d+) \| (\d) \|$", DOCUMENT.read_text(), re.MULTILINE)
+    equal("the number of hashes", len(hashes) >= 5, True)
+    for key, value, partition in hashes:
+        equal(f"the hash of {key}", tidemark.murmur2(key.encode()), int(value) & 0xFFFFFFFF)
+        equal(f"the partition of {key}", tidemark.partition_of(key.encode(), 7), int(partition))
     for value, first in ((0, 0), (-1, 1), (1, 2), (-2, 3)):
         equal(f"the varint of {value}", tidemark.varint(value), bytes([first]))
 
@@ -270,6 +275,101 @@ def subscribe(client: Client, topic: bytes) -> None:
         equal("a request after the subscription", other.metadata([]).topics, [])
 
 
+def last_pushes(client: Client, topic: bytes) -> None:
+    """A subscription ends with one push of no partition, also when nobody has cancelled it."""
+    nowhere = TopicPartition(bytes(15) + b"\x01", 0)
+    with Client(*client.peer) as other:
+        for offsets in ({}, {nowhere: 0}):
+            subscription = other.subscribe(offsets)
+            equal("the end without a partition", subscription.ended(), Code.CANCELLED)
+        # The number of a live subscription is taken; with the last push it is free.
+        alive = other.subscribe({TopicPartition(topic, 0): 0}, credit_bytes=0)
+        again = tidemark.SubscribeRequest(0, MIB, [])
+        other.send_again(Api.SUBSCRIBE, alive.correlation, again)
+        fails("a number in use", Code.INVALID_REQUEST, lambda: other.answer(alive.correlation))
+        equal("the end by a cancel", alive.cancel(), Code.CANCELLED)
+        other.cancel(Api.SUBSCRIBE, alive.correlation)
+        other.send_again(Api.SUBSCRIBE, alive.correlation, again)
+        other.answer(alive.correlation)
+
+
+def partitions_side_by_side(client: Client, topic: bytes) -> None:
+    """What is wrong with one partition leaves the others alone."""
+    good = tidemark.encode_batch([Record(None, b"good", (), START)])
+    places = [TopicPartition(topic, 0), TopicPartition(topic, 9), TopicPartition(topic, 0), TopicPartition(topic, 1)]
+    sizes = [len(good), len(good), 0, len(good)]
+    targets = [tidemark.ProducePartition(place, None, size) for place, size in zip(places, sizes)]
+    request = tidemark.ProduceRequest(Acks.ALL, 0, 30_000, targets)
+    (results,), _ = client.call(Api.PRODUCE, request, 3 * good)
+    equal("which succeed", ["Ok" in each for each in results], [True, False, False, True])
+    fails("a partition too many", Code.UNKNOWN_TOPIC_OR_PARTITION, lambda: tidemark.result(results[1]))
+    fails("no batch", Code.INVALID_BATCH, lambda: tidemark.result(results[2]))
+    fails("a payload too long", Code.INVALID_REQUEST, lambda: client.call(Api.PRODUCE, request, 4 * good))
+
+    def sizes_of(*partitions: int) -> list:
+        wanted = [tidemark.FetchPartition(TopicPartition(topic, each), None, 0, 1) for each in partitions]
+        (fetched,), _ = client.call(Api.FETCH, tidemark.FetchRequest(0, 1, MIB, wanted))
+        return [tidemark.result(each)[3] > 0 for each in fetched]
+
+    equal("who is served, a batch being too long", (sizes_of(0, 1), sizes_of(1, 0)), ([True, False],) * 2)
+
+
+def odd_batches(client: Client, topic: bytes) -> None:
+    """What the document says is not checked, and what is."""
+
+    def outcome(batch: bytes) -> Any:
+        target = tidemark.ProducePartition(TopicPartition(topic, 2), None, len(batch))
+        (results,), _ = client.call(Api.PRODUCE, tidemark.ProduceRequest(Acks.ALL, 0, 30_000, [target]), batch)
+        return tidemark.result(results[0])
+
+    record = Record(None, b"odd", (), START)
+    batch = tidemark.encode_batch([record])
+    base_offset = outcome((77).to_bytes(8, "big") + batch[8:12] + (5).to_bytes(4, "big") + batch[16:])[0]
+    rest = bytearray(batch[21:])
+    rest[6:14] = (START - 3).to_bytes(8, "big")  # base timestamp
+    rest[14:22] = (START - 3).to_bytes(8, "big")  # max timestamp
+    rest[41] = 0x55  # attributes of the record
+    outcome(batch[:17] + tidemark.crc32c(bytes(rest)).to_bytes(4, "big") + bytes(rest))
+    expected = [record._replace(offset=base_offset), Record(None, b"odd", (), START - 3, base_offset + 1)]
+    equal("odd batches", client.fetch(topic, 2, base_offset).records, expected)
+    negative = batch[:8] + bytes([255]) * 4 + batch[12:]
+    fails("a negative length", Code.INVALID_BATCH, lambda: outcome(negative))
+    many = tidemark.encode_batch([record._replace(headers=(("h", None),) * 1_025)])
+    fails("too many headers", Code.INVALID_BATCH, lambda: outcome(many))
+
+
+def nesting(client: Client, _topic: bytes) -> None:
+    """Arrays in a field that the broker skips; the request itself is a level."""
+
+    def nested(levels: int) -> list:
+        return [nested(levels - 1)] if levels > 1 else []
+
+    client.call(Api.METADATA, [[], [], nested(tidemark.MAX_NESTING - 1)])
+    deepest = nested(tidemark.MAX_NESTING)
+    equal("the deepest header", tidemark.unpack(tidemark.pack(deepest)), deepest)
+    client.call(Api.METADATA, [[], [], [0] * 20_000])
+    deeper = [[], [], deepest]
+    fails("nesting", Code.INVALID_REQUEST, lambda: client.call(Api.METADATA, deeper))
+    long = ["\x01" * 4_000_000, []]
+    fails("a long str for a list", Code.INVALID_REQUEST, lambda: client.call(Api.METADATA, long))
+
+
+def without_timestamps(client: Client, topic: bytes) -> None:
+    """They have -1, and are found by it only."""
+    created = client.create_topic("timeless", settings={"retention_ms": "unlimited"})
+    client.produce(created.id, 0, [Record(None, b"v", (), -1)])
+
+    def listed(query: OffsetQuery, timestamp: int = 0) -> tuple:
+        found = client.list_offsets(created.id, 0, query, timestamp)
+        return found.offset, found.timestamp_ms
+
+    equal("from 0", listed(OffsetQuery.TIMESTAMP, 0), (1, -1))
+    equal("from -1", listed(OffsetQuery.TIMESTAMP, -1), (0, -1))
+    equal("from -100", listed(OffsetQuery.TIMESTAMP, -100), (0, -1))
+    equal("max timestamp of none", listed(OffsetQuery.MAX_TIMESTAMP), (1, -1))
+    client.delete_topic("timeless")
+
+
 def errors(client: Client, topic: bytes) -> None:
     absent = bytes(15) + b"\x01"
     end = client.list_offsets(topic, 0, OffsetQuery.LATEST).offset
@@ -317,13 +417,29 @@ def delete(client: Client, topic: bytes) -> None:
     fails("a deleted topic", Code.UNKNOWN_TOPIC_OR_PARTITION, lambda: client.fetch(topic, 0, 0))
 
 
+STEPS = (
+    produce_and_fetch,
+    keyed,
+    offsets,
+    order_and_cancellation,
+    subscribe,
+    last_pushes,
+    partitions_side_by_side,
+    odd_batches,
+    nesting,
+    without_timestamps,
+    errors,
+    delete,
+)
+
+
 def main() -> None:
     host, port = sys.argv[1].rsplit(":", 1)
     document()
     with Client(host, int(port)) as client:
         equal("the version", client.version, 1)
         topic = topics(client)
-        for step in (produce_and_fetch, keyed, offsets, order_and_cancellation, subscribe, errors, delete):
+        for step in STEPS:
             step(client, topic)
 
 

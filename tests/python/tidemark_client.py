@@ -203,8 +203,6 @@ def unpack(data: bytes) -> Any:
 
 
 def _unpack(reader: Reader, depth: int) -> Any:
-    if depth > MAX_NESTING:
-        raise Malformed("a header is nested too deep")
     marker = reader.integer(1)
     if marker < 0x80:
         return marker
@@ -261,12 +259,12 @@ def _unpack_text(reader: Reader, size: int) -> str:
 
 
 def _unpack_array(reader: Reader, length: int, depth: int) -> list:
-    _check_elements(length)
+    _check_bounds(length, depth)
     return [_unpack(reader, depth + 1) for _ in range(length)]
 
 
 def _unpack_map(reader: Reader, length: int, depth: int) -> dict:
-    _check_elements(length)
+    _check_bounds(length, depth)
     entries = {}
     for _ in range(length):
         key = _unpack(reader, depth + 1)
@@ -276,7 +274,9 @@ def _unpack_map(reader: Reader, length: int, depth: int) -> dict:
     return entries
 
 
-def _check_elements(length: int) -> None:
+def _check_bounds(length: int, depth: int) -> None:
+    if depth >= MAX_NESTING:
+        raise Malformed("a header is nested too deep")
     if length > MAX_ELEMENTS:
         raise Malformed(f"{length} elements in a list or map")
 
@@ -767,6 +767,11 @@ class Client:
         self._send_frame(Frame(Kind.REQUEST, api, self._correlation, request, payload))
         return self._correlation
 
+    def send_again(self, api: int, correlation: int, request: Any) -> None:
+        """Sends a request under a number that has been used before."""
+        self._waiting.append((correlation, api))
+        self._send_frame(Frame(Kind.REQUEST, api, correlation, request))
+
     def answer(self, correlation: int) -> tuple:
         """The response structure, not yet decoded, and the payload of the answer to a request."""
         while correlation not in self._answers:
@@ -916,7 +921,7 @@ class Subscription:
 
     def __init__(self, client: Client, correlation: int, queue: deque, offsets: dict, results: dict):
         self._client = client
-        self._correlation = correlation
+        self.correlation = correlation
         self._queue = queue
         self._next_offsets = offsets
         self._results = results
@@ -939,11 +944,15 @@ class Subscription:
     def credit(self, size: int) -> None:
         """Makes room for more pushes."""
         header = CreditHeader(size)
-        self._client._send_frame(Frame(Kind.CREDIT, Api.SUBSCRIBE, self._correlation, header))
+        self._client._send_frame(Frame(Kind.CREDIT, Api.SUBSCRIBE, self.correlation, header))
 
     def cancel(self) -> int:
         """Ends the subscription, drops what was under way, and returns the code that the last push has."""
-        self._client.cancel(Api.SUBSCRIBE, self._correlation)
+        self._client.cancel(Api.SUBSCRIBE, self.correlation)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Waits for the last push, drops those before it, and returns its code."""
         while True:
             header, _dropped = self._next_push(30)
             if header.partition is None:
@@ -952,7 +961,7 @@ class Subscription:
     def _next_push(self, timeout: float) -> tuple:
         """The header and the payload of a push; forgets the subscription with the last."""
         while not self._queue:
-            if self._correlation not in self._client._pushes:
+            if self.correlation not in self._client._pushes:
                 raise Malformed("the subscription is over")
             self._client._dispatch(self._client._receive(timeout))
         frame = self._queue.popleft()
@@ -960,5 +969,5 @@ class Subscription:
         if header.partition is None:
             if "Err" not in header.outcome:
                 raise Malformed("a push of no partition that is not a failure")
-            del self._client._pushes[self._correlation]
+            del self._client._pushes[self.correlation]
         return header, frame.payload

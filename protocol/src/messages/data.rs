@@ -118,6 +118,8 @@ pub struct FetchRequest {
     pub min_bytes: u32,
     /// Most payload bytes in the answer, over all partitions.
     pub max_bytes: u32,
+    /// Served in this order. Only the first batch of the answer may be too long for the bounds: rotate the
+    /// list, or a long batch holds up its partition.
     pub partitions: Vec<FetchPartition>,
 }
 
@@ -158,8 +160,11 @@ impl Request for FetchRequest {
 /// The response says that the subscription stands. Then the broker sends `Push` frames with the request's
 /// correlation, each a [`PushHeader`] and batches of one partition, while it has credit: every payload byte
 /// spends one, a `Credit` frame ([`CreditHeader`]) adds some, and a push may overdraw by one batch, so that a
-/// batch larger than the credit still arrives. A `Cancel` frame ends it; the broker then sends a last push
-/// whose outcome is `Cancelled`. Pushes after the cancel and before that are to be dropped.
+/// batch larger than the credit still arrives.
+///
+/// A subscription ends with exactly one last push, which names no partition and whose outcome is `Cancelled`:
+/// after a `Cancel` frame (pushes in between are to be dropped), when no partition is left, or when the broker
+/// stops. After it the correlation is free.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubscribeRequest {
     pub credit_bytes: u32,
@@ -195,8 +200,8 @@ impl Request for SubscribeRequest {
     type Response = SubscribeResponse;
 }
 
-/// Header of a `Push` frame. An error ends the subscription for that partition; `partition` is `None` when
-/// it ends the whole subscription.
+/// Header of a `Push` frame. An error ends the subscription for that partition; `partition` is `None` in the
+/// last push, which ends the whole subscription whatever its code.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushHeader {
     pub partition: Option<TopicPartition>,

@@ -10,18 +10,24 @@ use tidemark_protocol::{
     messages::*,
 };
 
-use crate::samples::{PARTITION, TOPIC};
+use crate::samples::{PARTITION, TOPIC, encoded};
 
-/// Milliseconds: 14 November 2023, 22:13:20 UTC.
-pub(crate) const SENT_AT_MS: i64 = 1_700_000_000_000;
+/// Milliseconds: 2 October 2096, 07:06:40 UTC. Far enough for retention to leave the record alone.
+pub(crate) const SENT_AT_MS: i64 = 4_000_000_000_000;
 
 /// Every hex block of the document by its name.
 pub(crate) fn blocks() -> Vec<(&'static str, Vec<u8>)> {
-    let mut blocks = vec![("preface", Preface::OURS.encode().to_vec())];
+    let mut blocks =
+        vec![("preface", Preface::OURS.encode().to_vec()), ("settings", encoded(&settings()))];
     topics(&mut blocks);
     records(&mut blocks);
     subscription(&mut blocks);
     blocks
+}
+
+fn settings() -> TopicSettings {
+    let settings = [("retention_ms", "86400000"), ("cleanup_policy", "compact")];
+    settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
 pub(crate) fn produced_batch() -> Bytes {
