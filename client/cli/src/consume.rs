@@ -1,6 +1,7 @@
 //! `tidemark consume`: records out of topics, as their values, in any format, or as JSON lines.
 
 mod print;
+mod reader;
 mod slices;
 
 use std::{pin::pin, time::Duration};
@@ -103,9 +104,11 @@ pub(crate) async fn run(session: &Session, args: ConsumeArgs) -> Result<Exit, Cl
     let mut consumer = assigned(&client, &slices).await?;
     let mut progress = Progress::new(args.num.or_else(|| slices.record_count()));
     let mut interrupt = pin!(tokio::signal::ctrl_c());
+    let mut reader_gone = pin!(reader::gone());
     loop {
         let batches = tokio::select! {
             batches = consumer.poll_batches(POLL_WAIT) => batches?,
+            () = &mut reader_gone => return Ok(Exit::Success),
             _ = &mut interrupt => {
                 printer.flush()?;
                 // Ctrl-C is how following ends, and how reading up to somewhere is cut short.
