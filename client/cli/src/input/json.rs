@@ -1,10 +1,11 @@
 //! One record as a JSON object: the form that `consume -o json` writes and `produce --json` reads.
 //!
 //! Bytes that are not UTF-8 travel as `key_base64` and `value_base64`. Fields that place a record (`topic`,
-//! `partition`, `offset`) are ignored on input: a record gets a new place.
+//! `partition`, `offset`) are ignored on input: a record gets a new place. Any other field is refused, since a
+//! misspelt `value` would be a tombstone.
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, value::RawValue};
 use tidemark_protocol::{TimestampMs, batch::RecordHeader};
 
@@ -12,7 +13,14 @@ use super::InputRecord;
 use crate::encoding;
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct JsonRecord<'a> {
+    #[serde(default, rename = "topic")]
+    _topic: IgnoredAny,
+    #[serde(default, rename = "partition")]
+    _partition: IgnoredAny,
+    #[serde(default, rename = "offset")]
+    _offset: IgnoredAny,
     #[serde(default)]
     key: Option<Value>,
     key_base64: Option<String>,
@@ -40,6 +48,7 @@ impl Default for JsonHeaders {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct JsonHeader {
     key: String,
     #[serde(default)]
@@ -121,7 +130,7 @@ mod tests {
     #[test]
     fn a_record_has_key_value_headers_and_time() {
         let record = parsed(
-            r#"{"key":"k","value":"v\n","headers":[{"key":"h","value":"1"},{"key":"h"}],"timestamp_ms":7,"offset":9}"#,
+            r#"{"key":"k","value":"v\n","headers":[{"key":"h","value":"1"},{"key":"h"}],"timestamp_ms":7,"topic":"t","partition":0,"offset":9}"#,
         );
         assert_eq!(record.key.as_deref(), Some(&b"k"[..]));
         assert_eq!(record.value.as_deref(), Some(&b"v\n"[..]));
@@ -163,6 +172,7 @@ mod tests {
             r#"{"value_base64":"!"}"#,
             r#"{"timestamp":"noon"}"#,
             r#"{"headers":7}"#,
+            r#"{"key":"k","valeu":"v"}"#,
         ] {
             parse(wrong.as_bytes()).expect_err(wrong);
         }
