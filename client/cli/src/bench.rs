@@ -10,7 +10,10 @@ mod load;
 mod produce;
 mod report;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
 use tidemark_client::{Admin, Client, NewTopic};
@@ -60,7 +63,7 @@ struct Bed {
     #[arg(long, conflicts_with = "topic")]
     keep: bool,
 
-    /// Also write the report to this file, as JSON
+    /// Also write the report to this file, as JSON; `-o json` prints it instead
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -93,12 +96,16 @@ struct Subject {
 }
 
 pub(crate) async fn run(session: &Session, args: BenchArgs) -> Result<Exit, CliError> {
-    let client = session.client().await?;
     let bed = match &args.verb {
         Verb::Produce(args) => &args.bed,
         Verb::Consume(args) => &args.bed,
         Verb::E2e(args) => &args.bed,
     };
+    if bed.json.as_deref() == Some(Path::new("-")) {
+        return Err(CliError::usage("--json takes the name of a file")
+            .with_hint("-o json prints the report as JSON on standard output"));
+    }
+    let client = session.client().await?;
     let admin = client.admin();
     let subject = prepare(&admin, bed).await?;
     let outcome = tokio::select! {

@@ -324,7 +324,11 @@ impl Summary {
                 "  partition {}: {}, {offsets}, acknowledged {}",
                 it.partition,
                 quantity::counted(it.records, "record"),
-                it.durability.map_or("by nobody".to_owned(), |it| format!("in {it}")),
+                match it.durability {
+                    Some("disk") => "on disk",
+                    Some(_) => "in memory",
+                    None => "by nobody",
+                },
             ));
         }
     }

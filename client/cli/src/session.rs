@@ -62,6 +62,10 @@ pub(crate) async fn topic(admin: &Admin, name: &str) -> Result<TopicMetadata, Cl
 /// The error for a topic that is not there, naming those it may have been meant for.
 pub(crate) fn unknown_topic(name: &str, known: &MetadataResponse) -> CliError {
     let error = CliError::new(Exit::NotFound, format!("no topic `{name}`"));
+    if name.contains([':', '@']) {
+        return error
+            .with_hint(format!("where to begin and to stop is given as `--offset {name}`"));
+    }
     let near = near_names(name, known.topics.iter().map(|topic| topic.name.as_str()));
     if near.is_empty() {
         error.with_hint(format!(
