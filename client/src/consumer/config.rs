@@ -63,7 +63,7 @@ impl Default for ConsumerConfig {
     fn default() -> Self {
         Self {
             transport: Transport::Push,
-            prefetch_bytes: 16 << 20,
+            prefetch_bytes: 4 << 20,
             response_bytes: 1 << 20,
             fetch_wait: Duration::from_millis(500),
             fetch_min_bytes: 1,
