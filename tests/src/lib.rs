@@ -3,6 +3,7 @@
 //! Suites lie in `tests/tests/`, one binary each. Nothing here waits by sleeping: a broker says on its standard output when
 //! it is ready, and everything else is asked for over its ports.
 
+pub mod cli;
 pub mod http;
 pub mod process;
 pub mod raw;

@@ -249,23 +249,3 @@ fn wait(child: &mut Child) -> Result<ExitStatus> {
     ensure!(!guard.join().expect("the guard does not panic"), "still running after {PATIENCE:?}");
     Ok(status)
 }
-
-/// Runs `tidemark` against a broker, with bytes for its standard input.
-pub fn tidemark(broker: &Broker, arguments: &[&str], input: &[u8]) -> Result<Output> {
-    use std::io::Write as _;
-
-    let mut child = Command::new(program("tidemark"))
-        .args(arguments)
-        .env("TIDEMARK_BROKERS", broker.address())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut stdin = child.stdin.take().context("piped")?;
-    let input = input.to_vec();
-    let writing = thread::spawn(move || stdin.write_all(&input));
-    let output = child.wait_with_output()?;
-    // A command that does not read its input closes the pipe.
-    let _written = writing.join().expect("the writer does not panic");
-    Ok(output)
-}
