@@ -52,11 +52,18 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves until shutdown.
 pub(crate) async fn run(listener: TcpListener, broker: Arc<Broker>) {
     let shutdown = broker.tasks.shutdown().clone();
+    let mut failing = false;
     while let Some(accepted) = shutdown.or_stop(listener.accept()).await {
         match accepted {
-            Ok((stream, peer)) => admit(&broker, stream, peer),
+            Ok((stream, peer)) => {
+                failing = false;
+                admit(&broker, stream, peer);
+            }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                // Once, not ten times a second for as long as it lasts.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "cannot accept connections");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -28,25 +28,30 @@ pub(crate) struct Read {
 /// The pool for reads that may wait for the disk.
 #[derive(Debug)]
 pub(crate) struct ColdReads {
-    threads: Semaphore,
+    threads: Arc<Semaphore>,
 }
 
 impl ColdReads {
     /// At most `threads` reads at the same time; others wait their turn, in order.
     pub(crate) fn new(threads: u32) -> Self {
-        Self { threads: Semaphore::new(threads as usize) }
+        Self { threads: Arc::new(Semaphore::new(threads as usize)) }
     }
 
-    /// Runs `read` where it may block.
+    /// Runs `read` where it may block. Once begun it is run to its end, and counted until then, whether or not
+    /// somebody still waits for it.
     pub(crate) async fn run<T, F>(&self, read: F) -> Result<T, Failure>
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let permit = self.threads.acquire().await;
-        let outcome = tokio::task::spawn_blocking(read).await;
-        drop(permit);
-        outcome.map_err(|_aborted| Failure::new(ErrorCode::NotReady, "the broker is stopping"))
+        let permit = Arc::clone(&self.threads).acquire_owned().await;
+        let counted = move || {
+            let _permit = permit;
+            read()
+        };
+        tokio::task::spawn_blocking(counted)
+            .await
+            .map_err(|_aborted| Failure::new(ErrorCode::NotReady, "the broker is stopping"))
     }
 }
 
@@ -140,4 +145,25 @@ pub(crate) fn count(view: &PartitionView, mut bytes: &[u8]) {
         bytes = rest;
     }
     view.metrics.consumed(Protocol::Native, flow);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_read_that_nobody_waits_for_any_more_still_counts() {
+        let pool = ColdReads::new(1);
+        let (release, released) = mpsc::channel::<()>();
+        let given_up = pool.run(move || released.recv());
+        assert!(tokio::time::timeout(Duration::from_millis(10), given_up).await.is_err());
+        let next = pool.run(|| ());
+        tokio::pin!(next);
+        let early = tokio::time::timeout(Duration::from_millis(50), next.as_mut()).await;
+        assert!(early.is_err(), "two reads run at the same time");
+        drop(release);
+        next.await.unwrap();
+    }
 }

@@ -57,8 +57,9 @@ impl Subscriptions {
         }
     }
 
-    pub(super) fn cancel(&mut self, correlation: u32) {
-        if let Some(active) = self.active.remove(&correlation) {
+    /// Its correlation is free once it has said its last word.
+    pub(super) fn cancel(&self, correlation: u32) {
+        if let Some(active) = self.active.get(&correlation) {
             active.cancel.start();
         }
     }

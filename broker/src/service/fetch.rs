@@ -41,7 +41,8 @@ pub(crate) async fn fetch(broker: &Arc<Broker>, request: &FetchRequest) -> Fetch
     for wanted in &request.partitions {
         views.push(find_partition(broker, wanted.partition));
     }
-    let min_bytes = request.min_bytes as usize;
+    // More than an answer may hold would be waited for in vain.
+    let min_bytes = (request.min_bytes as usize).min(max_bytes(request));
     let first = look(broker, request, &views).await;
     if first.bytes >= min_bytes || first.any_failed || request.max_wait_ms == 0 {
         return first.hand_over(&views);
@@ -64,12 +65,16 @@ pub(crate) async fn fetch(broker: &Arc<Broker>, request: &FetchRequest) -> Fetch
     }
 }
 
+fn max_bytes(request: &FetchRequest) -> usize {
+    (request.max_bytes as usize).min(FETCH_BYTES_MAX)
+}
+
 async fn look(
     broker: &Broker,
     request: &FetchRequest,
     views: &[Result<Arc<PartitionView>, Failure>],
 ) -> Look {
-    let max_bytes = (request.max_bytes as usize).min(FETCH_BYTES_MAX);
+    let max_bytes = max_bytes(request);
     let mut look = Look {
         fetched: Fetched {
             response: FetchResponse { partitions: Vec::with_capacity(views.len()) },
