@@ -5,17 +5,25 @@
 //! and topics that share their memory in both are not looked at. Disk work is done on blocking threads, several
 //! logs at a time. A log that cannot be opened is reported and tried again; it holds up no other.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
 use tidemark_controller::{Image, Partition, Topic};
 use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, TopicPartition};
-use tidemark_storage::{Checkpoint, Checkpoints, Disk as _, LogIdentity, OpenError, StorageError};
+use tidemark_storage::{
+    Checkpoint, Checkpoints, LogIdentity, OpenError, StorageError, delete_log_dir,
+};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
     broker::Broker,
     disk::{Log, SegmentFiles},
+    health::Reason,
+    left_behind::LeftBehind,
     partitions::PartitionView,
     shard::{Adoption, Command, ShardHandle, log_config, storage_durability},
     tasks::Shutdown,
@@ -30,12 +38,18 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) struct Assignments {
     broker: Arc<Broker>,
     shards: Vec<ShardHandle>,
-    files: SegmentFiles,
-    topics_dir: PathBuf,
-    /// The partitions here are as this image says, except for `unopened`.
+    dirs: Dirs,
+    /// The partitions here are as this image says, except for those noted as unopened.
     followed: Image,
-    unopened: Vec<TopicPartition>,
     assigned: watch::Sender<u64>,
+}
+
+/// Where logs are.
+#[derive(Clone)]
+pub(crate) struct Dirs {
+    pub(crate) files: SegmentFiles,
+    pub(crate) topics_dir: PathBuf,
+    pub(crate) left_behind: LeftBehind,
 }
 
 /// A log to be opened.
@@ -53,12 +67,10 @@ impl Assignments {
     pub(crate) fn new(
         broker: Arc<Broker>,
         shards: Vec<ShardHandle>,
-        files: SegmentFiles,
-        topics_dir: PathBuf,
+        dirs: Dirs,
         assigned: watch::Sender<u64>,
     ) -> Self {
-        let (followed, unopened) = (Image::default(), Vec::new());
-        Self { broker, shards, files, topics_dir, followed, unopened, assigned }
+        Self { broker, shards, dirs, followed: Image::default(), assigned }
     }
 
     /// Opens the logs of everything that was assigned to this broker before it started. They are not led yet.
@@ -78,7 +90,7 @@ impl Assignments {
     /// Follows every image that comes, until shutdown.
     pub(crate) async fn run(mut self, mut images: watch::Receiver<Arc<Image>>, shutdown: Shutdown) {
         loop {
-            let has_unopened = !self.unopened.is_empty();
+            let has_unopened = !self.broker.partitions.unopened().is_empty();
             tokio::select! {
                 () = shutdown.started() => return,
                 changed = images.changed() => {
@@ -108,7 +120,7 @@ impl Assignments {
             self.broker.metrics.forget_topic(&topic.name);
         }
         // Before anything is created: a topic may have come back under its old name.
-        self.delete(releases).await;
+        self.delete(releases, &before).await;
 
         let mut openings = Vec::new();
         for topic in image.topics() {
@@ -130,6 +142,9 @@ impl Assignments {
             }
         }
         self.open(openings).await;
+        if self.broker.tasks.shutdown().has_started() {
+            return;
+        }
         // What was only sent so far, to lead and to configure, has to be done before it is called done.
         for shard in &self.shards {
             shard.ask(|reply| Command::Barrier { reply }).await.ok();
@@ -139,7 +154,8 @@ impl Assignments {
 
     async fn retry(&mut self) {
         let image = self.followed.clone();
-        let openings = std::mem::take(&mut self.unopened).into_iter().filter_map(|id| {
+        let unopened = self.broker.partitions.unopened().into_keys();
+        let openings = unopened.filter_map(|id| {
             let topic = Arc::clone(image.topic_by_id(id.topic_id)?);
             let assigned = Arc::clone(topic.partition(id.partition)?);
             Some(Opening { id, topic, assigned, lead: true, checkpoint: None })
@@ -186,30 +202,44 @@ impl Assignments {
         (assigned.leader == Some(self.broker.id)).then_some(assigned.leader_epoch)
     }
 
-    async fn open(&mut self, openings: Vec<Opening>) {
-        let jobs = openings.into_iter().map(|opening| {
-            let (files, topics_dir) = (self.files.clone(), self.topics_dir.clone());
-            let now_ms = u64::try_from(self.broker.clock.wall_ms()).unwrap_or(0);
+    /// Opens logs and hands them over; leaves off when the broker is told to stop.
+    async fn open(&self, openings: Vec<Opening>) {
+        let (broker, wanted) = (&self.broker, openings.len());
+        let is_starting = self.followed.metadata_index() == 0;
+        let now_ms = u64::try_from(broker.clock.wall_ms()).unwrap_or(0);
+        let mut unopened = broker.partitions.unopened();
+        let jobs = openings.into_iter().map(|mut opening| {
+            if let Some(known) = unopened.remove(&opening.id) {
+                opening.checkpoint = known;
+            }
+            let dirs = self.dirs.clone();
             tokio::task::spawn_blocking(move || {
-                let log = open_log(&files, &topics_dir, &opening, now_ms);
+                let log = open_log(&dirs, &opening, now_ms);
                 (opening, log)
             })
         });
         let mut opened = stream::iter(jobs).buffer_unordered(DISK_JOBS_MAX);
-        let (mut unopened, mut adopting) = (Vec::new(), Vec::new());
-        while let Some(job) = opened.next().await {
+        let mut adopting = Vec::new();
+        let shutdown = broker.tasks.shutdown();
+        while let Some(Some(job)) = shutdown.or_stop(opened.next()).await {
             match job {
-                Ok((opening, Ok(log))) => adopting.push(self.adopt(opening, log).await),
+                Ok((opening, Ok(log))) => {
+                    broker.partitions.remove_unopened(opening.id);
+                    adopting.push(self.adopt(opening, log).await);
+                }
                 Ok((opening, Err(error))) => {
                     let (topic, partition) = (&opening.topic.name, opening.id.partition);
                     tracing::error!(%topic, partition, %error, "a log cannot be opened");
-                    unopened.push(opening.id);
+                    broker.partitions.add_unopened(opening.id, opening.checkpoint);
                 }
                 Err(error) => tracing::error!(%error, "a log was not opened"),
             }
+            if is_starting {
+                let progress = format!("recovering logs {} of {wanted}", adopting.len());
+                broker.health.raise(Reason::Starting, progress);
+            }
         }
         drop(opened);
-        self.unopened.append(&mut unopened);
         for (view, adopted) in adopting {
             // Only now: whoever finds the view may send to the shard, and finds it leading.
             if adopted.await.is_ok() {
@@ -253,11 +283,13 @@ impl Assignments {
         self.shards[index].clone()
     }
 
-    /// Takes partitions away from their shards and deletes their files.
-    async fn delete(&mut self, ids: Vec<TopicPartition>) {
-        self.unopened.retain(|id| !ids.contains(id));
+    /// Takes partitions of topics that `image` has away from their shards and deletes their files.
+    async fn delete(&self, ids: Vec<TopicPartition>, image: &Image) {
         let mut logs = Vec::with_capacity(ids.len());
         for partition in ids {
+            if self.broker.partitions.remove_unopened(partition) {
+                self.delete_unopened(partition, image).await;
+            }
             let Some(view) = self.broker.partitions.remove(partition) else { continue };
             view.set_deleted();
             let reason = ErrorCode::UnknownTopicOrPartition;
@@ -274,6 +306,20 @@ impl Assignments {
         }
     }
 
+    async fn delete_unopened(&self, id: TopicPartition, image: &Image) {
+        let Some(topic) = image.topic_by_id(id.topic_id) else { return };
+        let (disk, dir) = (self.dirs.files.disk().clone(), self.dirs.log_dir(topic, id.partition));
+        let delete = move || {
+            delete_log_dir(&disk, &dir)?;
+            remove_topic_dir(&dir);
+            Ok::<_, StorageError>(())
+        };
+        let deleted = tokio::task::spawn_blocking(delete).await;
+        if let Ok(Err(error)) = deleted {
+            tracing::error!(%error, "files of a deleted partition are left behind");
+        }
+    }
+
     async fn tell(&self, shard: &ShardHandle, command: Command) {
         if let Err(Failure { message, .. }) = shard.send(command).await {
             tracing::debug!(%message, "a shard is gone");
@@ -281,23 +327,24 @@ impl Assignments {
     }
 }
 
-fn open_log(
-    files: &SegmentFiles,
-    topics_dir: &std::path::Path,
-    opening: &Opening,
-    now_ms: u64,
-) -> Result<Log, OpenError> {
-    let dir = topics_dir.join(&*opening.topic.name).join(opening.id.partition.to_string());
+impl Dirs {
+    fn log_dir(&self, topic: &Topic, partition: u32) -> PathBuf {
+        self.topics_dir.join(&*topic.name).join(partition.to_string())
+    }
+}
+
+fn open_log(dirs: &Dirs, opening: &Opening, now_ms: u64) -> Result<Log, OpenError> {
+    let dir = dirs.log_dir(&opening.topic, opening.id.partition);
     let identity = LogIdentity { partition: opening.id };
     let config = log_config(&opening.topic.config);
-    let open = || Log::open(files, &dir, identity, config.clone(), opening.checkpoint.clone());
+    let open =
+        || Log::open(&dirs.files, &dir, identity, config.clone(), opening.checkpoint.clone());
     let (mut log, recovery) = match open() {
         Err(OpenError::Foreign { found, .. }) => {
             // The metadata has no such partition any more, or it would have been opened here: its deletion
-            // was interrupted. Kept all the same, since this is the one place that could tell wrong.
-            let aside = dir.with_extension(format!("left-behind-{now_ms}"));
-            tracing::warn!(dir = %dir.display(), %found, aside = %aside.display(), "moved aside");
-            files.disk().rename(&dir, &aside)?;
+            // was interrupted.
+            tracing::warn!(dir = %dir.display(), %found, "another partition's directory is in the way");
+            dirs.left_behind.move_aside(&dir, now_ms)?;
             open()?
         }
         other => other?,
@@ -328,13 +375,17 @@ fn flush_recovered(log: &mut Log) {
 }
 
 fn delete_log(log: Log) -> Result<(), StorageError> {
-    let topic_dir = log.dir().parent().map(PathBuf::from);
+    let dir = log.dir().to_owned();
     log.delete()?;
-    // The last partition to go takes the topic's directory with it; before that it is not empty.
-    if let Some(topic_dir) = topic_dir
-        && std::fs::remove_dir(&topic_dir).is_ok()
+    remove_topic_dir(&dir);
+    Ok(())
+}
+
+/// The last partition to go takes the topic's directory with it; before that it is not empty.
+fn remove_topic_dir(partition_dir: &Path) {
+    if let Some(topic_dir) = partition_dir.parent()
+        && std::fs::remove_dir(topic_dir).is_ok()
     {
         tracing::debug!(dir = %topic_dir.display(), "removed");
     }
-    Ok(())
 }

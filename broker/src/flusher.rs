@@ -108,6 +108,19 @@ impl Flusher {
         self.queue.arrived.notify_one();
     }
 
+    /// Somebody waits for the flush of this partition now. It goes ahead of those that nobody waits for, unless
+    /// it is running already.
+    pub(crate) fn hurry(&self, partition: TopicPartition) {
+        let mut state = self.queue.lock();
+        let queued = state.background.iter().position(|flush| flush.partition == partition);
+        if let Some(mut flush) = queued.and_then(|index| state.background.remove(index)) {
+            flush.urgent = true;
+            state.urgent.push_back(flush);
+            drop(state);
+            self.queue.arrived.notify_one();
+        }
+    }
+
     /// Waits until so much was flushed that a checkpoint is due.
     pub(crate) async fn checkpoint_due(&self) {
         self.queue.progress.much.notified().await;
@@ -158,6 +171,8 @@ impl Queue {
                 return Some(flush);
             }
             if state.closed && state.background.is_empty() {
+                // The next of those that waited for the last background flush to be taken.
+                self.arrived.notify_one();
                 return None;
             }
             state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);

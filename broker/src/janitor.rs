@@ -16,6 +16,7 @@ use crate::{
     broker::Broker,
     disk::Disk,
     flusher::Flusher,
+    left_behind::LeftBehind,
     shard::{Command, LogCheckpoint, ShardHandle},
     tasks::Shutdown,
 };
@@ -28,6 +29,7 @@ pub(crate) struct Janitor {
     pub(crate) shards: Vec<ShardHandle>,
     pub(crate) flusher: Flusher,
     pub(crate) data_dir: Arc<DataDir<Disk>>,
+    pub(crate) left_behind: LeftBehind,
 }
 
 impl Janitor {
@@ -47,6 +49,7 @@ impl Janitor {
                 _ = upkeep.tick() => {
                     let ask = |partitions, reply| Command::Upkeep { partitions, reply };
                     self.ask_in_turn(ask, |()| {}).await;
+                    self.delete_left_behind().await;
                 }
             }
         }
@@ -60,11 +63,22 @@ impl Janitor {
         let mut logs: Vec<LogCheckpoint> = Vec::with_capacity(self.broker.partitions.count());
         let ask = |partitions, reply| Command::Checkpoints { partitions, reply };
         self.ask_in_turn(ask, |mut some| logs.append(&mut some)).await;
+        let unopened = self.broker.partitions.unopened();
+        logs.extend(unopened.into_iter().filter_map(|(id, known)| Some((id, known?))));
         let data_dir = Arc::clone(&self.data_dir);
         let written = tokio::task::spawn_blocking(move || data_dir.write_checkpoints(&logs)).await;
         if let Ok(Err(error)) = written {
             // Not a loss: the next start reads more.
             tracing::warn!(%error, "the checkpoint file was not written");
+        }
+    }
+
+    async fn delete_left_behind(&self) {
+        let (left_behind, now_ms) = (self.left_behind.clone(), self.broker.clock.wall_ms());
+        let now_ms = u64::try_from(now_ms).unwrap_or(0);
+        let deleted = tokio::task::spawn_blocking(move || left_behind.delete_old(now_ms)).await;
+        if let Ok(Err(error)) = deleted {
+            tracing::warn!(%error, "what was left behind is not deleted");
         }
     }
 

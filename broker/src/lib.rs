@@ -22,6 +22,7 @@ mod disk;
 mod flusher;
 mod gauges;
 mod janitor;
+mod left_behind;
 mod listener;
 mod native;
 mod partitions;

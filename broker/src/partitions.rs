@@ -5,7 +5,7 @@
 //! here appends, flushes or decides.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,6 +13,7 @@ use std::{
 };
 
 use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, Offset, TopicPartition};
+use tidemark_storage::Checkpoint;
 use tokio::sync::Notify;
 
 use crate::{disk::Reader, metrics::TopicMetrics, shard::ShardHandle};
@@ -103,7 +104,7 @@ impl PartitionView {
     /// Look at the partition after this call, not before: a change in between would be missed.
     pub(crate) fn watch(self: &Arc<Self>, waiter: &Arc<Waiter>, slot: u32) -> Watching {
         self.waiters.add(Arc::clone(waiter), slot);
-        Watching { view: Arc::clone(self), waiter: Arc::clone(waiter) }
+        Watching { view: Arc::clone(self), waiter: Arc::clone(waiter), slot }
     }
 }
 
@@ -191,11 +192,12 @@ impl Waiter {
 pub(crate) struct Watching {
     view: Arc<PartitionView>,
     waiter: Arc<Waiter>,
+    slot: u32,
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.view.waiters.remove(&self.waiter);
+        self.view.waiters.remove(&self.waiter, self.slot);
     }
 }
 
@@ -216,9 +218,13 @@ impl Waiters {
         std::sync::atomic::fence(Ordering::SeqCst);
     }
 
-    fn remove(&self, waiter: &Arc<Waiter>) {
+    fn remove(&self, waiter: &Arc<Waiter>, slot: u32) {
         let mut list = lock(&self.list);
-        if let Some(at) = list.iter().position(|(other, _)| Arc::ptr_eq(other, waiter)) {
+        // One waiter may watch a partition under several slots.
+        let is_it = |(other, its_slot): &(Arc<Waiter>, u32)| {
+            *its_slot == slot && Arc::ptr_eq(other, waiter)
+        };
+        if let Some(at) = list.iter().position(is_it) {
             list.swap_remove(at);
         }
         self.any.store(!list.is_empty(), Ordering::SeqCst);
@@ -238,6 +244,9 @@ impl Waiters {
 #[derive(Debug, Default)]
 pub(crate) struct Partitions {
     views: RwLock<HashMap<TopicPartition, Arc<PartitionView>>>,
+    /// Partitions whose logs could not be opened, with what is known to be durable of them: that must not be
+    /// forgotten only because nobody could look.
+    unopened: Mutex<BTreeMap<TopicPartition, Option<Checkpoint>>>,
 }
 
 impl Partitions {
@@ -255,6 +264,21 @@ impl Partitions {
 
     pub(crate) fn count(&self) -> usize {
         self.views.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Notes that a log could not be opened.
+    pub(crate) fn add_unopened(&self, id: TopicPartition, checkpoint: Option<Checkpoint>) {
+        lock(&self.unopened).insert(id, checkpoint);
+    }
+
+    /// It is open now, or deleted. Says whether it was among them.
+    pub(crate) fn remove_unopened(&self, id: TopicPartition) -> bool {
+        lock(&self.unopened).remove(&id).is_some()
+    }
+
+    /// Partitions whose logs could not be opened, with what is known to be durable of them.
+    pub(crate) fn unopened(&self) -> BTreeMap<TopicPartition, Option<Checkpoint>> {
+        lock(&self.unopened).clone()
     }
 
     /// All of them, in no order, as they are now.

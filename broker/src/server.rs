@@ -4,21 +4,26 @@
 //! requests, answer those in flight, flush and close the logs, say that the shutdown was clean. The parts start
 //! their own work; here is only who is made with what, and in which order.
 
-use std::{future::Future, io, net::SocketAddr, process, sync::Arc, thread, time::Duration};
+use std::{
+    future::Future, io, net::SocketAddr, path::PathBuf, process, sync::Arc, thread, time::Duration,
+};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tidemark_controller::{
-    Command, Controller, ControllerHandle, IncarnationId, QuorumError, QuorumOfOne, RegisterBroker,
+    Command, Controller, ControllerHandle, Image, IncarnationId, QuorumError, QuorumOfOne,
+    RegisterBroker,
 };
 use tidemark_protocol::Failure;
-use tidemark_storage::{Checkpoints, DataDir, DataDirIdentity, LockedDataDir, OpenError, RealDisk};
+use tidemark_storage::{
+    Checkpoints, DataDir, DataDirIdentity, DiskError, LockedDataDir, OpenError,
+};
 use tokio::{
     net::TcpListener,
     sync::{oneshot, watch},
 };
 
 use crate::{
-    assignments::Assignments,
+    assignments::{Assignments, Dirs},
     broker::Broker,
     clock::Clock,
     compactor,
@@ -28,6 +33,7 @@ use crate::{
     flusher::Flusher,
     health::{Health, Reason},
     janitor::{self, Janitor},
+    left_behind::LeftBehind,
     listen_error::ListenError,
     listener,
     metrics::Metrics,
@@ -57,12 +63,20 @@ pub enum ServerError {
     Metadata(#[from] QuorumError),
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
+    #[error(
+        "{} has logs, but the metadata that says what they are is missing from {}; put it back from a copy of \
+         the data directory",
+        topics_dir.display(), dir.display()
+    )]
+    MetadataLost { dir: PathBuf, topics_dir: PathBuf },
+    #[error("{0}")]
+    Disk(#[from] DiskError),
     #[error("the controller refused to register this broker: {0}")]
     Register(Failure),
     #[error("{0} logs were not closed in order; the next start recovers them")]
     Unclean(usize),
     #[error("the mark of a clean shutdown was not written: {0}")]
-    Close(tidemark_storage::DiskError),
+    Close(DiskError),
 }
 
 /// Runs a broker until `shutdown`, and returns when it has stopped.
@@ -72,9 +86,32 @@ pub async fn run(
     health: Health,
     shutdown: Shutdown,
 ) -> Result<(), ServerError> {
-    let server = Server::start(config, metrics, health, shutdown.clone()).await?;
-    shutdown.started().await;
-    server.stop().await
+    run_on(Disk::default(), config, metrics, health, shutdown).await
+}
+
+async fn run_on(
+    disk: Disk,
+    config: Config,
+    metrics: Metrics,
+    health: Health,
+    shutdown: Shutdown,
+) -> Result<(), ServerError> {
+    let (server, start) = Server::assemble(disk, config, metrics, health, shutdown.clone()).await?;
+    match shutdown.or_stop(server.start(start)).await {
+        Some(Ok(())) => {
+            shutdown.started().await;
+            server.stop().await
+        }
+        Some(Err(error)) => {
+            server.abandon().await;
+            Err(error)
+        }
+        None => {
+            tracing::info!("told to stop while starting; the next start goes on with the recovery");
+            server.abandon().await;
+            Ok(())
+        }
+    }
 }
 
 /// A broker that serves.
@@ -85,27 +122,45 @@ struct Server {
     shards: Vec<ShardHandle>,
     flusher: Flusher,
     data_dir: Arc<DataDir<Disk>>,
+    left_behind: LeftBehind,
+}
+
+/// What a server needs once, to start.
+struct Start {
+    assignments: Assignments,
+    images: watch::Receiver<Arc<Image>>,
+    checkpoints: Checkpoints,
+    listener: TcpListener,
+    address: SocketAddr,
 }
 
 impl Server {
-    async fn start(
+    /// Takes the directory and the port, and starts the threads. Nothing is served yet.
+    async fn assemble(
+        disk: Disk,
         config: Config,
         metrics: Metrics,
         health: Health,
         shutdown: Shutdown,
-    ) -> Result<Self, ServerError> {
+    ) -> Result<(Self, Start), ServerError> {
         let clock = Clock::start();
         let open_files_max = raise_open_files_limit();
-        let data_dir = open_data_dir(&config).await?;
+        let data_dir = open_data_dir(disk, &config).await?;
         let refused = |cause| ListenError::new("listen", &config.listen, cause);
         let listener = listener::bind(&config.listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let checkpoints = data_dir.load_checkpoints()?;
+        let topics_dir = data_dir.topics_dir();
+        let left_behind =
+            LeftBehind::new(data_dir.disk().clone(), data_dir.root(), topics_dir.clone());
 
         // Told to stop one by one, not by the signal.
         let threads = Tasks::new(Shutdown::new());
         let (quorum, image) =
             QuorumOfOne::open(data_dir.disk().clone(), &data_dir.metadata_dir(), clock.wall_ms())?;
+        if left_behind.is_metadata_lost(&image)? {
+            return Err(ServerError::MetadataLost { dir: data_dir.metadata_dir(), topics_dir });
+        }
         let (mut controller, controller_handle) = Controller::new(quorum, image);
         let (images_in, images) = watch::channel(controller_handle.image());
         controller.subscribe(Box::new(move |applied| {
@@ -143,31 +198,39 @@ impl Server {
         metrics.add_source(&broker);
 
         let files = SegmentFiles::new(data_dir.disk().clone(), open_files_max);
-        let assignments = Assignments::new(
-            Arc::clone(&broker),
-            shards.clone(),
-            files,
-            data_dir.topics_dir(),
-            assigned_in,
-        );
-        let server = Self { broker, threads, shards, flusher, data_dir };
-        server.open_logs(assignments, images, checkpoints).await;
-        server.register(address).await?;
-        server.serve(listener, address);
-        Ok(server)
+        let dirs = Dirs { files, topics_dir, left_behind: left_behind.clone() };
+        let assignments = Assignments::new(Arc::clone(&broker), shards.clone(), dirs, assigned_in);
+        let server = Self { broker, threads, shards, flusher, data_dir, left_behind };
+        Ok((server, Start { assignments, images, checkpoints, listener, address }))
+    }
+
+    /// Recovers, registers and serves.
+    async fn start(&self, start: Start) -> Result<(), ServerError> {
+        let Start { assignments, images, checkpoints, listener, address } = start;
+        self.open_logs(assignments, images, checkpoints).await;
+        self.register(address).await?;
+        self.serve(listener, address);
+        Ok(())
     }
 
     /// Opens what was here before, and follows the metadata from then on.
     async fn open_logs(
         &self,
         mut assignments: Assignments,
-        images: watch::Receiver<Arc<tidemark_controller::Image>>,
+        images: watch::Receiver<Arc<Image>>,
         checkpoints: Checkpoints,
     ) {
         let broker = &self.broker;
         let (clean, began) = (checkpoints.is_clean(), broker.clock.now());
         broker.health.raise(Reason::Starting, "recovering logs");
         let image = Arc::clone(&images.borrow());
+        let now_ms = u64::try_from(broker.clock.wall_ms()).unwrap_or(0);
+        let (left_behind, known) = (self.left_behind.clone(), Arc::clone(&image));
+        let cleared = tokio::task::spawn_blocking(move || left_behind.clear_topics(&known, now_ms));
+        if let Ok(Err(error)) = cleared.await {
+            // On a full disk, say. What nobody knows of is in nobody's way.
+            tracing::warn!(%error, "directories without partitions stay where they are");
+        }
         assignments.open_existing(&image, checkpoints).await;
         broker.metrics.disk().recovered(began.elapsed());
         let (logs, took) = (broker.partitions.count(), began.elapsed());
@@ -211,6 +274,7 @@ impl Server {
             shards: self.shards.clone(),
             flusher: self.flusher.clone(),
             data_dir: Arc::clone(&self.data_dir),
+            left_behind: self.left_behind.clone(),
         };
         tasks.spawn("janitor", janitor.run(shutdown.clone()));
         tasks.spawn("compactor", compactor::run(Arc::clone(broker), shutdown.clone()));
@@ -222,17 +286,53 @@ impl Server {
 
     /// Connections have been told to stop; everything else follows here.
     async fn stop(self) -> Result<(), ServerError> {
-        let Self { broker, threads, shards, flusher, data_dir } = self;
+        let broker = Arc::clone(&self.broker);
+        let (closed, data_dir) = self.take_apart().await;
+        if closed.unclean > 0 {
+            return Err(ServerError::Unclean(closed.unclean));
+        }
+        if let Some(failure) = broker.disk_watch.failure() {
+            tracing::warn!(failure, "a directory that failed is not marked as cleanly closed");
+            return Ok(());
+        }
+        let unopened = broker.partitions.unopened();
+        let Some(data_dir) = Arc::into_inner(data_dir) else {
+            tracing::warn!("the data directory is still in use; the next start scans the logs");
+            return Ok(());
+        };
+        if unopened.is_empty() {
+            return data_dir.close(&closed.checkpoints).map_err(ServerError::Close);
+        }
+        // Nobody knows whether these are in order: there is no clean shutdown with them.
+        tracing::warn!(logs = unopened.len(), "logs that cannot be opened; the next start scans");
+        let unopened = unopened.into_iter().filter_map(|(id, known)| Some((id, known?)));
+        let checkpoints: Vec<_> = closed.checkpoints.into_iter().chain(unopened).collect();
+        data_dir.write_checkpoints(&checkpoints).map_err(ServerError::Close)
+    }
+
+    /// Ends what has not come to serve. What the directory says about its logs stays as it is: for them, this
+    /// is a crash.
+    async fn abandon(self) {
+        self.broker.tasks.shutdown().start();
+        self.take_apart().await;
+    }
+
+    /// Ends everything, flushing what is not durable.
+    async fn take_apart(self) -> (shard::Closed, Arc<DataDir<Disk>>) {
+        let Self { broker, threads, shards, flusher, data_dir, .. } = self;
         let timeout = broker.config.shutdown_timeout;
         if let Err(error) = broker.tasks.finished(timeout).await {
             tracing::warn!(%error, "stopping all the same");
         }
         let mut closed = shard::Closed::default();
         for shard in &shards {
-            if let Ok(mut one) = shard.ask(|reply| shard::Command::Close { reply }).await {
-                closed.checkpoints.append(&mut one.checkpoints);
-                closed.unclean += one.unclean;
-            }
+            let Ok(mut one) = shard.ask(|reply| shard::Command::Close { reply }).await else {
+                tracing::error!(shard = shard.index, "a shard has ended before its time");
+                closed.unclean += 1;
+                continue;
+            };
+            closed.checkpoints.append(&mut one.checkpoints);
+            closed.unclean += one.unclean;
         }
         flusher.close();
         close_controller(&broker.controller).await;
@@ -240,25 +340,16 @@ impl Server {
         if let Err(error) = threads.finished(THREADS_TIMEOUT).await {
             tracing::warn!(%error, "stopping all the same");
         }
-        if closed.unclean > 0 {
-            return Err(ServerError::Unclean(closed.unclean));
-        }
-        match Arc::try_unwrap(data_dir) {
-            Ok(data_dir) => data_dir.close(&closed.checkpoints).map_err(ServerError::Close),
-            Err(_still_watched) => {
-                tracing::warn!("the data directory is still in use; the next start scans the logs");
-                Ok(())
-            }
-        }
+        (closed, data_dir)
     }
 }
 
 /// Locks the directory and makes it ours. A directory that was never used becomes a cluster of its own.
-async fn open_data_dir(config: &Config) -> Result<Arc<DataDir<Disk>>, ServerError> {
+async fn open_data_dir(disk: Disk, config: &Config) -> Result<Arc<DataDir<Disk>>, ServerError> {
     let (root, node_id) = (config.data_dir.clone(), config.node_id);
     let open = move || {
         let holder = format!("process {}", process::id());
-        let locked = LockedDataDir::lock(RealDisk::new(), &root, &holder)?;
+        let locked = LockedDataDir::lock(disk, &root, &holder)?;
         let identity = locked.identity()?.map_or_else(
             || DataDirIdentity {
                 cluster_id: uuid::Uuid::new_v4().to_string(),

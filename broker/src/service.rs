@@ -23,6 +23,8 @@ use tokio::sync::oneshot;
 
 use crate::{
     broker::Broker,
+    disk_watch::DiskState,
+    health::Reason,
     partitions::{PartitionView, unknown_partition},
 };
 
@@ -62,7 +64,8 @@ async fn change_metadata(
         let completion = Box::new(move |outcome| drop(done.send(outcome)));
         broker.controller.propose(command, broker.clock.wall_ms(), completion);
         let stopping = || Failure::new(ErrorCode::NotReady, "the broker is stopping");
-        let committed = outcome.await.map_err(|_dropped| stopping())??;
+        let committed = outcome.await.map_err(|_dropped| stopping())?;
+        let committed = committed.inspect_err(|failure| fence_if_failed(broker, failure))?;
         let mut assigned = broker.assigned.clone();
         let followed = assigned.wait_for(|index| *index >= committed.metadata_index).await;
         followed.map_err(|_closed| stopping())?;
@@ -72,6 +75,30 @@ async fn change_metadata(
         let message = format!("not done within {timeout_ms} ms; it may still happen");
         Err(Failure::new(ErrorCode::Timeout, message))
     })
+}
+
+/// What is new needs a disk that takes writes; changing and deleting what is there does not.
+fn require_disk(broker: &Broker) -> Result<(), Failure> {
+    match broker.disk_watch.state() {
+        DiskState::Ok => Ok(()),
+        DiskState::Full => {
+            let message = "the disk is full; nothing is created until space returns";
+            Err(Failure::new(ErrorCode::DiskFull, message))
+        }
+        DiskState::Failed => {
+            let cause = broker.disk_watch.failure().unwrap_or("the disk failed");
+            let message = format!("nothing is created until tidemarkd is restarted: {cause}");
+            Err(Failure::new(ErrorCode::StorageFailed, message))
+        }
+    }
+}
+
+/// The metadata lies in the data directory, too: a flush of it that failed is one like any other.
+fn fence_if_failed(broker: &Broker, failure: &Failure) {
+    if failure.code == ErrorCode::StorageFailed {
+        broker.health.raise(Reason::Controller, failure.message.clone());
+        broker.disk_watch.fail(&failure.message);
+    }
 }
 
 /// A command was answered with another command's answer.

@@ -1,6 +1,8 @@
 //! A whole broker on a real socket, spoken to in frames.
 
+mod disk_faults;
 mod harness;
+mod leftovers;
 
 use std::time::Duration;
 
@@ -241,6 +243,46 @@ async fn a_subscription_is_pushed_to_while_it_has_credit() {
     consumer.send_frame(encode_head(FrameKind::Cancel, 0, correlation, &(), 0), Bytes::new()).await;
     let (PushHeader { partition, outcome }, _) = consumer.receive_push(correlation).await;
     assert_eq!((partition, outcome.unwrap_err().code), (None, ErrorCode::Cancelled));
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_was_refused_does_not_silence_the_same_one_in_its_subscription() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(dir.path()).await;
+    let mut producer = broker.connect().await;
+    let mut consumer = broker.connect().await;
+    let topic = producer.create_topic("orders", 1).await;
+    let at = |offset| SubscribePartition { partition: topic, leader_epoch: None, offset };
+    let request = SubscribeRequest {
+        credit_bytes: 1 << 20,
+        max_push_bytes: 1 << 20,
+        partitions: vec![at(0), at(99)],
+    };
+    let correlation = consumer.send(&request, Bytes::new()).await;
+    let SubscribeResponse { partitions } = consumer.receive::<SubscribeRequest>().await.0.unwrap();
+    assert!(partitions[0].is_ok());
+    assert_eq!(partitions[1].as_ref().unwrap_err().code, ErrorCode::OffsetOutOfRange);
+    producer.produce(topic, batch(&["x"])).await.unwrap();
+    let push = consumer.receive_push(correlation);
+    let (_, payload) = tokio::time::timeout(Duration::from_secs(10), push).await.expect("a push");
+    assert_eq!(values(payload), ["x"]);
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_that_wants_more_than_fits_an_answer_takes_what_fits() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(dir.path()).await;
+    let mut client = broker.connect().await;
+    let topic = client.create_topic("orders", 1).await;
+    client.produce(topic, batch(&["a"])).await.unwrap();
+    client.produce(topic, batch(&["b"])).await.unwrap();
+    let mut request = fetch_request(topic, 0, 60_000);
+    (request.min_bytes, request.max_bytes) = (u32::MAX, 1);
+    let answer = client.call(&request, Bytes::new());
+    let (_, payload) = tokio::time::timeout(Duration::from_secs(10), answer).await.expect("now");
+    assert_eq!(values(payload), ["a"]);
     broker.stop().await;
 }
 

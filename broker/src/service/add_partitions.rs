@@ -8,13 +8,16 @@ use tidemark_protocol::{
     messages::{AddPartitionsRequest, AddPartitionsResponse},
 };
 
-use super::{change_metadata, wrong_answer};
+use super::{change_metadata, require_disk, wrong_answer};
 use crate::broker::Broker;
 
 pub(crate) async fn add_partitions(
     broker: Arc<Broker>,
     request: AddPartitionsRequest,
 ) -> Result<AddPartitionsResponse, Failure> {
+    if !request.validate_only {
+        require_disk(&broker)?;
+    }
     let command = AddPartitions {
         name: request.name,
         partitions: request.partitions,

@@ -8,8 +8,8 @@ use tidemark_protocol::{
     messages::{CreateTopicRequest, CreateTopicResponse},
 };
 
-use super::{change_metadata, wrong_answer};
-use crate::{broker::Broker, disk_watch::DiskState};
+use super::{change_metadata, require_disk, wrong_answer};
+use crate::broker::Broker;
 
 /// Replicas per partition when the request does not say.
 const REPLICATION_FACTOR_DEFAULT: u16 = 1;
@@ -18,9 +18,8 @@ pub(crate) async fn create_topic(
     broker: Arc<Broker>,
     request: CreateTopicRequest,
 ) -> Result<CreateTopicResponse, Failure> {
-    if !request.validate_only && broker.disk_watch.state() == DiskState::Full {
-        let message = "the disk is full; no topic is created until space returns";
-        return Err(Failure::new(ErrorCode::DiskFull, message));
+    if !request.validate_only {
+        require_disk(&broker)?;
     }
     let id = TopicId(uuid::Uuid::new_v4().into_bytes());
     let command = CreateTopic {

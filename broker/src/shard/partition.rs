@@ -8,8 +8,11 @@ use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, Offset};
 use tidemark_replication::{Event, Replica, StorageDurability};
 use tidemark_storage::{Cleanup, FlushDone, FlushError, LogConfig, StorageError};
 
-use super::{Hands, effects};
-use crate::{disk::Log, flusher::Flush, metrics::disk::Deletion, partitions::PartitionView};
+use super::{Hands, effects, produce::storage_failed};
+use crate::{
+    disk::Log, disk_watch::DiskState, flusher::Flush, metrics::disk::Deletion,
+    partitions::PartitionView,
+};
 
 /// About one index entry for this many bytes of batches.
 const INDEX_INTERVAL_BYTES: u64 = 4096;
@@ -20,6 +23,8 @@ pub(super) struct Partition {
     pub(super) replica: Replica,
     pub(super) view: Arc<PartitionView>,
     flushing: bool,
+    /// Whether somebody waits for the flush under way.
+    flushing_urgently: bool,
     /// Somebody waits for everything below this to be flushed.
     pub(super) flush_wanted: Offset,
     /// Whether it is among the shard's `flush_later`.
@@ -33,7 +38,15 @@ impl Partition {
         replica: tidemark_replication::Config,
     ) -> Self {
         let replica = Replica::new(replica);
-        Self { log, replica, view, flushing: false, flush_wanted: 0, flush_later: false }
+        Self {
+            log,
+            replica,
+            view,
+            flushing: false,
+            flushing_urgently: false,
+            flush_wanted: 0,
+            flush_later: false,
+        }
     }
 
     pub(super) fn next_deadline_ms(&self) -> Option<u64> {
@@ -92,10 +105,13 @@ impl Partition {
     /// Hands whatever is dirty to the flusher, unless a flush is under way: then its end begins the next.
     pub(super) fn begin_flush(&mut self, urgent: bool, hands: &mut Hands) {
         if self.flushing {
+            if urgent && !std::mem::replace(&mut self.flushing_urgently, true) {
+                hands.flusher.hurry(self.view.id);
+            }
             return;
         }
         if let Some(job) = self.log.flush_job() {
-            self.flushing = true;
+            (self.flushing, self.flushing_urgently) = (true, urgent);
             let done = hands.flushed.clone();
             hands.flusher.submit(Flush { partition: self.view.id, job, urgent, done });
         }
@@ -126,7 +142,8 @@ impl Partition {
                 }
             }
             Err(FlushError::Full(error)) => {
-                tracing::warn!(partition = %self.view.id, topic = %self.view.topic, %error, "no space to flush");
+                // Said once for the directory, by `fill`.
+                tracing::debug!(partition = %self.view.id, topic = %self.view.topic, %error, "no space to flush");
                 hands.disk_watch.fill();
                 hands.flush_again.push(self.view.id);
             }
@@ -149,6 +166,9 @@ impl Partition {
         before: Option<Offset>,
         hands: &mut Hands,
     ) -> Result<Offset, Failure> {
+        if hands.disk_watch.state() == DiskState::Failed {
+            return Err(storage_failed(hands));
+        }
         let id = self.view.id;
         let high_watermark = self.replica.high_watermark();
         let before = before.unwrap_or(high_watermark);

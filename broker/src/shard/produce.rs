@@ -85,6 +85,9 @@ impl Shard {
         let appended = match partition.append(&produce, hands) {
             Ok(appended) => appended,
             Err(failure) => {
+                let records =
+                    produce.batches.iter().map(|batch| u64::from(batch.header.record_count));
+                hands.metrics.requests().records_rejected(failure.code, records.sum());
                 drop(produce.reply.send(Err(failure)));
                 return;
             }
@@ -124,12 +127,13 @@ impl Partition {
     /// Appends, or says why nothing was.
     fn append(&mut self, produce: &Produce, hands: &mut Hands) -> Result<Appended, Failure> {
         let id = self.view.id;
-        let epoch = check_epoch(id, self.replica.leader_epoch(), produce.leader_epoch)?;
+        // First of all: a replica whose log failed leads no more, and the caller is to learn why.
         match hands.disk_watch.state() {
             DiskState::Ok => {}
             DiskState::Full => return Err(disk_full()),
             DiskState::Failed => return Err(storage_failed(hands)),
         }
+        let epoch = check_epoch(id, self.replica.leader_epoch(), produce.leader_epoch)?;
         self.replica.admit(produce.acks).map_err(|code| not_admitted(code, id))?;
         self.log.append(&produce.batches, epoch, hands.wall_ms).map_err(|error| match error {
             AppendError::Full(_) => {
@@ -173,7 +177,8 @@ fn disk_full() -> Failure {
     Failure::new(ErrorCode::DiskFull, message)
 }
 
-fn storage_failed(hands: &Hands) -> Failure {
+/// What everything that writes is told once the directory has failed.
+pub(super) fn storage_failed(hands: &Hands) -> Failure {
     let cause = hands.disk_watch.failure().unwrap_or("the log failed");
     let message =
         format!("the data directory takes no writes until tidemarkd is restarted: {cause}");

@@ -5,11 +5,15 @@ use tidemark_protocol::TopicPartition;
 use super::{Hands, Shard, partition::Partition};
 use crate::{
     disk::{CompactionDone, CompactionJob},
+    disk_watch::DiskState,
     metrics::disk::Deletion,
 };
 
 impl Shard {
     pub(super) fn upkeep(&mut self, ids: &[TopicPartition]) {
+        if self.hands.disk_watch.state() == DiskState::Failed {
+            return;
+        }
         for id in ids {
             if let Some(partition) = self.partitions.get_mut(id) {
                 partition.upkeep(&mut self.hands);
@@ -50,9 +54,6 @@ impl Partition {
     }
 
     fn upkeep(&mut self, hands: &mut Hands) {
-        if self.log.is_fenced() {
-            return;
-        }
         self.log.roll_if_due(hands.wall_ms);
         match self.log.apply_retention(self.replica.high_watermark(), hands.wall_ms) {
             Ok(deleted) if deleted.segments > 0 => {

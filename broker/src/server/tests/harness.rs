@@ -11,7 +11,7 @@ use tidemark_protocol::{
     message::Request,
     messages::{
         Acks, CreateTopicRequest, Durability, FetchRequest, ProducePartition, ProduceReceipt,
-        ProduceRequest, PushHeader,
+        ProduceRequest, PushHeader, TopicSettings,
     },
 };
 use tokio::{
@@ -23,6 +23,7 @@ use tokio::{
 use crate::{
     clock::Clock,
     config::Config,
+    disk::Disk,
     health::Health,
     metrics::Metrics,
     server::{self, ServerError},
@@ -34,16 +35,19 @@ pub(super) const TIMESTAMP_MS: i64 = 4_000_000_000_000;
 
 pub(super) struct TestBroker {
     pub(super) address: SocketAddr,
+    pub(super) health: Health,
+    starting: Starting,
+}
+
+/// A broker that may not be ready yet.
+pub(super) struct Starting {
+    pub(super) health: Health,
     shutdown: Shutdown,
     run: JoinHandle<Result<(), ServerError>>,
 }
 
-impl TestBroker {
-    pub(super) async fn start(dir: &Path) -> Self {
-        Self::start_with(dir, &[]).await
-    }
-
-    pub(super) async fn start_with(dir: &Path, settings: &[(&str, &str)]) -> Self {
+impl Starting {
+    pub(super) fn begin(disk: Disk, dir: &Path, settings: &[(&str, &str)]) -> Self {
         let dir = dir.to_str().unwrap();
         let mut all = vec![
             ("listen", "127.0.0.1:0"),
@@ -56,13 +60,43 @@ impl TestBroker {
         let health = Health::starting();
         let metrics = Metrics::new(Clock::start(), health.clone());
         let shutdown = Shutdown::new();
-        let run = server::run(config, metrics, health.clone(), shutdown.clone());
-        let mut run = Tasks::new(Shutdown::new()).spawn("broker", run);
+        let run = server::run_on(disk, config, metrics, health.clone(), shutdown.clone());
+        let run = Tasks::new(Shutdown::new()).spawn("broker", run);
+        Self { health, shutdown, run }
+    }
+
+    pub(super) async fn ready(mut self) -> TestBroker {
         let state = tokio::select! {
-            state = health.ready() => state,
-            outcome = &mut run => panic!("the broker did not start: {outcome:?}"),
+            state = self.health.ready() => state,
+            outcome = &mut self.run => panic!("the broker did not start: {outcome:?}"),
         };
-        Self { address: state.data_address.unwrap(), shutdown, run }
+        let address = state.data_address.unwrap();
+        TestBroker { address, health: self.health.clone(), starting: self }
+    }
+
+    /// How it ended, by itself or because it was told to.
+    pub(super) async fn stop(self) -> Result<(), ServerError> {
+        self.shutdown.start();
+        self.ended().await
+    }
+
+    pub(super) async fn ended(self) -> Result<(), ServerError> {
+        let stopped = tokio::time::timeout(Duration::from_secs(10), self.run).await;
+        stopped.expect("the broker does not stop").unwrap()
+    }
+}
+
+impl TestBroker {
+    pub(super) async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[]).await
+    }
+
+    pub(super) async fn start_with(dir: &Path, settings: &[(&str, &str)]) -> Self {
+        Self::start_on(Disk::default(), dir, settings).await
+    }
+
+    pub(super) async fn start_on(disk: Disk, dir: &Path, settings: &[(&str, &str)]) -> Self {
+        Starting::begin(disk, dir, settings).ready().await
     }
 
     pub(super) async fn connect(&self) -> Client {
@@ -70,9 +104,11 @@ impl TestBroker {
     }
 
     pub(super) async fn stop(self) {
-        self.shutdown.start();
-        let stopped = tokio::time::timeout(Duration::from_secs(10), self.run).await;
-        stopped.expect("the broker does not stop").unwrap().unwrap();
+        self.outcome().await.unwrap();
+    }
+
+    pub(super) async fn outcome(self) -> Result<(), ServerError> {
+        self.starting.stop().await
     }
 }
 
@@ -166,6 +202,18 @@ impl Client {
         };
         let (response, _) = self.call(&request, Bytes::new()).await;
         (response.unwrap().id, 0).into()
+    }
+
+    pub(super) async fn try_create_topic(&mut self, name: &str) -> Result<(), Failure> {
+        let request = CreateTopicRequest {
+            name: name.to_owned(),
+            partitions: None,
+            replication_factor: None,
+            settings: TopicSettings::new(),
+            validate_only: false,
+            timeout_ms: 10_000,
+        };
+        self.call(&request, Bytes::new()).await.0.map(drop)
     }
 
     pub(super) async fn produce(
