@@ -1,0 +1,245 @@
+//! The README's five minutes: with real data, in and out of a real broker, over a `kill -9`; and the README's own commands.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    fmt::Write as _,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use tidemark_tests::{
+    cli::Cli,
+    process::{BrokerConfig, program, programs_dir},
+};
+
+/// Lines of real text that the tour runs on; there are a million where `apt-cache` has its lists.
+const LINES_MAX: usize = 100_000;
+/// Fewer than this and it is not the lists, but what a bare container says of itself.
+const LINES_MIN: usize = 20_000;
+
+#[test]
+fn what_was_piped_in_is_read_back_and_survives_a_kill() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let broker = BrokerConfig::new(dir.path())?.start()?;
+    let cli = Cli::new(&broker);
+    let text = real_text()?;
+    let fields: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').filter(is_field).collect();
+
+    cli.done(&["topic", "create", "packages"]);
+    cli.pipe(&["produce", "packages"], &text).exits(0);
+    ensure!(cli.done(&["consume", "packages", "-e"]).bytes() == text, "one partition, other bytes");
+
+    cli.done(&["topic", "create", "fields", "--partitions", "4"]);
+    cli.pipe(&["produce", "fields", "-K", ": "], &fields.concat()).exits(0);
+    let back = cli.done(&["consume", "fields", "-e", "-f", "%p %k: %v\\n"]);
+    check_order_by_key(&fields, back.bytes())?;
+
+    for (topic, records) in [("packages", count_lines(&text)), ("fields", fields.len())] {
+        let series = format!("tidemark_records_in_total{{topic=\"{topic}\",protocol=\"native\"}}");
+        let counted = broker.metric(&series)?.map(|count| count.to_string());
+        assert_eq!(counted, Some(records.to_string()), "{series}");
+    }
+
+    let broker = broker.kill()?.start()?;
+    let again = Cli::new(&broker).done(&["consume", "packages", "-e"]);
+    ensure!(again.bytes() == text, "not the same after a kill");
+    let again = cli.done(&["consume", "fields", "-e", "-f", "%p %k: %v\\n"]);
+    check_order_by_key(&fields, again.bytes())?;
+    // And it goes on where it was.
+    cli.pipe(&["produce", "packages"], b"one more\n").exits(0);
+    let last = cli.done(&["consume", "packages", "--offset", "-1", "-e", "-f", "%o %v"]);
+    assert_eq!(last.text(), format!("{} one more", count_lines(&text)));
+    Ok(())
+}
+
+/// Fails unless `back`, lines of `PARTITION KEY: VALUE`, has the lines of `sent`, each key in one partition and in order.
+fn check_order_by_key(sent: &[&[u8]], back: &[u8]) -> Result<()> {
+    let mut sent_by_key: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
+    for line in sent {
+        sent_by_key.entry(key(line)).or_default().push(line);
+    }
+    let mut partitions: BTreeMap<&[u8], &[u8]> = BTreeMap::new();
+    let mut back_by_key: BTreeMap<&[u8], Vec<&[u8]>> = BTreeMap::new();
+    for line in back.split_inclusive(|byte| *byte == b'\n') {
+        let at = line.iter().position(|byte| *byte == b' ').context("a partition")?;
+        let (partition, line) = (&line[..at], &line[at + 1..]);
+        back_by_key.entry(key(line)).or_default().push(line);
+        let first = *partitions.entry(key(line)).or_insert(partition);
+        ensure!(first == partition, "{} is in two partitions", String::from_utf8_lossy(key(line)));
+    }
+    for (key, lines) in &sent_by_key {
+        let same = back_by_key.get(key) == Some(lines);
+        ensure!(same, "records of {} are not as sent", String::from_utf8_lossy(key));
+    }
+    ensure!(sent_by_key.len() == back_by_key.len(), "keys that nobody sent");
+    let used = partitions.values().collect::<std::collections::BTreeSet<_>>().len();
+    ensure!(used > 1, "all keys in one partition prove nothing");
+    Ok(())
+}
+
+#[test]
+fn the_commands_of_the_readme_do_what_it_shows() -> Result<()> {
+    let (data_dir, work_dir) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let config = BrokerConfig::new(data_dir.path())?;
+    let mut broker = Some(config.start()?);
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md"))?;
+    let steps = steps(&readme)?;
+    assert!(steps.len() > 10, "the tour has shrunk to {} commands", steps.len());
+    let path = path_with_apt_cache(work_dir.path())?;
+    let mut transcript = String::new();
+    for step in &steps {
+        // Only these two cannot be run as they stand: the broker of this test is not the reader's.
+        if step.command.starts_with("kill -9 ") {
+            broker.take().context("a broker to kill")?.kill()?;
+            continue;
+        }
+        if step.command == "cargo run --release" {
+            ensure!(broker.is_none(), "the README starts a second broker");
+            broker = Some(config.start()?);
+            continue;
+        }
+        let command = step.command.replace("cargo tidemark", "tidemark");
+        let command = command.replace("127.0.0.1:9644", &config.http_listen.to_string());
+        let output = Command::new("bash")
+            .args(["-o", "pipefail", "-c", &command])
+            .current_dir(&work_dir)
+            .env("PATH", &path)
+            .env("TIDEMARK_BROKERS", config.listen.to_string())
+            .output()?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        write!(transcript, "$ {command}\n{said}")?;
+        ensure!(output.status.success(), "{}\n{transcript}", output.status);
+        step.check(&said).with_context(|| transcript.clone())?;
+    }
+    check_digests(&transcript)
+}
+
+/// A command of the README and what it shows below.
+struct Step {
+    command: String,
+    shown: Vec<String>,
+}
+
+impl Step {
+    /// Numbers differ from machine to machine. Lines without any must be printed as shown, but for the width of columns.
+    fn check(&self, said: &str) -> Result<()> {
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let said: Vec<_> = said.lines().map(words).collect();
+        ensure!(
+            said.is_empty() == self.shown.is_empty(),
+            "shows output where there is none, or none"
+        );
+        for line in self.shown.iter().filter(|line| !line.contains(|c: char| c.is_ascii_digit())) {
+            ensure!(said.contains(&words(line)), "the README shows `{line}`");
+        }
+        Ok(())
+    }
+}
+
+/// The commands in the `console` blocks of the tour, in order.
+fn steps(readme: &str) -> Result<Vec<Step>> {
+    let (_, tour) = readme.split_once("\n## Five minutes\n").context("the README has a tour")?;
+    let tour = tour.split_once("\n## ").map_or(tour, |(tour, _)| tour);
+    let mut steps: Vec<Step> = Vec::new();
+    for block in tour.split("```console\n").skip(1) {
+        let (block, _) = block.split_once("\n```").context("a block that is closed")?;
+        for line in block.lines() {
+            match line.strip_prefix("$ ") {
+                Some(command) => {
+                    steps.push(Step { command: command.to_owned(), shown: Vec::new() });
+                }
+                None => steps.last_mut().context("a command first")?.shown.push(line.to_owned()),
+            }
+        }
+    }
+    Ok(steps)
+}
+
+/// Every checksum that the tour prints is there to be compared with another: none may stand alone.
+fn check_digests(transcript: &str) -> Result<()> {
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in transcript.lines() {
+        if let Some(digest) = line.strip_suffix("  -").filter(|digest| digest.len() == 64) {
+            *seen.entry(digest).or_default() += 1;
+        }
+    }
+    ensure!(seen.len() >= 2, "checksums of two texts\n{transcript}");
+    ensure!(seen.values().all(|times| *times >= 2), "checksums differ\n{transcript}");
+    Ok(())
+}
+
+/// A `PATH` with the programs of this build, and an `apt-cache` that prints the tour's text on every machine.
+fn path_with_apt_cache(dir: &Path) -> Result<std::ffi::OsString> {
+    let bin = dir.join("bin");
+    fs::create_dir(&bin)?;
+    fs::write(bin.join("text"), real_text()?)?;
+    let script = bin.join("apt-cache");
+    fs::write(&script, "#!/bin/sh\nexec cat \"$(dirname \"$0\")/text\"\n")?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    // Built, if it is not yet.
+    program("tidemark");
+    let inherited = env::var_os("PATH").unwrap_or_default();
+    let dirs = [bin, programs_dir()].into_iter().chain(env::split_paths(&inherited));
+    Ok(env::join_paths(dirs)?)
+}
+
+/// Tens of thousands of lines that somebody wrote: what `apt-cache dumpavail` has, or else the source of this repository,
+/// each line behind the name of its file, which makes the same kind of text: `Field: value`.
+fn real_text() -> Result<Vec<u8>> {
+    let packages = Command::new("apt-cache").arg("dumpavail").output();
+    let packages = packages.map(|output| output.stdout).unwrap_or_default();
+    if count_lines(&packages) >= LINES_MIN {
+        let lines = packages.split_inclusive(|byte| *byte == b'\n').take(LINES_MAX);
+        return Ok(lines.collect::<Vec<_>>().concat());
+    }
+    let mut text = String::new();
+    for path in sources()? {
+        let name =
+            path.file_stem().context("a file has a name")?.to_string_lossy().replace('_', "-");
+        for line in fs::read_to_string(&path)?.lines() {
+            writeln!(text, "{name}: {line}")?;
+        }
+    }
+    ensure!(count_lines(text.as_bytes()) >= LINES_MIN, "too little text to be worth a tour");
+    Ok(text.into_bytes())
+}
+
+/// The Rust files of this repository, in an order that does not change.
+fn sources() -> Result<Vec<PathBuf>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut folders: Vec<PathBuf> =
+        ["protocol", "storage", "broker", "client", "tests"].map(|name| root.join(name)).into();
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.is_dir() && !path.ends_with("target") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// What `grep -E '^[A-Za-z0-9-]+: '` of the README lets through.
+fn is_field(line: &&[u8]) -> bool {
+    let name =
+        line.iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'-').count();
+    name > 0 && line[name..].starts_with(b": ")
+}
+
+fn key(line: &[u8]) -> &[u8] {
+    line.split(|byte| *byte == b':').next().expect("split yields at least one")
+}
+
+fn count_lines(text: &[u8]) -> usize {
+    text.split_inclusive(|byte| *byte == b'\n').count()
+}
