@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use tidemark_controller::{
-    AlterTopic, Command, CommitError, CreateTopic, Image, IncarnationId, Quorum, QuorumError,
-    QuorumOfOne, RegisterBroker,
+    AlterTopic, Command, CommitError, CreateTopic, DeleteTopic, Image, IncarnationId, Quorum,
+    QuorumError, QuorumOfOne, RegisterBroker,
 };
 use tidemark_protocol::{TopicId, messages::TopicSettings};
 use tidemark_storage::{
@@ -59,6 +59,10 @@ fn create(number: u8, partitions: u32) -> Command {
         seed: 0,
         validate_only: false,
     })
+}
+
+fn delete(number: u8) -> Command {
+    Command::DeleteTopic(DeleteTopic { name: format!("topic-{number}"), id: None })
 }
 
 fn alter(number: u8, value: &str) -> Command {
@@ -261,6 +265,41 @@ fn a_full_disk_refuses_and_forgets_until_there_is_space() {
     disk.power_loss();
     assert_eq!(Node::open(&disk).unwrap().image, node.image);
     assert!(node.image.metadata_index() > kept.metadata_index());
+}
+
+/// Leaves not a byte: only what is deleted from now on can be used again.
+fn fill(disk: &SimDisk) {
+    const PLENTY_BYTES: u64 = 1 << 40;
+    disk.set_faults(Faults { capacity_bytes: Some(PLENTY_BYTES), ..Faults::default() });
+    let used = PLENTY_BYTES - disk.space(Path::new(DIR)).unwrap().free_bytes;
+    disk.set_faults(Faults { capacity_bytes: Some(used), ..Faults::default() });
+}
+
+#[test]
+fn a_full_disk_refuses_neither_a_deletion_nor_a_start() {
+    let disk = SimDisk::new(7);
+    let mut node = Node::open(&disk).unwrap();
+    node.run(&register(1)).unwrap();
+    for number in 1..=200 {
+        node.run(&create(number, 1)).unwrap();
+    }
+    fill(&disk);
+    let before = (201..u8::MAX).find_map(|number| {
+        let before = node.image.clone();
+        node.run(&create(number, 1_000)).is_err().then_some(before)
+    });
+    node.image = before.expect("a full disk refuses what is new");
+    for number in 1..=200 {
+        node.run(&delete(number)).unwrap();
+    }
+    drop(node);
+    let mut node = Node::open(&disk).unwrap();
+    node.run(&register(2)).unwrap();
+    assert!(!disk.exists(&Path::new(DIR).join("reserve")).unwrap(), "it was not needed");
+
+    disk.set_faults(Faults::default());
+    node.run(&create(1, 1)).unwrap();
+    assert!(disk.exists(&Path::new(DIR).join("reserve")).unwrap(), "kept again for the next time");
 }
 
 #[test]

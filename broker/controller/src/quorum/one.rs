@@ -7,10 +7,12 @@
 //! so that one of them may rot.
 
 mod damage;
+mod reserve;
 
 use std::{
     fmt,
     path::{Path, PathBuf},
+    slice,
 };
 
 use tidemark_protocol::{
@@ -24,6 +26,7 @@ use tidemark_storage::{
     Recovery, Residency, SegmentFiles,
 };
 
+use self::reserve::Reserve;
 use super::{CommitError, Quorum, QuorumError, Room, TooLarge};
 use crate::{image::Image, record::MetadataRecord};
 
@@ -56,6 +59,9 @@ pub struct QuorumOfOne<D: Disk> {
     /// The next commit.
     batch: BatchBuilder,
     batch_bytes: usize,
+    /// Whether the next commit may use what is kept for when the disk is full.
+    may_use_reserve: bool,
+    reserve: Reserve<D>,
     now_ms: TimestampMs,
     /// Index of the newest snapshot that is good.
     snapshot_index: Option<u64>,
@@ -82,12 +88,16 @@ impl<D: Disk> QuorumOfOne<D> {
         }
         let bytes_since_snapshot = replay(&log, &mut image).map_err(failed)?;
         tracing::debug!(index = image.metadata_index(), ?snapshot_index, "metadata recovered");
+        let mut reserve = Reserve::new(disk.clone(), dir);
+        reserve.keep();
         let quorum = Self {
             disk,
             dir: dir.to_owned(),
             log,
             batch: BatchBuilder::new(Compression::None),
             batch_bytes: 0,
+            may_use_reserve: false,
+            reserve,
             now_ms,
             snapshot_index,
             bytes_since_snapshot,
@@ -100,27 +110,35 @@ impl<D: Disk> QuorumOfOne<D> {
         self.log.size_bytes()
     }
 
+    /// Makes the batch last, on a full disk at the expense of what is kept for that.
+    fn write(&mut self, batch: BatchBuilder, may_use_reserve: bool) -> Result<(), CommitError> {
+        let mut bytes = batch.build().map_err(|error| write_failed(error.into()))?;
+        let batch = Batch::parse(&mut bytes).map_err(|error| write_failed(error.into()))?;
+        match self.append(&batch) {
+            Err(CommitError::Full) if may_use_reserve && self.reserve.release() => {
+                self.append(&batch)
+            }
+            other => other,
+        }
+    }
+
     /// Appends the batch and flushes it.
-    fn write(&mut self, batch: BatchBuilder) -> Result<(), CommitError> {
-        let failed = |source: Boxed| {
-            CommitError::Failed(QuorumError::new("writing the metadata log", source))
-        };
-        let mut bytes = batch.build().map_err(|error| failed(error.into()))?;
-        let batch = Batch::parse(&mut bytes).map_err(|error| failed(error.into()))?;
+    fn append(&mut self, batch: &Batch) -> Result<(), CommitError> {
         let end_before = self.log.log_end_offset();
-        let appended = match self.log.append(&[batch], LEADER_EPOCH, wall(self.now_ms)) {
-            Ok(appended) => appended,
-            Err(AppendError::Full(_)) => return Err(CommitError::Full),
-            Err(error) => return Err(failed(error.into())),
-        };
+        let appended =
+            match self.log.append(slice::from_ref(batch), LEADER_EPOCH, wall(self.now_ms)) {
+                Ok(appended) => appended,
+                Err(AppendError::Full(_)) => return Err(CommitError::Full),
+                Err(error) => return Err(write_failed(error.into())),
+            };
         match flush(&mut self.log) {
             Ok(()) => {}
             Err(FlushError::Full(_)) => {
                 // Nobody has been told; without the batch the log is what it was.
-                self.log.truncate(end_before).map_err(|error| failed(error.into()))?;
+                self.log.truncate(end_before).map_err(|error| write_failed(error.into()))?;
                 return Err(CommitError::Full);
             }
-            Err(error) => return Err(failed(error.into())),
+            Err(error) => return Err(write_failed(error.into())),
         }
         self.bytes_since_snapshot += appended.bytes;
         Ok(())
@@ -161,6 +179,7 @@ impl<D: Disk> Quorum for QuorumOfOne<D> {
             self.batch.push(now_ms, None, Some(&value), &[]);
         }
         self.batch_bytes += bytes;
+        self.may_use_reserve |= reserve::may_use_it(records);
         self.now_ms = now_ms;
         Ok(if self.batch_bytes < COMMIT_BYTES { Room::More } else { Room::Enough })
     }
@@ -168,7 +187,13 @@ impl<D: Disk> Quorum for QuorumOfOne<D> {
     fn commit(&mut self) -> Result<(), CommitError> {
         let batch = std::mem::replace(&mut self.batch, BatchBuilder::new(Compression::None));
         self.batch_bytes = 0;
-        if batch.is_empty() { Ok(()) } else { self.write(batch) }
+        let may_use_reserve = std::mem::take(&mut self.may_use_reserve);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.write(batch, may_use_reserve)?;
+        self.reserve.keep();
+        Ok(())
     }
 
     fn wants_snapshot(&self) -> bool {
@@ -185,6 +210,10 @@ impl<D: Disk> Quorum for QuorumOfOne<D> {
 }
 
 type Boxed = Box<dyn std::error::Error + Send + Sync>;
+
+fn write_failed(source: Boxed) -> CommitError {
+    CommitError::Failed(QuorumError::new("writing the metadata log", source))
+}
 
 /// Sees to it that the directory is there and will be.
 fn create_dir<D: Disk>(disk: &D, dir: &Path) -> Result<(), DiskError> {
