@@ -96,3 +96,26 @@ fn a_disk_filled_by_somebody_else_recovers_when_the_space_returns() -> Result<()
     assert!(broker.terminate()?.success());
     Ok(())
 }
+
+#[test]
+fn topics_can_be_deleted_when_not_a_byte_is_left() -> Result<()> {
+    let (broker, _dir) = start()?;
+    let mut raw = Raw::open(&broker)?;
+    // More deletions than the metadata log has room for as it is.
+    let names: Vec<_> = (0..150).map(|number| format!("topic-{number}")).collect();
+    for name in &names {
+        raw.create_topic(name, 1, &[])?;
+    }
+    let hog = broker.data_dir().join("hog");
+    let mut file = fs::File::create(&hog)?;
+    while file.write_all(&[1; 4096]).is_ok() {}
+    while file.write_all(&[1]).is_ok() {}
+    for name in names {
+        let delete = DeleteTopicRequest { name, id: None, timeout_ms: TIMEOUT_MS };
+        raw.call(&delete, &[])?.0?;
+    }
+    drop(file);
+    fs::remove_file(&hog)?;
+    assert!(broker.terminate()?.success());
+    Ok(())
+}
