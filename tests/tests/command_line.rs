@@ -356,6 +356,25 @@ fn positions_and_ranges_choose_the_records() -> Result<()> {
 }
 
 #[test]
+fn a_range_is_taken_from_every_partition_and_no_more() -> Result<()> {
+    let Bench { cli, .. } = &bench()?;
+    cli.done(&["topic", "create", "n", "--partitions", "3"]);
+    for (partition, count) in [("0", 60_000), ("1", 300), ("2", 5)] {
+        cli.pipe(&["produce", "n", "-p", partition], lines(0..count).as_bytes()).exits(0);
+    }
+    let ran = cli.done(&["consume", "n", "--offset", "1:2000", "-f", "%p %v\\n"]);
+    let mut by_partition = [0, 1, 2].map(|_| Vec::new());
+    for line in ran.text().lines() {
+        let (partition, value) = line.split_once(' ').context("both parts")?;
+        by_partition[partition.parse::<usize>()?].push(value.parse::<u32>()?);
+    }
+    for (values, end) in by_partition.iter().zip([2_000, 300, 5]) {
+        assert!(values.iter().copied().eq(1..end), "not 1 to {end}: {values:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn times_choose_the_records() -> Result<()> {
     let Bench { cli, .. } = &bench()?;
     cli.done(&["topic", "create", "days", "--set", "retention_ms=unlimited"]);

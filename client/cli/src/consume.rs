@@ -118,12 +118,15 @@ pub(crate) async fn run(session: &Session, args: ConsumeArgs) -> Result<Exit, Cl
         };
         for batch in batches {
             let Some(slice) = slices.slice(&batch.topic, batch.partition) else { continue };
+            if slice.is_done() {
+                // Only now, when there is more than was asked for: to pause one partition is to read again what was read
+                // ahead of the others.
+                consumer.pause(&batch.topic, batch.partition)?;
+                continue;
+            }
             if printer.print(&batch, slice, args.num)? == Printed::Enough {
                 printer.flush()?;
                 return Ok(Exit::Success);
-            }
-            if slice.is_done() {
-                consumer.pause(&batch.topic, batch.partition)?;
             }
         }
         printer.flush()?;
