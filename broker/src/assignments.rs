@@ -229,8 +229,10 @@ impl Assignments {
                 }
                 Ok((opening, Err(error))) => {
                     let (topic, partition) = (&opening.topic.name, opening.id.partition);
-                    tracing::error!(%topic, partition, %error, "a log cannot be opened");
-                    broker.partitions.add_unopened(opening.id, opening.checkpoint);
+                    // Said once, and tried again and again.
+                    if broker.partitions.add_unopened(opening.id, opening.checkpoint) {
+                        tracing::error!(%topic, partition, %error, "a log cannot be opened");
+                    }
                 }
                 Err(error) => tracing::error!(%error, "a log was not opened"),
             }

@@ -266,14 +266,18 @@ impl Partitions {
         self.views.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Notes that a log could not be opened.
-    pub(crate) fn add_unopened(&self, id: TopicPartition, checkpoint: Option<Checkpoint>) {
-        lock(&self.unopened).insert(id, checkpoint);
+    /// Notes that a log could not be opened. Says whether that is new.
+    pub(crate) fn add_unopened(&self, id: TopicPartition, checkpoint: Option<Checkpoint>) -> bool {
+        lock(&self.unopened).insert(id, checkpoint).is_none()
     }
 
     /// It is open now, or deleted. Says whether it was among them.
     pub(crate) fn remove_unopened(&self, id: TopicPartition) -> bool {
         lock(&self.unopened).remove(&id).is_some()
+    }
+
+    pub(crate) fn is_unopened(&self, id: TopicPartition) -> bool {
+        lock(&self.unopened).contains_key(&id)
     }
 
     /// Partitions whose logs could not be opened, with what is known to be durable of them.

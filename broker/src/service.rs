@@ -42,6 +42,10 @@ fn find_partition(broker: &Broker, id: TopicPartition) -> Result<Arc<PartitionVi
     }
     match broker.controller.image().partition(id) {
         None => Err(unknown_partition(id)),
+        Some(_) if broker.partitions.is_unopened(id) => {
+            let message = format!("the log of {id} cannot be opened; see the broker's log");
+            Err(Failure::new(ErrorCode::NotReady, message))
+        }
         Some(partition) if partition.replicas.contains(&broker.id) => {
             Err(Failure::new(ErrorCode::NotReady, format!("the log of {id} is not open yet")))
         }

@@ -1,6 +1,13 @@
 //! Subscribe, natively: the subscriptions of one connection, their credit and their pushes.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use bytes::Bytes;
 use tidemark_protocol::{
@@ -36,8 +43,8 @@ pub(super) struct Subscriptions {
 struct Active {
     credit: Arc<Credit>,
     cancel: Shutdown,
-    /// Alive for as long as the subscription's task.
-    alive: std::sync::Weak<()>,
+    /// Set when its last push has taken its place among what is sent.
+    has_ended: Arc<AtomicBool>,
 }
 
 impl Subscriptions {
@@ -47,7 +54,7 @@ impl Subscriptions {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.active.values().all(|active| active.alive.strong_count() == 0)
+        self.active.values().all(Active::has_ended)
     }
 
     /// Credit for a subscription that has ended is of no use to anybody.
@@ -65,7 +72,13 @@ impl Subscriptions {
     }
 
     fn forget_ended(&mut self) {
-        self.active.retain(|_, active| active.alive.strong_count() > 0);
+        self.active.retain(|_, active| !active.has_ended());
+    }
+}
+
+impl Active {
+    fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
     }
 }
 
@@ -92,17 +105,17 @@ pub(super) fn begin(door: &mut NativeDoor, frame: &Frame, received_at: Instant) 
     let response =
         replier.reply::<SubscribeRequest>(&Ok(SubscribeResponse { partitions }), Vec::new());
 
-    let (alive, cancel) = (Arc::new(()), door.subscriptions.stop.child());
-    let active = Active { credit, cancel: cancel.clone(), alive: Arc::downgrade(&alive) };
+    let (has_ended, cancel) = (Arc::new(AtomicBool::new(false)), door.subscriptions.stop.child());
+    let pushes = door.subscriptions.pushes.clone();
+    let pushes = NativePushes { correlation, pushes, has_ended: Arc::clone(&has_ended) };
+    let active = Active { credit, cancel: cancel.clone(), has_ended };
     door.subscriptions.active.insert(correlation, active);
-    let pushes = NativePushes { correlation, pushes: door.subscriptions.pushes.clone() };
     let (answered, has_answered) = oneshot::channel();
     door.broker.tasks.spawn("subscription", async move {
         // The first push comes after the answer, or there is no connection any more.
         if has_answered.await.is_ok() {
             subscription.run(&pushes, &cancel).await;
         }
-        drop(alive);
     });
     let response = response.when_placed(move || {
         answered.send(()).ok();
@@ -125,11 +138,17 @@ fn may_begin(subscriptions: &Subscriptions, correlation: u32) -> Result<(), Fail
 struct NativePushes {
     correlation: u32,
     pushes: mpsc::Sender<Reply>,
+    has_ended: Arc<AtomicBool>,
 }
 
 impl Pushes for NativePushes {
     async fn push(&self, header: PushHeader, payload: Bytes) -> Result<(), Gone> {
-        let push = encode_push(self.correlation, &header, payload);
+        let mut push = encode_push(self.correlation, &header, payload);
+        if header.partition.is_none() {
+            // The peer may use the correlation again as soon as it has seen this.
+            let has_ended = Arc::clone(&self.has_ended);
+            push = push.when_placed(move || has_ended.store(true, Ordering::Release));
+        }
         self.pushes.send(push).await.map_err(|_closed| Gone)
     }
 }

@@ -247,6 +247,31 @@ async fn a_subscription_is_pushed_to_while_it_has_credit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_correlation_is_taken_until_the_last_push_and_free_from_then_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(dir.path()).await;
+    let mut client = broker.connect().await;
+    let topic = client.create_topic("orders", 1).await;
+    let partition = SubscribePartition { partition: topic, leader_epoch: None, offset: 0 };
+    let request =
+        SubscribeRequest { credit_bytes: 9, max_push_bytes: 9, partitions: vec![partition] };
+    let head = |kind, header: &SubscribeRequest| {
+        encode_head(kind, Api::Subscribe.number(), 7_000, header, 0)
+    };
+    for _ in 0..100 {
+        client.send_frame(head(FrameKind::Request, &request), Bytes::new()).await;
+        client.receive::<SubscribeRequest>().await.0.unwrap();
+        client.send_frame(head(FrameKind::Request, &request), Bytes::new()).await;
+        let refused = client.receive::<SubscribeRequest>().await.0.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::InvalidRequest);
+        client.send_frame(encode_head(FrameKind::Cancel, 0, 7_000, &(), 0), Bytes::new()).await;
+        let (last, _) = client.receive_push(7_000).await;
+        assert_eq!((last.partition, last.outcome.unwrap_err().code), (None, ErrorCode::Cancelled));
+    }
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_was_refused_does_not_silence_the_same_one_in_its_subscription() {
     let dir = tempfile::tempdir().unwrap();
     let broker = TestBroker::start(dir.path()).await;
