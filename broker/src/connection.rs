@@ -132,6 +132,7 @@ impl<D: Door> Connection<D> {
         self.send_queue.send(&self.stream)?;
         if self.in_flight.is_empty()
             && self.send_queue.is_empty()
+            && !self.owes_last_pushes()
             && let Some(reason) = self.draining.take()
         {
             return Err(reason);
@@ -141,6 +142,11 @@ impl<D: Door> Connection<D> {
             return Ok(());
         }
         self.wait(stop).await
+    }
+
+    /// Whether subscriptions are about to tell the peer that the broker stops.
+    fn owes_last_pushes(&self) -> bool {
+        matches!(self.draining, Some(Closed::Stopping)) && self.door.has_subscriptions()
     }
 
     /// Whether one more request may begin.

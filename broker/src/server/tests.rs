@@ -246,6 +246,28 @@ async fn a_subscription_is_pushed_to_while_it_has_credit() {
     broker.stop().await;
 }
 
+#[tokio::test]
+async fn a_broker_that_stops_tells_its_subscribers() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = TestBroker::start(dir.path()).await;
+    let mut subscribers = Vec::new();
+    let topic = broker.connect().await.create_topic("orders", 1).await;
+    for _ in 0..20 {
+        let mut client = broker.connect().await;
+        let partition = SubscribePartition { partition: topic, leader_epoch: None, offset: 0 };
+        let request =
+            SubscribeRequest { credit_bytes: 9, max_push_bytes: 9, partitions: vec![partition] };
+        let correlation = client.send(&request, Bytes::new()).await;
+        client.receive::<SubscribeRequest>().await.0.unwrap();
+        subscribers.push((client, correlation));
+    }
+    broker.stop().await;
+    for (mut client, correlation) in subscribers {
+        let (last, _) = client.receive_push(correlation).await;
+        assert_eq!((last.partition, last.outcome.unwrap_err().code), (None, ErrorCode::Cancelled));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_correlation_is_taken_until_the_last_push_and_free_from_then_on() {
     let dir = tempfile::tempdir().unwrap();

@@ -59,6 +59,8 @@ pub(crate) async fn begin(
         let (view, batches) = match admit(broker, &image, &share) {
             Ok(admitted) => admitted,
             Err(failure) => {
+                let records = claimed_records(&share.batches);
+                broker.metrics.requests().records_rejected(failure.code, records);
                 begun.push(Begun::Refused(failure));
                 continue;
             }
@@ -104,10 +106,7 @@ fn admit(
     let id = share.partition;
     let topic = image.topic_by_id(id.topic_id).ok_or_else(|| unknown_partition(id))?;
     let view = find_partition(broker, id)?;
-    let batches = validate(&share.batches, &topic.config).inspect_err(|failure| {
-        broker.metrics.requests().records_rejected(failure.code, claimed_records(&share.batches));
-    })?;
-    Ok((view, batches))
+    Ok((view, validate(&share.batches, &topic.config)?))
 }
 
 fn validate(bytes: &Bytes, config: &TopicConfig) -> Result<Vec<Batch>, Failure> {
