@@ -2,10 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::{Display, Write as _},
-    io::{BufRead as _, BufReader},
+    fmt::{self, Display},
+    io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
-    process::Child,
+    process::{Child, Stdio},
 };
 
 use anyhow::{Context as _, Result};
@@ -36,7 +36,7 @@ fn bench_with(change: impl FnOnce(BrokerConfig) -> BrokerConfig) -> Result<Bench
 /// Each on a line of its own.
 fn lines(items: impl IntoIterator<Item = impl Display>) -> String {
     items.into_iter().fold(String::new(), |mut text, item| {
-        writeln!(text, "{item}").expect("into memory");
+        fmt::Write::write_fmt(&mut text, format_args!("{item}\n")).expect("into memory");
         text
     })
 }
@@ -458,6 +458,27 @@ fn following_prints_what_arrives_as_it_arrives() -> Result<()> {
         assert_eq!(lines.next().context("a line before the next is sent")??, word);
     }
     assert_eq!(child.wait()?.code(), Some(0));
+    Ok(())
+}
+
+#[test]
+fn a_pipeline_goes_on_over_a_kill_of_the_broker() -> Result<()> {
+    let Bench { cli, broker, _dir } = bench()?;
+    cli.done(&["topic", "create", "t"]);
+    let mut producing = cli.command(&["produce", "t"]).stdin(Stdio::piped()).spawn()?;
+    let mut input = producing.stdin.take().context("piped")?;
+    let mut consuming = cli.command(&["consume", "t"]).spawn()?;
+    let mut lines = BufReader::new(consuming.stdout.take().context("piped")?).lines();
+    writeln!(input, "before")?;
+    assert_eq!(lines.next().context("a line")??, "before");
+    let _broker = broker.kill()?.start()?;
+    writeln!(input, "after")?;
+    // If the kill came between the record and its acknowledgement, it was sent once more.
+    let next = lines.find(|line| !line.as_ref().is_ok_and(|line| line == "before"));
+    assert_eq!(next.context("a line after the restart")??, "after");
+    drop((input, lines));
+    assert_eq!(producing.wait()?.code(), Some(0));
+    assert_eq!(consuming.wait()?.code(), Some(0));
     Ok(())
 }
 
