@@ -292,14 +292,32 @@ fn a_full_disk_refuses_neither_a_deletion_nor_a_start() {
     for number in 1..=200 {
         node.run(&delete(number)).unwrap();
     }
-    drop(node);
+    disk.crash();
     let mut node = Node::open(&disk).unwrap();
     node.run(&register(2)).unwrap();
-    assert!(!disk.exists(&Path::new(DIR).join("reserve")).unwrap(), "it was not needed");
 
     disk.set_faults(Faults::default());
-    node.run(&create(1, 1)).unwrap();
-    assert!(disk.exists(&Path::new(DIR).join("reserve")).unwrap(), "kept again for the next time");
+    Node::open(&disk).unwrap();
+    let kept = disk.list(Path::new(DIR)).unwrap().into_iter().find(|entry| entry.name == "reserve");
+    assert_eq!(kept.unwrap().bytes, 4 << 20, "kept again for the next time");
+}
+
+#[test]
+fn a_full_disk_is_no_hindrance_to_the_start_after_a_crash() {
+    let disk = SimDisk::new(8);
+    let mut node = Node::open(&disk).unwrap();
+    node.run(&register(0)).unwrap();
+    for number in 1..=20 {
+        node.run(&create(number, 1)).unwrap();
+    }
+    for number in 1..=20 {
+        fill(&disk);
+        disk.crash();
+        node = Node::open(&disk).unwrap();
+        node.run(&register(number)).unwrap();
+        node.run(&delete(number)).unwrap();
+    }
+    assert_eq!(node.image.topic_count(), 0);
 }
 
 #[test]

@@ -22,8 +22,8 @@ use tidemark_protocol::{
     limits::BATCH_BYTES_MAX,
 };
 use tidemark_storage::{
-    AppendError, Cleanup, Disk, DiskError, FlushError, Log, LogConfig, LogIdentity, ReadOutcome,
-    Recovery, Residency, SegmentFiles,
+    AppendError, Cleanup, Disk, DiskError, FlushError, Log, LogConfig, LogIdentity, OpenError,
+    ReadOutcome, Recovery, Residency, SegmentFiles,
 };
 
 use self::reserve::Reserve;
@@ -77,7 +77,12 @@ impl<D: Disk> QuorumOfOne<D> {
             QuorumError::new(format!("opening the metadata in {}", dir.display()), source)
         };
         create_dir(&disk, dir).map_err(|error| failed(error.into()))?;
-        let (log, recovery) = open_log(&disk, dir, now_ms).map_err(failed)?;
+        let mut reserve = Reserve::find(disk.clone(), dir).map_err(|error| failed(error.into()))?;
+        let (log, recovery) = match open_log(&disk, dir, now_ms) {
+            Err(error) if is_full(&error) && reserve.release() => open_log(&disk, dir, now_ms),
+            other => other,
+        }
+        .map_err(failed)?;
         check_recovery(&recovery).map_err(|problem| failed(problem.into()))?;
         let (mut image, newest) =
             newest_snapshot(&disk, dir).map_err(|error| failed(error.into()))?;
@@ -88,8 +93,7 @@ impl<D: Disk> QuorumOfOne<D> {
         }
         let bytes_since_snapshot = replay(&log, &mut image).map_err(failed)?;
         tracing::debug!(index = image.metadata_index(), ?snapshot_index, "metadata recovered");
-        let mut reserve = Reserve::new(disk.clone(), dir);
-        reserve.keep();
+        reserve.renew();
         let quorum = Self {
             disk,
             dir: dir.to_owned(),
@@ -210,6 +214,14 @@ impl<D: Disk> Quorum for QuorumOfOne<D> {
 }
 
 type Boxed = Box<dyn std::error::Error + Send + Sync>;
+
+fn is_full(error: &Boxed) -> bool {
+    match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
+        (Some(FlushError::Full(_)), _, _) => true,
+        (_, Some(OpenError::Disk(error)), _) | (_, _, Some(error)) => DiskError::is_full(error),
+        _ => false,
+    }
+}
 
 fn write_failed(source: Boxed) -> CommitError {
     CommitError::Failed(QuorumError::new("writing the metadata log", source))

@@ -11,8 +11,9 @@ use tidemark_storage::{Disk, DiskError};
 
 use crate::record::MetadataRecord;
 
-/// Enough for thousands of deletions, or for a start with tens of thousands of partitions.
-const RESERVE_BYTES: u64 = 4 << 20;
+/// What is kept if it can be had, else the next smaller. The largest is enough for thousands of deletions, or for
+/// a start with tens of thousands of partitions.
+const RESERVE_BYTES: [u64; 4] = [4 << 20, 1 << 20, 256 << 10, 64 << 10];
 const RESERVE_FILE: &str = "reserve";
 
 #[derive(Debug)]
@@ -20,12 +21,24 @@ pub(super) struct Reserve<D> {
     disk: D,
     path: PathBuf,
     is_kept: bool,
+    /// Less than the most is kept, since an earlier process found no more.
+    is_small: bool,
 }
 
 impl<D: Disk> Reserve<D> {
-    /// Nothing is kept before [`Reserve::keep`].
-    pub(super) fn new(disk: D, dir: &Path) -> Self {
-        Self { disk, path: dir.join(RESERVE_FILE), is_kept: false }
+    /// What an earlier process has kept.
+    pub(super) fn find(disk: D, dir: &Path) -> Result<Self, DiskError> {
+        let found = disk.list(dir)?.into_iter().find(|entry| entry.name == RESERVE_FILE);
+        let is_small = found.as_ref().is_some_and(|found| found.bytes < RESERVE_BYTES[0]);
+        Ok(Self { disk, path: dir.join(RESERVE_FILE), is_kept: found.is_some(), is_small })
+    }
+
+    /// Takes as much as is to be had, even if something is kept already.
+    pub(super) fn renew(&mut self) {
+        if std::mem::take(&mut self.is_small) {
+            self.release();
+        }
+        self.keep();
     }
 
     /// Takes the space, unless it is taken already or there is none.
@@ -33,12 +46,20 @@ impl<D: Disk> Reserve<D> {
         if self.is_kept {
             return;
         }
-        match self.disk.create(&self.path, RESERVE_BYTES, RESERVE_BYTES) {
-            Ok(_) | Err(DiskError::Exists { .. }) => self.is_kept = true,
-            Err(error) if error.is_full() => {
-                tracing::debug!(%error, "no space is kept for deletions");
+        for bytes in RESERVE_BYTES {
+            match self.disk.create(&self.path, bytes, bytes) {
+                Ok(_) | Err(DiskError::Exists { .. }) => {
+                    self.is_kept = true;
+                    return;
+                }
+                Err(error) if error.is_full() => {
+                    tracing::debug!(%error, bytes, "cannot be kept for deletions");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "no space is kept for deletions");
+                    return;
+                }
             }
-            Err(error) => tracing::warn!(%error, "no space is kept for deletions"),
         }
     }
 
@@ -51,7 +72,7 @@ impl<D: Disk> Reserve<D> {
         let dir = self.path.parent().unwrap_or(&self.path);
         let released = self.disk.unlink(&self.path).and_then(|()| self.disk.sync_dir(dir));
         match released {
-            Ok(()) => tracing::info!("the space kept for deletions is given to the metadata log"),
+            Ok(()) => tracing::debug!("the space kept for deletions is given back to the disk"),
             Err(error) => tracing::warn!(%error, "the space kept for deletions is not released"),
         }
         true
