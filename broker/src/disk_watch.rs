@@ -16,7 +16,6 @@ use std::{
 };
 
 use crate::{
-    config::render_bytes,
     health::{Health, Reason},
     tasks::Shutdown,
 };
@@ -129,7 +128,7 @@ impl DiskWatch {
             DiskState::Full if space.free_bytes >= recovered => {
                 if self.change(DiskState::Full, DiskState::Ok) {
                     self.inner.health.clear(Reason::DiskFull);
-                    let free = render_bytes(space.free_bytes);
+                    let free = readable(space.free_bytes);
                     tracing::info!(dir = %self.inner.dir.display(), free, "disk has space again");
                 }
             }
@@ -143,8 +142,8 @@ impl DiskWatch {
             let sentence = format!(
                 "{} has {} free, less than disk_reserve_bytes ({}); produce is refused until space returns",
                 self.inner.dir.display(),
-                render_bytes(self.space().free_bytes),
-                render_bytes(self.inner.reserve_bytes),
+                readable(self.space().free_bytes),
+                readable(self.inner.reserve_bytes),
             );
             tracing::error!("{sentence}");
             self.inner.health.raise(Reason::DiskFull, sentence);
@@ -193,6 +192,18 @@ impl DiskWatch {
     }
 }
 
+/// A number of bytes for people: two decimals at most, in the largest unit that fits.
+fn readable(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut hundredths = u128::from(bytes) * 100;
+    let mut unit = 0;
+    while hundredths >= 102_400 && unit + 1 < UNITS.len() {
+        hundredths /= 1024;
+        unit += 1;
+    }
+    format!("{}.{:02} {}", hundredths / 100, hundredths % 100, UNITS[unit]).replace(".00 ", " ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +231,13 @@ mod tests {
         watch.observe(free(900));
         assert_eq!(watch.state(), DiskState::Ok);
         assert_eq!(health.state().reasons.len(), 0);
+    }
+
+    #[test]
+    fn sizes_are_told_in_units_that_people_read() {
+        let sizes = [0, 1023, 1024, 256 << 20, 71_469_468 << 10];
+        let told = ["0 B", "1023 B", "1 KiB", "256 MiB", "68.15 GiB"];
+        assert_eq!(sizes.map(readable), told);
     }
 
     #[test]

@@ -38,6 +38,9 @@ impl Janitor {
         let config = &self.broker.config;
         let mut checkpoints = interval(config.checkpoint_interval);
         let mut upkeep = interval(config.retention_interval);
+        // Recovery has flushed what a crash left. Without this, a broker that keeps being killed before its first
+        // checkpoint is due would read more at every start.
+        self.write_checkpoint().await;
         loop {
             tokio::select! {
                 () = shutdown.started() => return,
@@ -57,9 +60,12 @@ impl Janitor {
 
     /// Writes down what is durable, if anything has become so since the last time.
     async fn checkpoint(&self) {
-        if self.flusher.take_flushed_bytes() == 0 {
-            return;
+        if self.flusher.take_flushed_bytes() > 0 {
+            self.write_checkpoint().await;
         }
+    }
+
+    async fn write_checkpoint(&self) {
         let mut logs: Vec<LogCheckpoint> = Vec::with_capacity(self.broker.partitions.count());
         let ask = |partitions, reply| Command::Checkpoints { partitions, reply };
         self.ask_in_turn(ask, |mut some| logs.append(&mut some)).await;

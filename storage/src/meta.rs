@@ -13,7 +13,7 @@ use crate::{
 };
 
 pub(crate) const META_FILE: &str = "partition.meta";
-const META_BYTES_MAX: usize = 4096;
+pub(crate) const META_BYTES_MAX: usize = 4096;
 
 /// Identity of a log's data. Salts every checksum chain, so that a segment or index that strays
 /// from another partition, or from an earlier life of this one, does not pass for its own.

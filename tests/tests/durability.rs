@@ -1,12 +1,13 @@
 //! `kill -9` in the middle of durable produces: what was acknowledged is there, once, in order, and at once.
 
 use std::{
+    fs,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -58,6 +59,28 @@ fn every_acknowledged_record_survives_every_kill_once_and_in_order() -> Result<(
         for ledger in &mut ledgers {
             ledger.check(&broker).with_context(|| format!("after kill {}", kill + 1))?;
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_start_has_recovered_the_next_start_need_not_read() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    // No checkpoint but those that a start writes.
+    let config = BrokerConfig::new(dir.path())?.flag("checkpoint-interval", "1h");
+    let broker = config.start()?;
+    let mut raw = Raw::open(&broker)?;
+    let partition = raw.create_topic("once", 1, &[])?[0];
+    raw.produce(partition, &batch(&[b"recovered"]))??;
+    let checkpoint = dir.path().join("checkpoint");
+    let config = broker.kill()?;
+    let before = fs::read(&checkpoint).ok();
+    let _broker = config.start()?;
+    let deadline = Instant::now() + READY_WITHIN;
+    // Written after the broker is ready, and told to nobody.
+    while fs::read(&checkpoint).ok() == before {
+        ensure!(Instant::now() < deadline, "the checkpoint is as it was before the crash");
+        thread::yield_now();
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ use crate::{
     epochs::EpochStart,
     error::FlushError,
     index::{IndexEntry, IndexFile},
-    meta::{META_FILE, PartitionMeta},
+    meta::{META_BYTES_MAX, META_FILE, PartitionMeta},
     segment::{OpenFile, Segment, SegmentStart},
     state_file::{self, Kind},
 };
@@ -178,9 +178,19 @@ impl<D: Disk> FlushJob<D> {
 impl<D: Disk> Shared<D> {
     /// Makes the directory findable, and says whose it is.
     fn make_dir_durable(&self, meta: &PartitionMeta) -> Result<(), DiskError> {
+        let (disk, path) = (self.disk(), self.path(META_FILE));
         let state_files = self.state_files();
         if !state_files.deleted {
-            state_file::write(self.disk(), &self.path(META_FILE), Kind::PartitionMeta, meta)?;
+            let written = state_file::read_cache(disk, &path, Kind::PartitionMeta, META_BYTES_MAX);
+            if written == Some(*meta) {
+                // After a crash: it says the right thing, perhaps only in memory. A full disk must not keep
+                // what was recovered from being shown, so nothing new is written.
+                let file = disk.open(&path, 0)?;
+                file.sync(0..file.len())?;
+                disk.sync_dir(&self.dir)?;
+            } else {
+                state_file::write(disk, &path, Kind::PartitionMeta, meta)?;
+            }
         }
         drop(state_files);
         // The names of `<partition>` in `<topic>`, of `<topic>` in `topics`, and of that.

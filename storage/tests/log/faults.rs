@@ -201,3 +201,23 @@ fn a_full_disk_refuses_appends_leaves_the_log_as_it_was_and_recovers_by_itself()
     flush(&mut log).unwrap();
     model.check(&log);
 }
+
+#[test]
+fn what_a_crash_left_is_flushed_and_shown_although_not_a_byte_is_free() {
+    let disk = SimDisk::new(1);
+    let place = Place::prepare(disk.clone(), Path::new("/"));
+    let mut log = place.create(&small_config());
+    let mut model = Model::default();
+    let batch = batch(Compression::None, 1, &[vec![7; 900]]);
+    log.append(std::slice::from_ref(&batch), 0, 1000).unwrap();
+    model.append(&batch, 0);
+    flush(&mut log).unwrap();
+    drop(log);
+
+    disk.crash();
+    disk.set_faults(Faults { capacity_bytes: Some(0), ..Faults::default() });
+    let (mut log, _) = place.open(&small_config(), None).unwrap();
+    flush(&mut log).unwrap();
+    assert_eq!(log.flushed_offset(), model.log_end);
+    model.check(&log);
+}
