@@ -356,6 +356,10 @@ fn open_log(dirs: &Dirs, opening: &Opening, now_ms: u64) -> Result<Log, OpenErro
     } else {
         tracing::debug!(dir = %dir.display(), ?recovery, "log opened");
     }
+    let quarantined = log.reader().quarantined();
+    if !quarantined.is_empty() {
+        tracing::warn!(dir = %dir.display(), ?quarantined, "offsets with damaged data are not served");
+    }
     flush_recovered(&mut log);
     Ok(log)
 }
