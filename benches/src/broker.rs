@@ -26,7 +26,7 @@ use crate::load::{Acknowledged, Head, ReadLane, Received, StoreLane, read_some};
 /// Bytes in front of a frame's header: length, kind, flags, api, correlation, header length, CRC.
 const PREFIX_BYTES: usize = 20;
 /// Longest wait for anything one request asks of the broker.
-const TIMEOUT_MS: u32 = 30_000;
+const TIMEOUT_MS: u32 = 60_000;
 
 /// A child process that is killed when this is dropped.
 #[derive(Debug)]
@@ -190,22 +190,7 @@ impl Connection {
 
     /// Turns the connection into one that stores batches of `batch_bytes` in `partition`, waiting for `Acks::All`.
     pub fn store_lane(self, partition: TopicPartition, batch_bytes: usize) -> StoreLane {
-        let request = ProduceRequest {
-            acks: Acks::All,
-            durability: Durability::Topic,
-            timeout_ms: TIMEOUT_MS,
-            partitions: vec![ProducePartition {
-                partition,
-                leader_epoch: None,
-                batch_bytes: u32::try_from(batch_bytes).expect("below the batch limit"),
-            }],
-        };
-        let head: Head = Box::new(move |number| {
-            let correlation = u32::try_from(number).expect("short runs");
-            let api = ProduceRequest::API.number();
-            encode_head(FrameKind::Request, api, correlation, &request, batch_bytes)
-                .expect("the request encodes")
-        });
+        let head: Head = Box::new(move |number| produce_head(partition, number, batch_bytes));
         let Self { stream, mut buffer, mut decoder, .. } = self;
         let mut answered = 0;
         let mut scratch = vec![0; 64 << 10];
@@ -281,6 +266,32 @@ impl BufferedThenStream {
         into[..first].copy_from_slice(&self.buffered.split_to(first));
         stream.read_exact(&mut into[first..])
     }
+}
+
+/// The head of produce request `number`: one batch of `batch_bytes` for `partition`, with `Acks::All`.
+///
+/// # Panics
+/// Beyond 2^32 requests, or with a batch over the limit.
+pub fn produce_head(partition: TopicPartition, number: u64, batch_bytes: usize) -> Bytes {
+    let request = ProduceRequest {
+        acks: Acks::All,
+        durability: Durability::Topic,
+        timeout_ms: TIMEOUT_MS,
+        partitions: vec![ProducePartition {
+            partition,
+            leader_epoch: None,
+            batch_bytes: u32::try_from(batch_bytes).expect("below the batch limit"),
+        }],
+    };
+    let correlation = u32::try_from(number).expect("short runs");
+    encode_head(
+        FrameKind::Request,
+        ProduceRequest::API.number(),
+        correlation,
+        &request,
+        batch_bytes,
+    )
+    .expect("the request encodes")
 }
 
 fn check_produced(frame: &Frame) -> io::Result<()> {

@@ -219,6 +219,7 @@ async fn reading_ahead_stops_at_its_bound_until_records_are_taken() {
         let mut consumer = client.consumer(config);
         consumer.assign([("t", 0, Position::Earliest)]).await.unwrap();
         assert_eq!(consumer.next().await.unwrap().offset, 0);
+        // Time to read ahead too far: what is tested is that nothing more comes.
         tokio::time::sleep(Duration::from_millis(50)).await;
         // Ten records take about 100 bytes, so that some 150 are within the bound, with what overdraws it.
         let at_once = consumer.poll(Duration::ZERO).await.unwrap().len();

@@ -141,6 +141,7 @@ async fn a_broker_that_comes_back_gets_everything_in_order() {
     broker.stop().await;
     send_numbers(&producer, 10..200).await;
     let flushing = async {
+        // Time to fail against the stopped broker; the producer retries in silence.
         tokio::time::sleep(Duration::from_millis(50)).await;
         broker.resume().unwrap();
     };

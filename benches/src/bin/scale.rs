@@ -17,22 +17,16 @@ use bytes::Bytes;
 use clap::Parser;
 use serde::Serialize;
 use tidemark_benches::{
-    broker::{Connection, Server},
+    broker::{Connection, Server, produce_head},
     load::{self, Head, Load, StoreLane},
 };
 use tidemark_protocol::{
-    TopicPartition,
-    frame::{FrameKind, encode_head},
-    limits::REQUEST_PARTITIONS_MAX,
-    message::Request,
-    messages::{Acks, Durability, MetadataRequest, ProducePartition, ProduceRequest},
+    TopicPartition, limits::REQUEST_PARTITIONS_MAX, messages::MetadataRequest,
 };
 
 const TOPIC: &str = "scale";
 /// Of the records produced, in bytes.
 const RECORD_BYTES: usize = 100;
-/// What a produce request allows the broker.
-const TIMEOUT_MS: u32 = 60_000;
 /// Longest silence of a broker that owes an answer.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -225,7 +219,7 @@ impl Walk<'_> {
         lane.stream.set_read_timeout(Some(PATIENCE))?;
         let head: Head = Box::new(move |number| {
             let index = usize::try_from(number).expect("counts partitions");
-            produce_head(partitions[index], index, batch_bytes)
+            produce_head(partitions[index], index as u64, batch_bytes)
         });
         let window = self.arguments.window;
         let load = Load { batch: self.batch.clone(), batches, window };
@@ -256,23 +250,6 @@ impl Walk<'_> {
             (each("idle, nothing written"), each("idle, all written"), each("idle after a start"));
         format!("{created} B created, {written} B written, {started} B after a restart")
     }
-}
-
-fn produce_head(partition: TopicPartition, index: usize, batch_bytes: usize) -> Bytes {
-    let request = ProduceRequest {
-        acks: Acks::All,
-        durability: Durability::Topic,
-        timeout_ms: TIMEOUT_MS,
-        partitions: vec![ProducePartition {
-            partition,
-            leader_epoch: None,
-            batch_bytes: u32::try_from(batch_bytes).expect("below the batch limit"),
-        }],
-    };
-    let correlation = u32::try_from(index).expect("counts partitions");
-    let api = ProduceRequest::API.number();
-    encode_head(FrameKind::Request, api, correlation, &request, batch_bytes)
-        .expect("the request encodes")
 }
 
 impl Usage {

@@ -71,13 +71,21 @@ struct Directory {
     used_bytes: u64,
 }
 
+/// A setting as reports show it, of a broker or of a topic.
 #[derive(Serialize)]
-struct Setting {
-    name: String,
-    value: String,
-    default: String,
-    source: String,
-    doc: String,
+pub(crate) struct Setting {
+    pub(crate) name: String,
+    pub(crate) value: String,
+    pub(crate) default: String,
+    pub(crate) source: String,
+    pub(crate) doc: String,
+}
+
+impl From<SettingValue> for Setting {
+    fn from(setting: SettingValue) -> Self {
+        let SettingValue { name, value, default, source, doc } = setting;
+        Self { name, value, default, source, doc }
+    }
 }
 
 impl Report for Described {
@@ -138,15 +146,8 @@ pub(crate) async fn run(session: &Session, args: BrokerArgs) -> Result<Exit, Cli
 
 impl Described {
     fn new(broker: DescribeBrokerResponse, dirs: Vec<LogDirDescription>, all: bool) -> Self {
-        let settings = broker.settings.into_iter().filter(|it| all || it.source != "default").map(
-            |SettingValue { name, value, default, source, doc }| Setting {
-                name,
-                value,
-                default,
-                source,
-                doc,
-            },
-        );
+        let settings = broker.settings.into_iter();
+        let settings = settings.filter(|it| all || it.source != "default").map(Setting::from);
         let directories = dirs.into_iter().map(|dir| Directory {
             used_bytes: dir.topics.iter().map(|topic| topic.size_bytes).sum(),
             path: dir.path,

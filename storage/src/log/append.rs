@@ -1,4 +1,4 @@
-//! Appending: assign offsets, copy into the map, publish.
+//! Appending: assign offsets, write to the segment's file, publish.
 //!
 //! Space first (so that a full disk leaves the log as it was), then payload, then header, then the
 //! segment's end, then the log end offset, each visible to readers only after what it covers.

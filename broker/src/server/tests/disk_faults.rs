@@ -146,6 +146,7 @@ async fn who_waits_for_a_flush_is_served_before_flushes_that_nobody_waits_for() 
         tokio::task::yield_now().await;
     }
     client.produce(fast, batch(&["x"])).await.unwrap();
+    // Time for its background flush to be queued, which nothing outside can see.
     tokio::time::sleep(Duration::from_millis(50)).await;
     let payload = batch(&["now"]);
     let mut request = produce_request(fast, Acks::All, &payload);
@@ -200,6 +201,7 @@ async fn a_log_that_could_not_be_opened_is_opened_once_when_it_can_be() {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     while refused(&mut client, topic).await {
         assert!(tokio::time::Instant::now() < deadline, "it is not tried again");
+        // It is tried again every few seconds, and says so to nobody.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(client.read_all(topic, 0).await, ["kept", "again"]);

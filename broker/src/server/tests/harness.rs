@@ -263,6 +263,7 @@ impl Client {
             if ready.is_error() || ready.is_read_closed() || ready.is_write_closed() {
                 return;
             }
+            // Readable, and so ready at once, for as long as what was sent is not read: that is the point.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

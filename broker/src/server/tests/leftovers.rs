@@ -44,6 +44,7 @@ async fn logs_of_partitions_that_are_gone_are_moved_aside_and_nothing_else_is() 
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     while old.exists() {
         assert!(tokio::time::Instant::now() < deadline, "what is old is kept");
+        // Deletion is told to nobody.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let aside = names(&dir.path().join("left-behind"));

@@ -4,10 +4,11 @@ use clap::Args;
 use serde::Serialize;
 use tidemark_protocol::{
     BrokerId, LeaderEpoch, Offset, PartitionIndex, TimestampMs,
-    messages::{DescribeTopicResponse, LogDescription, PartitionMetadata, SettingValue},
+    messages::{DescribeTopicResponse, LogDescription, PartitionMetadata},
 };
 
 use crate::{
+    broker::Setting,
     exit::{CliError, Exit},
     output::{Page, Report, Rows, Tone},
     quantity,
@@ -77,15 +78,6 @@ struct Log {
     trouble: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Setting {
-    name: String,
-    value: String,
-    default: String,
-    source: String,
-    doc: String,
-}
-
 impl Report for Described {
     const SCHEMA: &'static str = "tidemark/topic.describe/1";
 
@@ -124,13 +116,7 @@ impl DescribedTopic {
             .settings
             .into_iter()
             .filter(|setting| all || setting.value != setting.default)
-            .map(|SettingValue { name, value, default, source, doc }| Setting {
-                name,
-                value,
-                default,
-                source,
-                doc,
-            });
+            .map(Setting::from);
         let logs = topic.logs;
         let partitions = topic.topic.partitions.into_iter().zip(0..).map(|(partition, index)| {
             DescribedPartition::new(
