@@ -92,6 +92,13 @@ impl NativeDoor {
                     Ok(describe_broker(&self.broker, request))
                 })
             }
+            Api::QuorumMessage
+            | Api::QuorumHello
+            | Api::ControllerCommand
+            | Api::Heartbeat
+            | Api::FetchMetadata
+            | Api::Replicate
+            | Api::ReplicaPositions => refuse_unknown(&frame),
             Api::DescribeLogDirs => {
                 self.answer_now(&frame, received_at, |_: DescribeLogDirsRequest| {
                     Ok(describe_log_dirs(&self.broker))

@@ -84,6 +84,21 @@ error_codes! {
     /// This node is not the active controller.
     NotController = 45, true;
 
+    /// A replica in the proposed in-sync set may not be in it now; nothing was changed.
+    IneligibleReplica = 46, true;
+    /// The request is based on an older state of the partition than the controller's.
+    InvalidUpdateVersion = 47, false;
+    /// The broker epoch is not the one the broker is registered with.
+    StaleBrokerEpoch = 48, false;
+    /// A run of this broker is registered and alive.
+    DuplicateBroker = 49, true;
+    /// There is no such broker or controller.
+    UnknownBroker = 50, false;
+    /// The node belongs to another cluster.
+    WrongCluster = 51, false;
+    /// Another change of the same kind is under way.
+    ChangeInProgress = 52, true;
+
     /// The offset is below the log start or above the log end.
     OffsetOutOfRange = 60, false;
     /// A record batch is malformed, has a wrong CRC, or breaks a rule of its topic.

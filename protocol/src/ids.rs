@@ -14,6 +14,12 @@ pub type LeaderEpoch = u32;
 pub type PartitionIndex = u32;
 /// A node of the cluster, chosen by its operator.
 pub type BrokerId = u32;
+/// A process of the cluster: broker, controller or both, under one number.
+pub type NodeId = BrokerId;
+/// Index of the metadata entry that registered a run of a broker process: grows with every start.
+pub type BrokerEpoch = u64;
+/// Generation of a partition's metadata: grows with every change the controller makes to it.
+pub type PartitionEpoch = u32;
 /// Milliseconds since the Unix epoch, UTC. Negative values are refused on input except [`NO_TIMESTAMP`].
 pub type TimestampMs = i64;
 
@@ -46,6 +52,17 @@ impl fmt::Display for TopicId {
 impl fmt::Debug for TopicId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, out)
+    }
+}
+
+/// Identity of a data directory for its whole life: a wiped or replaced disk has another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DirectoryId(#[serde(with = "serde_bytes")] pub [u8; 16]);
+
+impl fmt::Display for DirectoryId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        uuid::Uuid::from_bytes(self.0).hyphenated().fmt(out)
     }
 }
 

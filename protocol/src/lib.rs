@@ -7,6 +7,7 @@
 //! [`compression`], [`partitioner`].
 
 pub mod batch;
+pub mod bug;
 pub mod compression;
 pub mod error;
 pub mod frame;
@@ -20,5 +21,6 @@ pub mod partitioner;
 pub use compression::Compression;
 pub use error::{ErrorCode, Failure};
 pub use ids::{
-    BrokerId, LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId, TopicPartition,
+    BrokerEpoch, BrokerId, DirectoryId, LeaderEpoch, NodeId, Offset, PartitionEpoch,
+    PartitionIndex, TimestampMs, TopicId, TopicPartition,
 };

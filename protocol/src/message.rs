@@ -62,4 +62,18 @@ apis! {
     DescribeBroker = 40, "describe_broker";
     /// Sizes of the logs in each data directory: [`crate::messages::DescribeLogDirsRequest`].
     DescribeLogDirs = 41, "describe_log_dirs";
+    /// A message of the controllers' quorum: [`crate::messages::QuorumMessageRequest`].
+    QuorumMessage = 60, "quorum_message";
+    /// Who a controller is, before a cluster has begun: [`crate::messages::QuorumHelloRequest`].
+    QuorumHello = 61, "quorum_hello";
+    /// A command for the active controller: [`crate::messages::ControllerCommandRequest`].
+    ControllerCommand = 62, "controller_command";
+    /// A broker is alive: [`crate::messages::HeartbeatRequest`].
+    Heartbeat = 63, "heartbeat";
+    /// Committed metadata, as it is committed: [`crate::messages::FetchMetadataRequest`].
+    FetchMetadata = 64, "fetch_metadata";
+    /// Opens a follower's stream: [`crate::messages::ReplicateRequest`].
+    Replicate = 80, "replicate";
+    /// Where a follower is: [`crate::messages::ReplicaPositionsRequest`].
+    ReplicaPositions = 81, "replica_positions";
 }

@@ -4,9 +4,13 @@
 //! reader fills what is missing with the default and skips what it does not know.
 
 mod admin;
+mod cluster;
 mod data;
 mod offsets;
+mod replica;
 
 pub use admin::*;
+pub use cluster::*;
 pub use data::*;
 pub use offsets::*;
+pub use replica::*;
