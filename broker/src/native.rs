@@ -97,6 +97,13 @@ impl NativeDoor {
             | Api::ControllerCommand
             | Api::Heartbeat
             | Api::FetchMetadata
+            | Api::DescribeQuorum
+            | Api::ChangeQuorum
+            | Api::ChangeBroker
+            | Api::ReassignPartitions
+            | Api::PlanMoves
+            | Api::ElectLeaders
+            | Api::DescribeReplicas
             | Api::Replicate
             | Api::ReplicaPositions => refuse_unknown(&frame),
             Api::DescribeLogDirs => {

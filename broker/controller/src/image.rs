@@ -191,6 +191,9 @@ impl Partition {
             partition_epoch: self.partition_epoch,
             replicas: self.replicas.clone(),
             isr: self.isr.clone(),
+            elr: Vec::new(),
+            adding: Vec::new(),
+            removing: Vec::new(),
         }
     }
 }
@@ -204,6 +207,9 @@ impl Broker {
             port: self.port,
             rack: self.rack.clone(),
             fenced: self.fenced,
+            epoch: self.epoch,
+            shutting_down: false,
+            draining: false,
         }
     }
 }
