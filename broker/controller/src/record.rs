@@ -1,21 +1,22 @@
 //! What the metadata log consists of: facts, decided once, that every node applies in the same order.
 //!
-//! A record in the log is one version byte and a `MessagePack` array. Records evolve by adding optional fields
-//! at the end; a kind that an older build does not know stops it, because skipping a fact would let two
-//! nodes disagree.
+//! An entry of the log is one decision: one version byte and a `MessagePack` array of records. Records evolve by
+//! adding optional fields at the end; a kind that an older build does not know stops it, because skipping a fact
+//! would let two nodes disagree.
 
 use serde::{Deserialize, Serialize};
 use tidemark_protocol::{
     BrokerId, LeaderEpoch, PartitionIndex, TopicId,
-    limits::TOPIC_PARTITIONS_MAX,
     messagepack::{self, MessageError},
     messages::TopicSettings,
 };
 
-/// Version byte in front of every record.
-const RECORD_VERSION: u8 = 1;
-/// Longest list in a record: the partitions of a topic.
-const LIST_ELEMENTS_MAX: usize = TOPIC_PARTITIONS_MAX as usize;
+use crate::decide::CLUSTER_PARTITIONS_MAX;
+
+/// Version byte in front of every entry.
+const ENTRY_VERSION: u8 = 1;
+/// Longest list in a record, and most records in an entry: the partitions of the cluster.
+const LIST_ELEMENTS_MAX: usize = CLUSTER_PARTITIONS_MAX as usize;
 
 /// Identity of one run of a broker process, random at its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -59,31 +60,30 @@ pub enum MetadataRecord {
     TopicDeleted { topic_id: TopicId },
 }
 
-/// A record of the log that cannot be used.
+/// An entry of the log that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    #[error("the record is empty")]
-    Empty,
-    #[error("the record has version {found}; this build reads {RECORD_VERSION}")]
+    #[error("the entry has version {found}; this build reads {ENTRY_VERSION}")]
     Version { found: u8 },
-    #[error("the record cannot be decoded: {0}")]
+    #[error("the entry cannot be decoded: {0}")]
     Decode(#[from] MessageError),
 }
 
-impl MetadataRecord {
-    /// The bytes that go into the log.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![RECORD_VERSION];
-        messagepack::encode(self, &mut bytes).expect("plain data encodes into a vector");
-        bytes
+/// The bytes of one entry, in the log and on the wire. No records are no bytes.
+pub fn encode_entry(records: &[MetadataRecord]) -> Vec<u8> {
+    if records.is_empty() {
+        return Vec::new();
     }
+    let mut bytes = vec![ENTRY_VERSION];
+    messagepack::encode(&records, &mut bytes).expect("plain data encodes into a vector");
+    bytes
+}
 
-    /// Reads what [`MetadataRecord::encode`] wrote. The bytes may be anything.
-    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
-        match bytes.split_first() {
-            None => Err(RecordError::Empty),
-            Some((&RECORD_VERSION, body)) => Ok(messagepack::decode(body, LIST_ELEMENTS_MAX)?),
-            Some((&found, _)) => Err(RecordError::Version { found }),
-        }
+/// Reads what [`encode_entry`] wrote. The bytes may be anything.
+pub fn decode_entry(bytes: &[u8]) -> Result<Vec<MetadataRecord>, RecordError> {
+    match bytes.split_first() {
+        None => Ok(Vec::new()),
+        Some((&ENTRY_VERSION, body)) => Ok(messagepack::decode(body, LIST_ELEMENTS_MAX)?),
+        Some((&found, _)) => Err(RecordError::Version { found }),
     }
 }
