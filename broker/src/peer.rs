@@ -142,11 +142,22 @@ impl Peer {
         wait: Duration,
     ) -> Result<(R::Response, Bytes), Failure> {
         let (correlation, answer) = self.begin(request).await?;
-        let answered = timeout(wait, answer).await.map_err(|_elapsed| {
+        let answered = self.finish::<R>(answer, wait).await;
+        if answered.is_err() {
             self.waiting.lock().as_mut().map(|answers| answers.remove(&correlation));
-            lost(ErrorCode::Timeout, "a node did not answer in time")
-        })?;
-        let frame = answered
+        }
+        answered
+    }
+
+    /// Waits for the answer to what [`Peer::begin`] began.
+    pub(crate) async fn finish<R: Request>(
+        &self,
+        answer: oneshot::Receiver<Frame>,
+        wait: Duration,
+    ) -> Result<(R::Response, Bytes), Failure> {
+        let frame = timeout(wait, answer)
+            .await
+            .map_err(|_elapsed| lost(ErrorCode::Timeout, "a node did not answer in time"))?
             .map_err(|_dropped| lost(ErrorCode::NotReady, "the connection to a node was lost"))?;
         let outcome: Result<R::Response, Failure> = frame.message().map_err(undecodable)?;
         outcome.map(|response| (response, frame.payload))
