@@ -151,17 +151,40 @@ impl<D: Disk> LockedDataDir<D> {
         Ok(found)
     }
 
-    /// Opens the directory as `identity`'s, which an unused one becomes now.
-    pub fn open(self, identity: DataDirIdentity) -> Result<DataDir<D>, OpenError> {
-        let path = self.root.join(FORMAT_FILE);
+    /// The directory's identity. An unused one becomes `unused`, which may be without a cluster (an empty id) as
+    /// long as it is not known which: [`Self::open`] fills it in.
+    pub fn claim(&self, unused: DataDirIdentity) -> Result<DataDirIdentity, OpenError> {
         match self.identity()? {
             None => {
-                state_file::write(&self.disk, &path, Kind::Format, &identity)?;
-                if let Some(above) = self.root.parent().filter(|above| *above != Path::new("")) {
-                    self.disk.sync_dir(above)?;
-                }
+                self.write_identity(&unused)?;
+                Ok(unused)
             }
+            Some(found) if found.node_id == unused.node_id => Ok(found),
+            Some(found) => Err(OpenError::Foreign {
+                path: self.root.clone(),
+                found: render(&found),
+                expected: format!("node {}", unused.node_id),
+            }),
+        }
+    }
+
+    fn write_identity(&self, identity: &DataDirIdentity) -> Result<(), OpenError> {
+        let path = self.root.join(FORMAT_FILE);
+        state_file::write(&self.disk, &path, Kind::Format, identity)?;
+        if let Some(above) = self.root.parent().filter(|above| *above != Path::new("")) {
+            self.disk.sync_dir(above)?;
+        }
+        Ok(())
+    }
+
+    /// Opens the directory as `identity`'s, which an unused one becomes now.
+    pub fn open(self, identity: DataDirIdentity) -> Result<DataDir<D>, OpenError> {
+        match self.identity()? {
+            None => self.write_identity(&identity)?,
             Some(found) if found == identity => {}
+            Some(found) if found == (DataDirIdentity { cluster_id: String::new(), ..identity.clone() }) => {
+                self.write_identity(&identity)?;
+            }
             Some(found) => {
                 return Err(OpenError::Foreign {
                     path: self.root,
