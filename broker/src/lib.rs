@@ -24,6 +24,7 @@ mod gauges;
 mod janitor;
 mod left_behind;
 mod listener;
+mod log_dirs;
 mod native;
 mod partitions;
 mod reads;
