@@ -1,7 +1,7 @@
 //! `tidemarkd`: wires the machines to sockets, disks, clocks and threads.
 //!
 //! The outer shell, in reading order: [`config`], [`logging`], [`metrics`], [`health`], [`http`], [`banner`];
-//! what everything uses: [`tasks`], [`clock`]; what watches the disk: [`disk_watch`].
+//! what everything uses: [`tasks`], [`clock`]; what watches the disk: [`disk_watch`]. [`steered`] is for a simulator.
 
 pub mod banner;
 pub mod clock;
@@ -31,3 +31,4 @@ mod reads;
 pub mod server;
 mod service;
 mod shard;
+pub mod steered;

@@ -5,7 +5,7 @@ use std::{ops::Range, path::Path};
 
 use bytes::Bytes;
 use tidemark_storage::{
-    Disk as _, DiskFile, RealDisk,
+    DiskFile, RealDisk,
     disk::{DirEntry, MappedFile, RealLock, Result, SimDisk, SimFile, SimLock, Space},
 };
 
@@ -33,6 +33,7 @@ pub(crate) enum File {
 
 /// A lock held on a [`Disk`].
 #[derive(Debug)]
+#[expect(dead_code, reason = "it is held until it is dropped")]
 pub(crate) enum Lock {
     Real(RealLock),
     Simulated(SimLock),
