@@ -189,7 +189,7 @@ impl Shared {
     async fn connect(&self, node: NodeId) -> Result<Peer, Failure> {
         let Some(address) = self.addresses.of(node) else {
             let message = format!("nobody knows where node {node} is");
-            return Err(Failure::new(ErrorCode::UnknownBroker, message));
+            return Err(Failure::new(ErrorCode::NotReady, message));
         };
         let (peer, _pushes) = Peer::connect(&self.tasks, &address).await.map_err(|error| {
             let message = format!("cannot connect to node {node} at {address}: {error}");

@@ -18,7 +18,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tidemark_protocol::{BrokerId, TopicPartition};
+use tidemark_protocol::{BrokerEpoch, BrokerId, TopicPartition};
 
 use crate::{
     checkpoint::Checkpoint,
@@ -69,6 +69,9 @@ pub struct DataDirIdentity {
 struct CleanMarker {
     /// Of the checkpoint file that was last written.
     checkpoint_crc: u32,
+    /// What the process was registered with in its cluster.
+    #[serde(default)]
+    broker_epoch: Option<BrokerEpoch>,
 }
 
 /// What a data directory says about its logs when it is opened.
@@ -76,6 +79,7 @@ struct CleanMarker {
 pub struct Checkpoints {
     by_log: BTreeMap<TopicPartition, Checkpoint>,
     clean: bool,
+    clean_epoch: Option<BrokerEpoch>,
 }
 
 impl Checkpoints {
@@ -87,6 +91,11 @@ impl Checkpoints {
     /// Whether the last process shut down cleanly: no log will be scanned.
     pub fn is_clean(&self) -> bool {
         self.clean
+    }
+
+    /// The broker epoch of the last process, if it was registered and shut down cleanly.
+    pub fn clean_epoch(&self) -> Option<BrokerEpoch> {
+        self.clean_epoch
     }
 
     pub fn len(&self) -> usize {
@@ -138,6 +147,15 @@ impl<D: Disk> LockedDataDir<D> {
             tracing::warn!(%error, "the lock's holder is not noted");
         }
         Ok(Self { disk, root: root.to_owned(), lock })
+    }
+
+    /// Where the controller's log is.
+    pub fn metadata_dir(&self) -> PathBuf {
+        self.root.join(METADATA_DIR)
+    }
+
+    pub fn disk(&self) -> &D {
+        &self.disk
     }
 
     /// Whose data is in the directory; `None` when it was never used.
@@ -271,10 +289,12 @@ impl<D: Disk> DataDir<D> {
                 }
             };
         let crc = crc32fast::hash(&bytes);
-        let clean = marker.is_some_and(|marker| marker.checkpoint_crc == crc);
+        let marker = marker.filter(|marker| marker.checkpoint_crc == crc);
+        let clean = marker.is_some();
         let by_log =
             entries.into_iter().map(|(log, checkpoint)| (log, Checkpoint { clean, ..checkpoint }));
-        Ok(Checkpoints { by_log: by_log.collect(), clean })
+        let clean_epoch = marker.and_then(|marker| marker.broker_epoch);
+        Ok(Checkpoints { by_log: by_log.collect(), clean, clean_epoch })
     }
 
     /// Replaces the checkpoint file by one that covers exactly these logs. A log that is left out
@@ -289,10 +309,15 @@ impl<D: Disk> DataDir<D> {
 
     /// Writes the checkpoints and the mark of a clean shutdown: the last thing a process does, when
     /// every log is closed.
-    pub fn close(self, logs: &[(TopicPartition, Checkpoint)]) -> Result<(), DiskError> {
+    /// `broker_epoch` is what the process was registered with.
+    pub fn close(
+        self,
+        logs: &[(TopicPartition, Checkpoint)],
+        broker_epoch: Option<BrokerEpoch>,
+    ) -> Result<(), DiskError> {
         let bytes = state_file::encode(Kind::Checkpoint, &logs);
         self.disk.write_file(&self.root.join(CHECKPOINT_FILE), &bytes)?;
-        let marker = CleanMarker { checkpoint_crc: crc32fast::hash(&bytes) };
+        let marker = CleanMarker { checkpoint_crc: crc32fast::hash(&bytes), broker_epoch };
         let path = self.root.join(CLEAN_FILE);
         state_file::write(&self.disk, &path, Kind::CleanMarker, &marker)
     }

@@ -2,7 +2,7 @@
 //! for it. What that is, the partitions' machines decide; here it waits, is read from the logs and pushed.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -36,8 +36,8 @@ pub(crate) enum Due {
     Batches { leader_epoch: LeaderEpoch, round: u64, offset: Offset },
     /// No batches, in answer to this round.
     Refusal { leader_epoch: LeaderEpoch, round: u64, refusal: ReplicaRefusal },
-    /// The watermark or the log start has moved; the last round stays open.
-    Watermark { leader_epoch: LeaderEpoch },
+    /// Only the watermark or the log start has moved; the round stays open.
+    Watermark { leader_epoch: LeaderEpoch, round: u64 },
 }
 
 /// All followers of the partitions led here.
@@ -52,8 +52,8 @@ pub(crate) struct Session {
     follower: BrokerId,
     broker_epoch: BrokerEpoch,
     due: Outbox<Due>,
-    /// Leader epoch and round of the last position in each partition.
-    positions: Mutex<BTreeMap<TopicPartition, (LeaderEpoch, u64)>>,
+    /// Partitions it has asked for.
+    partitions: Mutex<BTreeSet<TopicPartition>>,
     /// The follower wants a sign of life.
     pinged: Notify,
     ended: Shutdown,
@@ -91,7 +91,7 @@ impl Sessions {
             follower,
             broker_epoch,
             due: Outbox::default(),
-            positions: Mutex::default(),
+            partitions: Mutex::default(),
             pinged: Notify::new(),
             ended,
         });
@@ -125,7 +125,7 @@ impl Session {
             self.pinged.notify_one();
         }
         for ReplicaPosition { partition, position } in positions {
-            self.lock_positions().insert(partition, (position.leader_epoch, position.round));
+            self.lock_partitions().insert(partition);
             let Some(view) = broker.partitions.get(partition) else {
                 let (leader_epoch, round) = (position.leader_epoch, position.round);
                 // Deleted, or not opened yet: the follower asks again, or hears from the controller.
@@ -151,7 +151,7 @@ impl Session {
         let ended = self.ended.clone();
         ended.or_stop(self.push_all(&broker, &pushes)).await;
         broker.sessions.end(&self);
-        let partitions: Vec<_> = self.lock_positions().keys().copied().collect();
+        let partitions: Vec<_> = self.lock_partitions().iter().copied().collect();
         for partition in partitions {
             let Some(view) = broker.partitions.get(partition) else { continue };
             let lost = Command::FollowerLost {
@@ -174,9 +174,8 @@ impl Session {
             let mut push = Push::default();
             let is_ping = due.is_empty();
             for (partition, due) in due {
-                if let Some((answer, bytes)) = self.answer(broker, partition, due).await {
-                    push.add(answer, bytes);
-                }
+                let (answer, bytes) = self.answer(broker, partition, due).await;
+                push.add(answer, bytes);
                 if push.bytes >= PUSH_BYTES_MAX && !push.send(pushes).await {
                     return;
                 }
@@ -187,23 +186,17 @@ impl Session {
         }
     }
 
-    /// What to send for a partition; `None`: there is nobody to send it to any more.
+    /// What to send for a partition.
     async fn answer(
         &self,
         broker: &Broker,
         partition: TopicPartition,
         due: Due,
-    ) -> Option<(ReplicaPush, Bytes)> {
+    ) -> (ReplicaPush, Bytes) {
         let view = broker.partitions.get(partition);
-        let (leader_epoch, round) = match due {
-            Due::Batches { leader_epoch, round, .. } | Due::Refusal { leader_epoch, round, .. } => {
-                (leader_epoch, round)
-            }
-            Due::Watermark { leader_epoch } => {
-                let known = self.lock_positions().get(&partition).copied();
-                known.filter(|(epoch, _)| *epoch == leader_epoch)?
-            }
-        };
+        let (Due::Batches { leader_epoch, round, .. }
+        | Due::Refusal { leader_epoch, round, .. }
+        | Due::Watermark { leader_epoch, round }) = due;
         let mut push = ReplicaPush {
             partition,
             leader_epoch,
@@ -230,11 +223,11 @@ impl Session {
             (Due::Watermark { .. }, _) => {}
         }
         push.batch_bytes = u32::try_from(bytes.len()).expect("a segment is shorter than 4 GiB");
-        Some((push, bytes))
+        (push, bytes)
     }
 
-    fn lock_positions(&self) -> MutexGuard<'_, BTreeMap<TopicPartition, (LeaderEpoch, u64)>> {
-        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_partitions(&self) -> MutexGuard<'_, BTreeSet<TopicPartition>> {
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
