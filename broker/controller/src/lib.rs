@@ -22,7 +22,9 @@ pub mod snapshot;
 
 pub use apply::ApplyError;
 pub use command::{
-    AddPartitions, AlterTopic, Answer, Command, CreateTopic, DeleteTopic, RegisterBroker,
+    AddPartitions, AlterPartition, AlterPartitions, AlterTopic, Answer, BrokerRun, Command,
+    CreateTopic, DeleteTopic, ElectLeaders, Elected, Election, IsrMember, PartitionState, Reassign,
+    ReassignPartition, RegisterBroker, SetDraining, UnregisterBroker,
 };
 pub use decide::{CLUSTER_PARTITIONS_MAX, Decision};
 pub use image::{Broker, Image, Partition, REPLICAS_MAX, Topic};
@@ -30,6 +32,8 @@ pub use quorum::{
     Committed, EntryId, LatestSnapshot, ProposeError, Quorum, QuorumAction, QuorumError,
     QuorumEvent, QuorumStatus, VoterChange, VoterStatus,
 };
-pub use record::{IncarnationId, MetadataRecord, RecordError};
+pub use record::{
+    IncarnationId, MetadataRecord, PartitionChange, RecordError, decode_entry, encode_entry,
+};
 pub use settings::{CleanupPolicy, TopicConfig, TopicDurability};
 pub use snapshot::SnapshotError;
