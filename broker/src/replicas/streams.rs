@@ -189,7 +189,7 @@ async fn deal_out(broker: &Broker, leader: BrokerId, frame: &Frame) -> Result<()
             return Err("it is shorter than it says".to_owned());
         }
         let bytes = payload.split_to(push.batch_bytes as usize);
-        broker.metrics.replication().received(bytes.len() as u64);
+        broker.metrics.cluster().received(bytes.len() as u64);
         let Some(view) = broker.partitions.get(push.partition) else { continue };
         // What cannot be cut into batches is refused by the shard like a batch with a wrong checksum.
         let batches = batches(bytes).collect::<Result<Vec<_>, _>>();

@@ -27,7 +27,7 @@ pub(crate) async fn reassign_partitions(
         throttle_bytes_per_second: request.throttle_bytes_per_second,
     });
     let answer = if request.validate_only {
-        broker.image().decide(&command)?.answer
+        broker.image().decide(&command)?.1
     } else {
         change_metadata(&broker, command, request.timeout_ms).await?
     };
