@@ -23,7 +23,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
-use super::outbox::Outbox;
+use super::{outbox::Outbox, throttle::Throttle};
 use crate::{
     broker::Broker,
     peer::Peer,
@@ -43,46 +43,90 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
     by_leader: Mutex<HashMap<BrokerId, Arc<Outbox<Position>>>>,
+    throttle: Throttle,
     /// Set once, when the broker is put together.
     broker: std::sync::OnceLock<Weak<Broker>>,
 }
 
 impl Streams {
     /// From now on streams are opened for positions that come in.
-    pub(crate) fn start(&self, broker: &Arc<Broker>) {
+    pub(crate) fn start(self: &Arc<Self>, broker: &Arc<Broker>) {
         self.broker.set(Arc::downgrade(broker)).expect("a broker starts its streams once");
+        let (streams, broker) = (Arc::clone(self), Arc::downgrade(broker));
+        let Some(alive) = broker.upgrade() else { return };
+        let shutdown = alive.tasks.shutdown().clone();
+        alive.tasks.spawn("throttle", async move {
+            let releasing = streams.throttle.release(|leader, partition, position| {
+                if let Some(broker) = broker.upgrade() {
+                    streams.send(&broker, leader, partition, position);
+                }
+            });
+            shutdown.or_stop(releasing).await;
+        });
     }
 
-    /// Sends a position to its leader, as soon as there is a stream.
+    /// Sends a position to its leader, as soon as there is a stream, and room for the answer if the replica is not in
+    /// sync.
     pub(crate) fn position(
         &self,
         leader: BrokerId,
         partition: TopicPartition,
         position: Position,
     ) {
+        let Some(broker) = self.broker.get().and_then(Weak::upgrade) else { return };
+        if self.throttle.holds() && !is_in_sync(&broker, partition) {
+            self.throttle.keep(leader, partition, position);
+        } else {
+            self.send(&broker, leader, partition, position);
+        }
+    }
+
+    fn send(
+        &self,
+        broker: &Arc<Broker>,
+        leader: BrokerId,
+        partition: TopicPartition,
+        position: Position,
+    ) {
         let outbox = {
             let mut streams = self.lock();
-            let known = streams.get(&leader).cloned();
-            known.unwrap_or_else(|| {
+            let open = || {
                 let outbox = Arc::<Outbox<Position>>::default();
-                streams.insert(leader, Arc::clone(&outbox));
-                if let Some(broker) = self.broker.get().and_then(Weak::upgrade) {
-                    let shutdown = broker.tasks.shutdown().clone();
-                    let (stream, tasks) = (Stream { leader, outbox: Arc::clone(&outbox) }, &broker.tasks);
-                    let broker = Arc::clone(&broker);
-                    tasks.spawn("follow", async move {
-                        shutdown.or_stop(stream.run(&broker)).await;
-                    });
-                }
+                let stream = Stream { leader, outbox: Arc::clone(&outbox) };
+                spawn(broker, stream);
                 outbox
-            })
+            };
+            Arc::clone(streams.entry(leader).or_insert_with(open))
         };
         outbox.put(partition, position, |_, _| false);
+    }
+
+    /// Notes what came, if it counts against the bound on replicas that catch up.
+    fn received(&self, broker: &Broker, partition: TopicPartition, bytes: usize) {
+        let bound = broker.images.borrow().replication_throttle();
+        if let Some(bytes_per_second) = bound
+            && bytes > 0
+            && !is_in_sync(broker, partition)
+        {
+            self.throttle.spend(bytes, bytes_per_second);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<BrokerId, Arc<Outbox<Position>>>> {
         self.by_leader.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn spawn(broker: &Arc<Broker>, stream: Stream) {
+    let (shutdown, alive) = (broker.tasks.shutdown().clone(), Arc::clone(broker));
+    broker.tasks.spawn("follow", async move {
+        shutdown.or_stop(stream.run(&alive)).await;
+    });
+}
+
+fn is_in_sync(broker: &Broker, partition: TopicPartition) -> bool {
+    let image = broker.images.borrow();
+    image.partition(partition).is_some_and(|partition| partition.isr.contains(&broker.id))
 }
 
 /// One stream, over any number of connections.
@@ -190,6 +234,7 @@ async fn deal_out(broker: &Broker, leader: BrokerId, frame: &Frame) -> Result<()
         }
         let bytes = payload.split_to(push.batch_bytes as usize);
         broker.metrics.cluster().received(bytes.len() as u64);
+        broker.streams.received(broker, push.partition, bytes.len());
         let Some(view) = broker.partitions.get(push.partition) else { continue };
         // What cannot be cut into batches is refused by the shard like a batch with a wrong checksum.
         let batches = batches(bytes).collect::<Result<Vec<_>, _>>();
