@@ -14,6 +14,7 @@ pub mod command;
 pub mod decide;
 pub mod image;
 pub mod names;
+pub mod plan;
 pub mod quorum;
 pub mod record;
 pub mod settings;

@@ -134,6 +134,10 @@ impl<'a> Change<'a> {
         let isr = self.in_order(&self.isr);
         let elr = self.eligible_replicas(&isr);
         let Elected { leader, isr, elr } = self.elect(isr, elr);
+        // Who is elected without others in sync may be the only one who was to stay.
+        self.isr = isr;
+        self.complete_reassignment();
+        let (isr, elr) = (self.in_order(&self.isr), self.in_order(&elr));
         let before = self.before;
         let mut after = Partition {
             elr: if self.has_enough(&isr) { Vec::new() } else { elr },
