@@ -26,7 +26,9 @@ use super::{ControllerHandle, Followed, INBOX_MAX, Message};
 use crate::{clock::Clock, control::Committed, disk::Disk, metrics::Metrics, peers::Peers};
 
 /// Ticks of the quorum in one election timeout.
-const TICKS_PER_ELECTION: u32 = 10;
+const TICKS_PER_ELECTION: u32 = 15;
+/// Heartbeats of the active controller in one election timeout.
+const HEARTBEATS_PER_ELECTION: u64 = 5;
 /// Messages taken in before what came of them is flushed.
 const MESSAGES_PER_FLUSH_MAX: usize = 1_024;
 /// Most bytes of entries for a node that follows, in one answer.
@@ -79,11 +81,15 @@ impl Runner {
         let tick = config.election_timeout / TICKS_PER_ELECTION;
         let quorum = QuorumConfig {
             tick_ms: millis(tick).max(1),
-            election_timeout_ms: millis(config.election_timeout),
+            heartbeat_ms: millis(config.election_timeout) / HEARTBEATS_PER_ELECTION,
+            election_timeout_min_ms: millis(config.election_timeout),
+            election_timeout_max_ms: millis(config.election_timeout) * 2,
+            lost_leader_pause_max_ms: millis(config.election_timeout) / HEARTBEATS_PER_ELECTION,
             seed: uuid::Uuid::new_v4().as_u64_pair().0,
             ..QuorumConfig::default()
         };
-        let (quorum, image) = RaftQuorum::open(disk, dir, config.me, quorum)?;
+        let now_ms = u64::try_from(clock.wall_ms()).unwrap_or(0);
+        let (quorum, image) = RaftQuorum::open(&disk, dir, config.me, quorum, now_ms)?;
         let machine = ControllerConfig {
             session_timeout_ms: millis(config.broker_session_timeout),
             balance_interval_ms: millis(config.leader_balance_interval),

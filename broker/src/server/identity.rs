@@ -4,12 +4,13 @@ use std::{io, process, sync::Arc};
 
 use tidemark_controller::RaftQuorum;
 use tidemark_protocol::{DirectoryId, messages::VoterId};
-use tidemark_storage::{DataDir, DataDirIdentity, LockedDataDir};
+use tidemark_storage::{DataDir, DataDirIdentity, Disk as _, LockedDataDir};
 use tokio::net::TcpListener;
 
 use super::ServerError;
 use crate::{
     bootstrap::{self, Membership, Newcomer},
+    clock::Clock,
     config::Config,
     disk::Disk,
     health::Health,
@@ -64,15 +65,17 @@ pub(super) async fn join(
     let is_controller = config.roles.is_controller();
     let is_configured =
         config.controllers.is_empty() || config.controllers.contains_key(&identity.node_id);
+    let now_ms = u64::try_from(Clock::start().wall_ms()).unwrap_or(0);
     let open = move || {
         let Some(Membership { cluster_id, voters }) = membership else {
             check_metadata(&dir, is_controller && is_configured)?;
             return Ok::<_, ServerError>(dir.open(identity)?);
         };
-        if is_controller {
+        if let Some(voters) = voters.filter(|_| is_controller)
+            && !RaftQuorum::is_bootstrapped(dir.disk(), &dir.metadata_dir())?
+        {
             // Before the directory belongs to the cluster: cut short, it is found out again.
-            let voters = voters.unwrap_or_default();
-            RaftQuorum::bootstrap(dir.disk().clone(), &dir.metadata_dir(), me, &voters)?;
+            RaftQuorum::bootstrap(dir.disk(), &dir.metadata_dir(), me, &voters, now_ms)?;
         }
         tracing::info!(cluster_id, "this node belongs to a cluster now");
         Ok(dir.open(DataDirIdentity { cluster_id, ..identity })?)
@@ -84,7 +87,7 @@ pub(super) async fn join(
 /// A controller whose metadata is gone has forgotten whom it voted for: it must not go on under its old name.
 fn check_metadata(dir: &LockedDataDir<Disk>, was_controller: bool) -> Result<(), ServerError> {
     let metadata_dir = dir.metadata_dir();
-    if was_controller && !RaftQuorum::is_bootstrapped(dir.disk(), &metadata_dir)? {
+    if was_controller && !dir.disk().exists(&metadata_dir)? {
         return Err(ServerError::MetadataGone { dir: metadata_dir });
     }
     Ok(())
