@@ -102,14 +102,22 @@ impl Assignments {
                         return;
                     }
                     let image = Image::clone(&images.borrow_and_update());
-                    // Whoever fetches metadata from the beginning again has older images for a while.
-                    if image.metadata_index() > self.followed.metadata_index() {
+                    if self.may_follow(&image) {
                         self.follow(image).await;
                     }
                 }
                 () = tokio::time::sleep(RETRY_INTERVAL), if has_unopened => self.retry().await,
             }
         }
+    }
+
+    /// Until this run of the broker is registered, the metadata speaks of the one before: what that one led, this one
+    /// must not lead in the same epoch, since it may lack records that others have of it. And whoever fetches the
+    /// metadata from the beginning again has older images for a while.
+    fn may_follow(&self, image: &Image) -> bool {
+        let registered = image.broker(self.broker.id);
+        image.metadata_index() > self.followed.metadata_index()
+            && registered.is_some_and(|broker| broker.incarnation == self.broker.incarnation)
     }
 
     async fn follow(&mut self, image: Image) {

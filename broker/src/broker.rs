@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use tidemark_controller::Image;
+use tidemark_controller::{Image, IncarnationId};
 use tidemark_protocol::{
     BrokerEpoch, BrokerId, DirectoryId, ErrorCode, Failure, NodeId, TopicId, TopicPartition,
     frame::Frame, messages::WantedState,
@@ -37,6 +37,8 @@ pub(crate) struct Broker {
     pub(crate) id: BrokerId,
     pub(crate) cluster_id: String,
     pub(crate) directory: DirectoryId,
+    /// Of this run of the process.
+    pub(crate) incarnation: IncarnationId,
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,

@@ -199,6 +199,7 @@ impl Server {
             id: config.node_id,
             cluster_id: identity.cluster_id.clone(),
             directory: DirectoryId(identity.directory_id),
+            incarnation: IncarnationId(uuid::Uuid::new_v4().into_bytes()),
             clock,
             metrics: metrics.clone(),
             health,
@@ -293,7 +294,7 @@ impl Server {
         let (host, port) = advertised.unwrap_or_else(|| (address.ip().to_string(), address.port()));
         RegisterBroker {
             broker_id: broker.id,
-            incarnation: IncarnationId(uuid::Uuid::new_v4().into_bytes()),
+            incarnation: broker.incarnation,
             directory: broker.directory,
             host,
             port,
