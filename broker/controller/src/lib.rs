@@ -14,6 +14,7 @@ pub mod command;
 pub mod decide;
 pub mod image;
 pub mod names;
+pub mod plan;
 pub mod quorum;
 pub mod record;
 pub mod settings;
@@ -22,7 +23,9 @@ pub mod snapshot;
 
 pub use apply::ApplyError;
 pub use command::{
-    AddPartitions, AlterTopic, Answer, Command, CreateTopic, DeleteTopic, RegisterBroker,
+    AddPartitions, AlterPartition, AlterPartitions, AlterTopic, Answer, BrokerRun, Command,
+    CreateTopic, DeleteTopic, ElectLeaders, Elected, Election, IsrMember, PartitionState, Reassign,
+    ReassignPartition, RegisterBroker, SetDraining, UnregisterBroker,
 };
 pub use decide::{CLUSTER_PARTITIONS_MAX, Decision};
 pub use image::{Broker, Image, Partition, REPLICAS_MAX, Topic};
@@ -30,6 +33,8 @@ pub use quorum::{
     Committed, EntryId, LatestSnapshot, ProposeError, Quorum, QuorumAction, QuorumConfig,
     QuorumError, QuorumEvent, QuorumStatus, RaftQuorum, VoterChange, VoterStatus,
 };
-pub use record::{IncarnationId, MetadataRecord, RecordError};
+pub use record::{
+    IncarnationId, MetadataRecord, PartitionChange, RecordError, decode_entry, encode_entry,
+};
 pub use settings::{CleanupPolicy, TopicConfig, TopicDurability};
 pub use snapshot::SnapshotError;

@@ -6,12 +6,12 @@
 
 use serde::{Deserialize, Serialize};
 use tidemark_protocol::{
-    BrokerId, LeaderEpoch, PartitionIndex, TopicId,
+    BrokerEpoch, BrokerId, DirectoryId, PartitionIndex, TopicId,
     messagepack::{self, MessageError},
     messages::TopicSettings,
 };
 
-use crate::decide::CLUSTER_PARTITIONS_MAX;
+use crate::{decide::CLUSTER_PARTITIONS_MAX, image::Partition};
 
 /// Version byte in front of every entry.
 const ENTRY_VERSION: u8 = 1;
@@ -26,15 +26,26 @@ pub struct IncarnationId(#[serde(with = "serde_bytes")] pub [u8; 16]);
 /// One fact. A decision is one or more of them, committed together or not at all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MetadataRecord {
-    /// A broker process started. Its broker epoch is the index of this record.
+    /// A broker process started. It is fenced, its broker epoch is the index of this entry, and it is being
+    /// drained if it was.
     BrokerRegistered {
         broker_id: BrokerId,
         incarnation: IncarnationId,
+        directory: DirectoryId,
         host: String,
         port: u16,
         rack: Option<String>,
-        fenced: bool,
     },
+    /// What a broker may do, after the change.
+    BrokerChanged {
+        broker_id: BrokerId,
+        broker_epoch: BrokerEpoch,
+        fenced: bool,
+        in_controlled_shutdown: bool,
+        draining: bool,
+    },
+    /// The broker is forgotten. It holds no replicas.
+    BrokerUnregistered { broker_id: BrokerId },
     /// A topic exists, without partitions yet.
     TopicCreated { id: TopicId, name: String, settings: TopicSettings },
     /// Partitions were added, from index `first_partition` on. An empty log is in sync wherever it is, so
@@ -45,19 +56,21 @@ pub enum MetadataRecord {
         /// The replicas of each partition, in order of preference.
         replicas: Vec<Vec<BrokerId>>,
     },
-    /// Leadership or in-sync set of one partition, after the change.
-    PartitionChanged {
-        topic_id: TopicId,
-        partition: PartitionIndex,
-        isr: Vec<BrokerId>,
-        leader: Option<BrokerId>,
-        leader_epoch: LeaderEpoch,
-        partition_epoch: u32,
-    },
+    /// Partitions of one topic, after the change.
+    PartitionsChanged { topic_id: TopicId, changes: Vec<PartitionChange> },
     /// All settings of a topic that are not left to their default, after the change.
     TopicSettingsChanged { topic_id: TopicId, settings: TopicSettings },
     /// The topic, its partitions and their data are gone.
     TopicDeleted { topic_id: TopicId },
+    /// See [`crate::Image::replication_throttle`].
+    ReplicationThrottled { bytes_per_second: Option<u64> },
+}
+
+/// One partition after a change. Its partition epoch says which state the change was made on: the one before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionChange {
+    pub partition: PartitionIndex,
+    pub state: Partition,
 }
 
 /// An entry of the log that cannot be used.
