@@ -9,7 +9,6 @@ mod config;
 mod entry;
 mod members;
 mod raft;
-mod replay;
 mod snapshots;
 mod store;
 mod transfer;
@@ -167,6 +166,8 @@ pub struct VoterStatus {
     pub id: VoterId,
     /// Exclusive end of what it has; `None` when this node does not lead and cannot know.
     pub log_end_index: Option<u64>,
+    /// Whether the leader has heard from it within an election timeout, or is it; `false` when this node does not lead.
+    pub is_alive: bool,
 }
 
 /// Why a decision was not taken into the log.
