@@ -168,7 +168,7 @@ impl Server {
 
         // Told to stop one by one, not by the signal: it begins with leaving the cluster in order.
         let (threads, tasks) = (Tasks::new(Shutdown::new()), Tasks::new(Shutdown::new()));
-        let plane = Plane::start(&data_dir, &config, &clock, &metrics, (&threads, &tasks))?;
+        let plane = Plane::start(&data_dir, &config, &clock, (&metrics, &health), (&threads, &tasks))?;
         if let Some(image) = &plane.recovered
             && left_behind.is_metadata_lost(image)?
         {
