@@ -264,7 +264,7 @@ fn copy<D: Disk>(file: &OpenFile<D>, start: u64, placed: &[Placed<'_>]) -> Resul
 }
 
 /// Creates a directory and those above it that are missing.
-fn create_dirs<D: Disk>(disk: &D, dir: &std::path::Path) -> Result<(), DiskError> {
+pub(super) fn create_dirs<D: Disk>(disk: &D, dir: &std::path::Path) -> Result<(), DiskError> {
     match disk.create_dir(dir) {
         Err(error) if error.is_not_found() => {
             let Some(parent) = dir.parent() else { return Err(error) };
