@@ -5,27 +5,21 @@
 //! and topics that share their memory in both are not looked at. Disk work is done on blocking threads, several
 //! logs at a time. A log that cannot be opened is reported and tried again; it holds up no other.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use tidemark_controller::{Image, Partition, Topic};
 use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, TopicPartition};
-use tidemark_storage::{
-    Checkpoint, Checkpoints, LogIdentity, OpenError, StorageError, delete_log_dir,
-};
+use tidemark_storage::{Checkpoint, Checkpoints};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
     broker::Broker,
-    disk::{Log, SegmentFiles},
+    disk::Log,
     health::Reason,
-    left_behind::LeftBehind,
+    log_dirs::LogDirs,
     partitions::PartitionView,
-    shard::{Adoption, Command, ShardHandle, log_config, storage_durability},
+    shard::{Adoption, Command, ShardHandle, storage_durability},
     tasks::Shutdown,
 };
 
@@ -41,18 +35,10 @@ const REPLICA_LAG_MS: u64 = 10_000;
 pub(crate) struct Assignments {
     broker: Arc<Broker>,
     shards: Vec<ShardHandle>,
-    dirs: Dirs,
+    dirs: LogDirs,
     /// The partitions here are as this image says, except for those noted as unopened.
     followed: Image,
     assigned: watch::Sender<u64>,
-}
-
-/// Where logs are.
-#[derive(Clone)]
-pub(crate) struct Dirs {
-    pub(crate) files: SegmentFiles,
-    pub(crate) topics_dir: PathBuf,
-    pub(crate) left_behind: LeftBehind,
 }
 
 /// A log to be opened.
@@ -70,7 +56,7 @@ impl Assignments {
     pub(crate) fn new(
         broker: Arc<Broker>,
         shards: Vec<ShardHandle>,
-        dirs: Dirs,
+        dirs: LogDirs,
         assigned: watch::Sender<u64>,
     ) -> Self {
         Self { broker, shards, dirs, followed: Image::default(), assigned }
@@ -217,7 +203,8 @@ impl Assignments {
             }
             let dirs = self.dirs.clone();
             tokio::task::spawn_blocking(move || {
-                let log = open_log(&dirs, &opening, now_ms);
+                let Opening { id, topic, checkpoint, .. } = &opening;
+                let log = dirs.open(topic, *id, checkpoint.as_ref(), now_ms);
                 (opening, log)
             })
         });
@@ -301,7 +288,10 @@ impl Assignments {
                 view.shard.ask(|reply| Command::Release { partition, reason, reply }).await;
             logs.extend(released.ok().flatten());
         }
-        let jobs = logs.into_iter().map(|log| tokio::task::spawn_blocking(move || delete_log(log)));
+        let jobs = logs.into_iter().map(|log| {
+            let dirs = self.dirs.clone();
+            tokio::task::spawn_blocking(move || dirs.delete(log))
+        });
         let mut deleted = stream::iter(jobs).buffer_unordered(DISK_JOBS_MAX);
         while let Some(outcome) = deleted.next().await {
             if let Ok(Err(error)) = outcome {
@@ -312,12 +302,8 @@ impl Assignments {
 
     async fn delete_unopened(&self, id: TopicPartition, image: &Image) {
         let Some(topic) = image.topic_by_id(id.topic_id) else { return };
-        let (disk, dir) = (self.dirs.files.disk().clone(), self.dirs.log_dir(topic, id.partition));
-        let delete = move || {
-            delete_log_dir(&disk, &dir)?;
-            remove_topic_dir(&dir);
-            Ok::<_, StorageError>(())
-        };
+        let (dirs, topic) = (self.dirs.clone(), Arc::clone(topic));
+        let delete = move || dirs.delete_unopened(&topic, id.partition);
         let deleted = tokio::task::spawn_blocking(delete).await;
         if let Ok(Err(error)) = deleted {
             tracing::error!(%error, "files of a deleted partition are left behind");
@@ -328,72 +314,5 @@ impl Assignments {
         if let Err(Failure { message, .. }) = shard.send(command).await {
             tracing::debug!(%message, "a shard is gone");
         }
-    }
-}
-
-impl Dirs {
-    fn log_dir(&self, topic: &Topic, partition: u32) -> PathBuf {
-        self.topics_dir.join(&*topic.name).join(partition.to_string())
-    }
-}
-
-fn open_log(dirs: &Dirs, opening: &Opening, now_ms: u64) -> Result<Log, OpenError> {
-    let dir = dirs.log_dir(&opening.topic, opening.id.partition);
-    let identity = LogIdentity { partition: opening.id };
-    let config = log_config(&opening.topic.config);
-    let open =
-        || Log::open(&dirs.files, &dir, identity, config.clone(), opening.checkpoint.clone());
-    let (mut log, recovery) = match open() {
-        Err(OpenError::Foreign { found, .. }) => {
-            // The metadata has no such partition any more, or it would have been opened here: its deletion
-            // was interrupted.
-            tracing::warn!(dir = %dir.display(), %found, "another partition's directory is in the way");
-            dirs.left_behind.move_aside(&dir, now_ms)?;
-            open()?
-        }
-        other => other?,
-    };
-    if recovery.torn_bytes > 0 || !recovery.corrupt.is_empty() {
-        tracing::warn!(dir = %dir.display(), ?recovery, "log recovered");
-    } else {
-        tracing::debug!(dir = %dir.display(), ?recovery, "log opened");
-    }
-    let quarantined = log.reader().quarantined();
-    if !quarantined.is_empty() {
-        tracing::warn!(dir = %dir.display(), ?quarantined, "offsets with damaged data are not served");
-    }
-    flush_recovered(&mut log);
-    Ok(log)
-}
-
-/// What a crash left unflushed was perhaps readable before it. Flushed here, the high watermark is where it was
-/// when the log is served again; a consumer that had come that far would be told otherwise that its offset is
-/// out of range.
-fn flush_recovered(log: &mut Log) {
-    while let Some(job) = log.flush_job() {
-        match job.run() {
-            Ok(done) => log.flushed(done),
-            Err(error) => {
-                // The log opens all the same: its shard flushes again, and draws the consequences.
-                tracing::warn!(dir = %log.dir().display(), %error, "a recovered log is not flushed");
-                return;
-            }
-        }
-    }
-}
-
-fn delete_log(log: Log) -> Result<(), StorageError> {
-    let dir = log.dir().to_owned();
-    log.delete()?;
-    remove_topic_dir(&dir);
-    Ok(())
-}
-
-/// The last partition to go takes the topic's directory with it; before that it is not empty.
-fn remove_topic_dir(partition_dir: &Path) {
-    if let Some(topic_dir) = partition_dir.parent()
-        && std::fs::remove_dir(topic_dir).is_ok()
-    {
-        tracing::debug!(dir = %topic_dir.display(), "removed");
     }
 }

@@ -1,7 +1,7 @@
 //! `tidemarkd`: wires the machines to sockets, disks, clocks and threads.
 //!
 //! The outer shell, in reading order: [`config`], [`logging`], [`metrics`], [`health`], [`http`], [`banner`];
-//! what everything uses: [`tasks`], [`clock`]; what watches the disk: [`disk_watch`].
+//! what everything uses: [`tasks`], [`clock`]; what watches the disk: [`disk_watch`]. [`steered`] is for a simulator.
 
 pub mod banner;
 pub mod clock;
@@ -24,9 +24,11 @@ mod gauges;
 mod janitor;
 mod left_behind;
 mod listener;
+mod log_dirs;
 mod native;
 mod partitions;
 mod reads;
 pub mod server;
 mod service;
 mod shard;
+pub mod steered;

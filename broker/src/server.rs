@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    assignments::{Assignments, Dirs},
+    assignments::Assignments,
     broker::Broker,
     clock::Clock,
     compactor,
@@ -36,6 +36,7 @@ use crate::{
     left_behind::LeftBehind,
     listen_error::ListenError,
     listener,
+    log_dirs::LogDirs,
     metrics::Metrics,
     partitions::Partitions,
     reads::ColdReads,
@@ -170,14 +171,14 @@ impl Server {
 
         let root = data_dir.root().to_owned();
         let disk_watch = DiskWatch::new(root, config.disk_reserve_bytes, health.clone());
-        let flusher = Flusher::start(&threads, clock, &metrics)?;
+        let flusher = Flusher::start(&threads, &clock, &metrics)?;
         let make = |index| {
             let config = ShardConfig {
                 index,
                 queue_max: config.shard_queue_requests as usize,
                 flush_interval: config.flush_interval,
             };
-            Shard::new(config, clock, metrics.clone(), disk_watch.clone(), flusher.clone())
+            Shard::new(config, clock.clone(), metrics.clone(), disk_watch.clone(), flusher.clone())
         };
         let shards = start_shards(&threads, config.shard_threads, make)?;
         let (assigned_in, assigned) = watch::channel(0);
@@ -198,7 +199,7 @@ impl Server {
         metrics.add_source(&broker);
 
         let files = SegmentFiles::new(data_dir.disk().clone(), open_files_max);
-        let dirs = Dirs { files, topics_dir, left_behind: left_behind.clone() };
+        let dirs = LogDirs { files, topics_dir, left_behind: left_behind.clone() };
         let assignments = Assignments::new(Arc::clone(&broker), shards.clone(), dirs, assigned_in);
         let server = Self { broker, threads, shards, flusher, data_dir, left_behind };
         Ok((server, Start { assignments, images, checkpoints, listener, address }))
@@ -232,8 +233,8 @@ impl Server {
             tracing::warn!(%error, "directories without partitions stay where they are");
         }
         assignments.open_existing(&image, checkpoints).await;
-        broker.metrics.disk().recovered(began.elapsed());
-        let (logs, took) = (broker.partitions.count(), began.elapsed());
+        broker.metrics.disk().recovered(broker.clock.since(began));
+        let (logs, took) = (broker.partitions.count(), broker.clock.since(began));
         tracing::info!(logs, clean, ?took, "logs open");
         let shutdown = broker.tasks.shutdown().clone();
         broker.tasks.spawn("assignments", assignments.run(images, shutdown));

@@ -109,7 +109,8 @@ fn admit(
     Ok((view, validate(&share.batches, &topic.config)?))
 }
 
-fn validate(bytes: &Bytes, config: &TopicConfig) -> Result<Vec<Batch>, Failure> {
+/// The batches, if all of them may be appended to a topic with these settings.
+pub(crate) fn validate(bytes: &Bytes, config: &TopicConfig) -> Result<Vec<Batch>, Failure> {
     let invalid = |message| Failure::new(ErrorCode::InvalidBatch, message);
     if bytes.is_empty() {
         return Err(invalid("there is no batch to append".to_owned()));

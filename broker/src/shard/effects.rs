@@ -13,7 +13,7 @@ pub(super) fn run(partition: &mut Partition, hands: &mut Hands) {
             Effect::Reply { token, outcome } => {
                 // Every token comes from `produce`, and is answered once.
                 if let Some(awaiting) = hands.awaiting.remove(&token) {
-                    awaiting.answer(partition, outcome, &hands.metrics);
+                    awaiting.answer(partition, outcome, hands);
                 }
             }
             Effect::RequestFlush { end_offset } => {
