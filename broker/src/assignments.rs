@@ -103,7 +103,9 @@ impl Assignments {
                     }
                     let image = Image::clone(&images.borrow_and_update());
                     if self.may_follow(&image) {
+                        self.broker.behind_since.send_replace(Some(self.broker.clock.now()));
                         self.follow(image).await;
+                        self.broker.behind_since.send_replace(None);
                     }
                 }
                 () = tokio::time::sleep(RETRY_INTERVAL), if has_unopened => self.retry().await,
