@@ -1,5 +1,5 @@
 //! Follows the committed metadata: opens the logs of partitions assigned to this broker, hands them to their
-//! shards, leads what it is told to lead, and deletes what is gone.
+//! shards, has them lead and follow as the metadata says, and deletes what is gone.
 //!
 //! It compares the image it last followed with the newest, so that a burst of changes costs one comparison,
 //! and topics that share their memory in both are not looked at. Disk work is done on blocking threads, several
@@ -9,7 +9,8 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use tidemark_controller::{Image, Partition, Topic};
-use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, TopicPartition};
+use tidemark_protocol::{ErrorCode, Failure, TopicPartition};
+use tidemark_replication::Assignment;
 use tidemark_storage::{Checkpoint, Checkpoints};
 use tokio::sync::{oneshot, watch};
 
@@ -19,7 +20,8 @@ use crate::{
     health::Reason,
     log_dirs::LogDirs,
     partitions::PartitionView,
-    shard::{Adoption, Command, ShardHandle, storage_durability},
+    roles::{self, ChangedBrokers},
+    shard::{Adoption, Command, ShardHandle},
     tasks::Shutdown,
 };
 
@@ -38,6 +40,8 @@ pub(crate) struct Assignments {
     dirs: LogDirs,
     /// The partitions here are as this image says, except for those noted as unopened.
     followed: Image,
+    /// Where the metadata stood when this process began: what it says of an earlier run of this broker is older.
+    started_at: u64,
     assigned: watch::Sender<u64>,
 }
 
@@ -45,9 +49,8 @@ pub(crate) struct Assignments {
 struct Opening {
     id: TopicPartition,
     topic: Arc<Topic>,
-    assigned: Arc<Partition>,
-    /// Lead at once; a log from before this process waits until the restart is in the metadata.
-    lead: bool,
+    /// What to do at once; a log from before this process waits until the restart is in the metadata.
+    assignment: Option<Assignment>,
     checkpoint: Option<Checkpoint>,
 }
 
@@ -59,21 +62,22 @@ impl Assignments {
         dirs: LogDirs,
         assigned: watch::Sender<u64>,
     ) -> Self {
-        Self { broker, shards, dirs, followed: Image::default(), assigned }
+        Self { broker, shards, dirs, followed: Image::default(), started_at: 0, assigned }
     }
 
     /// Opens the logs of everything that was assigned to this broker before it started. They are not led yet.
     pub(crate) async fn open_existing(&mut self, image: &Image, mut checkpoints: Checkpoints) {
         let mut openings = Vec::new();
         for topic in image.topics() {
-            for (id, assigned) in self.assigned_here(topic) {
+            for (id, _) in self.assigned_here(topic) {
                 let checkpoint = checkpoints.take(id);
-                let (topic, assigned) = (Arc::clone(topic), Arc::clone(assigned));
-                openings.push(Opening { id, topic, assigned, lead: false, checkpoint });
+                let topic = Arc::clone(topic);
+                openings.push(Opening { id, topic, assignment: None, checkpoint });
             }
         }
-        self.open(openings).await;
+        Box::pin(self.open(openings)).await;
         self.followed = image.clone();
+        self.started_at = image.metadata_index();
     }
 
     /// Follows every image that comes, until shutdown.
@@ -108,25 +112,21 @@ impl Assignments {
             releases.extend(self.assigned_here(topic).map(|(id, _)| id));
             self.broker.metrics.forget_topic(&topic.name);
         }
+        releases.extend(self.moved_away(&before, &image));
         // Before anything is created: a topic may have come back under its old name.
         self.delete(releases, &before).await;
 
+        let brokers = ChangedBrokers::between(&before, &image);
         let mut openings = Vec::new();
         for topic in image.topics() {
             let known = before.topic_by_id(topic.id);
-            if known.is_some_and(|known| Arc::ptr_eq(known, topic)) {
+            if brokers.is_empty() && known.is_some_and(|known| Arc::ptr_eq(known, topic)) {
                 continue;
             }
             for (id, assigned) in self.assigned_here(topic) {
                 match self.broker.partitions.get(id) {
-                    Some(view) => self.update(&view, known, topic, assigned).await,
-                    None => openings.push(Opening {
-                        id,
-                        topic: Arc::clone(topic),
-                        assigned: Arc::clone(assigned),
-                        lead: true,
-                        checkpoint: None,
-                    }),
+                    Some(view) => self.update(&view, known, topic, &brokers).await,
+                    None => openings.push(self.opening(id, topic, assigned)),
                 }
             }
         }
@@ -147,7 +147,7 @@ impl Assignments {
         let openings = unopened.filter_map(|id| {
             let topic = Arc::clone(image.topic_by_id(id.topic_id)?);
             let assigned = Arc::clone(topic.partition(id.partition)?);
-            Some(Opening { id, topic, assigned, lead: true, checkpoint: None })
+            Some(self.opening(id, &topic, &assigned))
         });
         let openings = openings.collect();
         self.open(openings).await;
@@ -164,31 +164,55 @@ impl Assignments {
             .map(move |(assigned, partition)| (TopicPartition { topic_id, partition }, assigned))
     }
 
+    /// Partitions that had a replica here, and have one elsewhere now.
+    fn moved_away(&self, before: &Image, after: &Image) -> Vec<TopicPartition> {
+        let mut moved = Vec::new();
+        for topic in before.topics() {
+            let Some(now) = after.topic_by_id(topic.id).filter(|now| !Arc::ptr_eq(now, topic))
+            else {
+                continue;
+            };
+            let stays = |id: TopicPartition| {
+                let partition = now.partition(id.partition);
+                partition.is_some_and(|it| it.replicas.contains(&self.broker.id))
+            };
+            moved.extend(self.assigned_here(topic).map(|(id, _)| id).filter(|id| !stays(*id)));
+        }
+        moved
+    }
+
+    /// What the metadata followed says of a partition here; `None` while it speaks of an earlier run of this broker.
+    fn assignment(&self, assigned: &Partition) -> Option<Assignment> {
+        let registered = self.followed.broker(self.broker.id);
+        let is_this_run = registered.is_some_and(|broker| broker.epoch >= self.started_at);
+        is_this_run.then(|| roles::assignment(&self.followed, assigned))
+    }
+
+    fn opening(&self, id: TopicPartition, topic: &Arc<Topic>, assigned: &Partition) -> Opening {
+        let assignment = self.assignment(assigned);
+        Opening { id, topic: Arc::clone(topic), assignment, checkpoint: None }
+    }
+
     /// Passes on what has changed for a partition that is open.
     async fn update(
         &self,
         view: &PartitionView,
         known: Option<&Arc<Topic>>,
         topic: &Topic,
-        assigned: &Partition,
+        brokers: &ChangedBrokers,
     ) {
         let partition = view.id;
         if known.is_none_or(|known| known.config != topic.config) {
             let config = topic.config;
             self.tell(&view.shard, Command::Configure { partition, config }).await;
         }
-        let before = known.and_then(|known| known.partition(partition.partition));
-        let led_before = before.and_then(|before| self.leads(before));
-        if let Some(epoch) = self.leads(assigned)
-            && led_before != Some(epoch)
+        let known = known.map(|known| &**known);
+        if brokers.concern(known, topic, partition.partition)
+            && let Some(assigned) = topic.partition(partition.partition)
+            && let Some(assignment) = self.assignment(assigned)
         {
-            self.tell(&view.shard, Command::Lead { partition, epoch }).await;
+            self.tell(&view.shard, Command::Assign { partition, assignment }).await;
         }
-    }
-
-    /// The epoch in which this broker leads, if it does.
-    fn leads(&self, assigned: &Partition) -> Option<LeaderEpoch> {
-        (assigned.leader == Some(self.broker.id)).then_some(assigned.leader_epoch)
     }
 
     /// Opens logs and hands them over; leaves off when the broker is told to stop.
@@ -246,7 +270,7 @@ impl Assignments {
         opening: Opening,
         log: Log,
     ) -> (Arc<PartitionView>, oneshot::Receiver<()>) {
-        let Opening { id, topic, assigned, lead, .. } = opening;
+        let Opening { id, topic, assignment, .. } = opening;
         let shard = self.shard_of(id);
         let metrics = self.broker.metrics.topic(&topic.name);
         let view =
@@ -255,13 +279,8 @@ impl Assignments {
         let adoption = Adoption {
             log,
             view: Arc::clone(&view),
-            replica: tidemark_replication::Config {
-                broker_id: self.broker.id,
-                durability: storage_durability(topic.config.durability),
-                min_insync_replicas: topic.config.min_insync_replicas,
-                replica_lag_ms: REPLICA_LAG_MS,
-            },
-            leader_epoch: if lead { self.leads(&assigned) } else { None },
+            replica: roles::config(self.broker.id, &topic, REPLICA_LAG_MS),
+            assignment,
         };
         let (reply, adopted) = oneshot::channel();
         self.tell(&shard, Command::Adopt { adoption: Box::new(adoption), reply }).await;

@@ -28,6 +28,8 @@ mod log_dirs;
 mod native;
 mod partitions;
 mod reads;
+mod replicas;
+mod roles;
 pub mod server;
 mod service;
 mod shard;

@@ -40,6 +40,7 @@ use crate::{
     metrics::Metrics,
     partitions::Partitions,
     reads::ColdReads,
+    replicas::Alone,
     shard::{self, Shard, ShardConfig, ShardHandle},
     tasks::{Shutdown, Tasks},
 };
@@ -178,7 +179,9 @@ impl Server {
                 queue_max: config.shard_queue_requests as usize,
                 flush_interval: config.flush_interval,
             };
-            Shard::new(config, clock.clone(), metrics.clone(), disk_watch.clone(), flusher.clone())
+            let port = Arc::new(Alone);
+            let (metrics, disk_watch) = (metrics.clone(), disk_watch.clone());
+            Shard::new(config, clock.clone(), metrics, disk_watch, flusher.clone(), port)
         };
         let shards = start_shards(&threads, config.shard_threads, make)?;
         let (assigned_in, assigned) = watch::channel(0);
