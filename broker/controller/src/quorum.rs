@@ -5,6 +5,8 @@
 //! consecutive indexes from 0 on; an entry may have no records (the one a leader begins its term with, a change
 //! of voters), and is delivered all the same, so that whoever applies entries can count them.
 
+pub mod testing;
+
 use bytes::Bytes;
 use tidemark_protocol::{NodeId, messages::VoterId};
 
