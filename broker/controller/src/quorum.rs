@@ -15,6 +15,7 @@ mod transfer;
 mod vote_file;
 mod wal;
 mod wire;
+pub mod testing;
 
 use bytes::Bytes;
 use tidemark_protocol::{NodeId, messages::VoterId};
