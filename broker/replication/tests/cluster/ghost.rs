@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use tidemark_protocol::{BrokerId, LeaderEpoch, Offset, messages::Acks};
 use tidemark_replication::{ProduceOutcome, Produced, Replica, StorageDurability, Token};
 
-use crate::{log::Record, world::World};
+use crate::{
+    log::{Log, Record},
+    world::World,
+};
 
 #[derive(Debug, Default)]
 pub(crate) struct Ghost {
@@ -24,6 +27,13 @@ pub(crate) struct Ghost {
 impl Ghost {
     pub(crate) fn true_watermark(&self) -> Offset {
         self.committed.last_key_value().map_or(0, |(offset, _)| offset + 1)
+    }
+
+    /// Takes a log for committed: the story begins in the middle.
+    pub(crate) fn trust(&mut self, log: &Log) {
+        for offset in log.start()..log.end() {
+            self.committed.insert(offset, log.get(offset).unwrap());
+        }
     }
 
     pub(crate) fn leads(&mut self, id: BrokerId, epoch: LeaderEpoch) {

@@ -73,7 +73,9 @@ impl Log {
         });
         let fits = base == self.end() && !records.is_empty() && in_order;
         if fits {
-            records.iter().for_each(|record| self.append(*record));
+            for record in records {
+                self.append(*record);
+            }
         }
         fits
     }

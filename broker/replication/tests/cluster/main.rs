@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a property that cannot be checked is a failed test")]
 
 mod controller;
+mod divergence;
 mod ghost;
 mod log;
 mod scenarios;
@@ -86,10 +87,11 @@ impl World {
             Step::EndFlush(who) => self.end_flush(IDS[who]),
             Step::Deliver(which) if waiting > 0 => self.deliver(which % waiting),
             Step::Lose(which) if waiting > 0 => drop(self.network.remove(which % waiting)),
-            Step::Deliver(_) | Step::Lose(_) => {}
             Step::WaitMs(ms) => {
                 self.now_ms += ms;
-                IDS.iter().for_each(|id| self.tick(*id));
+                for id in IDS {
+                    self.tick(id);
+                }
             }
             Step::Follow(who, states) => {
                 let followed = self.brokers[&IDS[who]].followed;
@@ -98,7 +100,6 @@ impl World {
             Step::Break(follower, leader) if follower != leader => {
                 self.break_stream(IDS[follower], IDS[leader]);
             }
-            Step::Break(..) => {}
             Step::Crash(who, kept) => self.crash(IDS[who], kept),
             Step::ShutDown(who) => self.shut_down(IDS[who]),
             Step::Wipe(who) => self.wipe(IDS[who]),
@@ -107,7 +108,7 @@ impl World {
             Step::Unfence(who) if self.brokers[&IDS[who]].is_up => {
                 self.controller.unfence(IDS[who]);
             }
-            Step::Unfence(_) => {}
+            Step::Deliver(_) | Step::Lose(_) | Step::Break(..) | Step::Unfence(_) => {}
             Step::Elect(who) => self.controller.elect(IDS[who]),
             Step::Remove(who) => self.controller.remove_replica(IDS[who]),
             Step::Add(who) => self.controller.add_replica(IDS[who]),
@@ -137,8 +138,10 @@ impl World {
                 self.break_stream(id, leader);
             }
             for _ in 0..400 {
-                IDS.iter().for_each(|id| self.begin_flush(*id));
-                IDS.iter().for_each(|id| self.end_flush(*id));
+                for id in IDS {
+                    self.begin_flush(id);
+                    self.end_flush(id);
+                }
                 if self.network.is_empty() {
                     break;
                 }

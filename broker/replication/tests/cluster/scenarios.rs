@@ -129,7 +129,9 @@ fn what_a_follower_said_before_it_lost_its_disk_does_not_count() {
     let said = world.network.remove(said);
     world.wipe(3);
     world.restart(3);
-    IDS.iter().for_each(|id| world.follow_newest(*id));
+    for id in IDS {
+        world.follow_newest(id);
+    }
     world.network.retain(|message| !message.is_between(3, 1));
     world.network.push(said);
     world.deliver_those(|message| message.is_between(3, 1));

@@ -106,6 +106,8 @@ pub(crate) struct World {
     pub(crate) durability: StorageDurability,
     /// Every so many appends of followers the disk is full, or a batch damaged on its way.
     pub(crate) refuses_every: u64,
+    /// Where logs were cut, and whose.
+    pub(crate) cuts: Vec<(BrokerId, Offset)>,
     min_insync: u16,
     attempts: u64,
     next_value: u64,
@@ -132,6 +134,7 @@ impl World {
             ghost: Ghost::default(),
             durability,
             refuses_every: u64::MAX,
+            cuts: Vec::new(),
             min_insync,
             attempts: 0,
             next_value: 0,
@@ -444,12 +447,14 @@ impl World {
                 return Some(Event::Appended { end_offset: broker.log.end(), last_epoch });
             }
             Effect::Truncate { offset } => {
+                self.cuts.push((id, offset));
                 if offset < broker.log.end() || !bug::is_put_back("epochs-not-truncated-at-end") {
                     broker.log.truncate(offset.min(broker.log.end()));
                 }
                 return Some(Event::Truncated { log: broker.log.state() });
             }
             Effect::StartAt { offset } => {
+                self.cuts.push((id, offset));
                 broker.log.restart_at(offset);
                 return Some(Event::Truncated { log: broker.log.state() });
             }
