@@ -28,13 +28,19 @@ pub(crate) struct Read {
 /// The pool for reads that may wait for the disk.
 #[derive(Debug)]
 pub(crate) struct ColdReads {
-    threads: Arc<Semaphore>,
+    /// `None`: whoever reads waits for the disk himself.
+    threads: Option<Arc<Semaphore>>,
 }
 
 impl ColdReads {
     /// At most `threads` reads at the same time; others wait their turn, in order.
     pub(crate) fn new(threads: u32) -> Self {
-        Self { threads: Arc::new(Semaphore::new(threads as usize)) }
+        Self { threads: Some(Arc::new(Semaphore::new(threads as usize))) }
+    }
+
+    /// Reads on the caller's thread: for whoever steers the disk, which answers at once.
+    pub(crate) fn inline() -> Self {
+        Self { threads: None }
     }
 
     /// Runs `read` where it may block. Once begun it is run to its end, and counted until then, whether or not
@@ -44,7 +50,8 @@ impl ColdReads {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let permit = Arc::clone(&self.threads).acquire_owned().await;
+        let Some(threads) = &self.threads else { return Ok(read()) };
+        let permit = Arc::clone(threads).acquire_owned().await;
         let counted = move || {
             let _permit = permit;
             read()

@@ -5,6 +5,7 @@
 //! flush covers all of it. The thread never waits for the disk beyond what an append or a deletion does itself,
 //! and never for a socket.
 
+mod closing;
 mod effects;
 mod partition;
 mod produce;
@@ -12,6 +13,7 @@ mod upkeep;
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasherDefault, DefaultHasher},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,11 +24,12 @@ use tidemark_replication::{Event, Token};
 use tidemark_storage::Checkpoint;
 use tokio::sync::{mpsc, oneshot};
 
-use self::{partition::Partition, produce::Awaiting};
 pub(crate) use self::{
+    closing::Closed,
     partition::{log_config, storage_durability},
     produce::{Produce, ProduceOutcome},
 };
+use self::{closing::Closing, partition::Partition, produce::Awaiting};
 use crate::{
     clock::Clock,
     disk::{CompactionDone, CompactionJob, Log},
@@ -80,14 +83,6 @@ pub(crate) enum Command {
 /// What a log knows to be durable.
 pub(crate) type LogCheckpoint = (TopicPartition, Checkpoint);
 
-/// The end of a shard.
-#[derive(Debug, Default)]
-pub(crate) struct Closed {
-    pub(crate) checkpoints: Vec<LogCheckpoint>,
-    /// Logs whose last records may not be durable.
-    pub(crate) unclean: usize,
-}
-
 /// A log and what its owner has to know.
 #[derive(Debug)]
 pub(crate) struct Adoption {
@@ -110,6 +105,11 @@ impl ShardHandle {
     /// Waits for room in the mailbox: this is how a busy shard slows its producers down.
     pub(crate) async fn send(&self, command: Command) -> Result<(), Failure> {
         self.mailbox.send(command).await.map_err(|_closed| stopping())
+    }
+
+    /// Like [`Self::send`] without the wait: gives the command back when there is no room, or nobody there.
+    pub(crate) fn try_send(&self, command: Command) -> Result<(), Command> {
+        self.mailbox.try_send(command).map_err(mpsc::error::TrySendError::into_inner)
     }
 
     /// Sends what `command` makes of a reply channel, and waits for the reply.
@@ -162,15 +162,21 @@ struct Hands {
     next_expiry_ms: u64,
 }
 
+/// By partition. A look at all of them goes in an order that follows from what happened before, and from nothing
+/// else: a run from a seed can be repeated.
+type Partitions = HashMap<TopicPartition, Partition, BuildHasherDefault<DefaultHasher>>;
+
 /// The owner of some partitions.
 pub(crate) struct Shard {
     config: ShardConfig,
     mailbox: mpsc::Receiver<Command>,
     flushes: mpsc::UnboundedReceiver<Flushed>,
-    partitions: HashMap<TopicPartition, Partition>,
+    partitions: Partitions,
     hands: Hands,
     next_background_flush: Instant,
     next_flush_retry: Option<Instant>,
+    /// It ends as soon as everything is flushed.
+    closing: Option<Closing>,
 }
 
 impl Shard {
@@ -183,6 +189,7 @@ impl Shard {
     ) -> (Self, ShardHandle) {
         let (sender, mailbox) = mpsc::channel(config.queue_max);
         let (flushed, flushes) = mpsc::unbounded_channel();
+        let next_background_flush = clock.now() + config.flush_interval;
         let hands = Hands {
             clock,
             now_ms: 0,
@@ -199,16 +206,16 @@ impl Shard {
             flush_again: Vec::new(),
             next_expiry_ms: u64::MAX,
         };
-        let next_background_flush = clock.now() + config.flush_interval;
         let handle = ShardHandle { index: config.index, mailbox: sender };
         let shard = Self {
             config,
             mailbox,
             flushes,
-            partitions: HashMap::new(),
+            partitions: Partitions::default(),
             hands,
             next_background_flush,
             next_flush_retry: None,
+            closing: None,
         };
         (shard, handle)
     }
@@ -238,21 +245,45 @@ impl Shard {
                 }
                 () = tokio::time::sleep_until(wake_at.into()) => {}
             }
-            self.hands.look_at_clock();
-            for flushed in flushes.drain(..) {
-                self.flushed(flushed);
+            if !self.turn(&mut commands, &mut flushes) {
+                return;
             }
-            for command in commands.drain(..) {
-                if let Command::Close { reply } = command {
-                    // The server may have stopped waiting.
-                    drop(reply.send(self.close().await));
-                    return;
-                }
+        }
+    }
+
+    /// A wake without the wait in front of it, for whoever steers time. Says whether the shard goes on.
+    pub(crate) fn wake(&mut self) -> bool {
+        let (mailbox, flushes) = (&mut self.mailbox, &mut self.flushes);
+        let commands = std::iter::from_fn(|| mailbox.try_recv().ok());
+        let mut commands: Vec<_> = commands.take(COMMANDS_PER_WAKE_MAX).collect();
+        let flushes = std::iter::from_fn(|| flushes.try_recv().ok());
+        let mut flushes: Vec<_> = flushes.take(COMMANDS_PER_WAKE_MAX).collect();
+        self.turn(&mut commands, &mut flushes)
+    }
+
+    /// How long it may be left alone if nothing arrives.
+    pub(crate) fn wake_in(&self) -> Duration {
+        self.wake_at().saturating_duration_since(self.hands.clock.now())
+    }
+
+    /// What one wake does with what has arrived. Says whether the shard goes on.
+    fn turn(&mut self, commands: &mut Vec<Command>, flushes: &mut Vec<Flushed>) -> bool {
+        self.hands.look_at_clock();
+        for flushed in flushes.drain(..) {
+            self.flushed(flushed);
+        }
+        for command in commands.drain(..) {
+            // Whoever asks a shard that closes is told so by the end of the reply channel.
+            if self.closing.is_none() {
                 self.handle(command);
             }
-            self.keep_time();
-            self.begin_flushes();
         }
+        if self.closing.is_some() {
+            return !self.end_if_flushed();
+        }
+        self.keep_time();
+        self.begin_flushes();
+        true
     }
 
     fn handle(&mut self, command: Command) {
@@ -287,7 +318,7 @@ impl Shard {
             Command::Checkpoints { partitions, reply } => {
                 drop(reply.send(self.checkpoints(&partitions)));
             }
-            Command::Close { .. } => unreachable!("the loop deals with it"),
+            Command::Close { reply } => self.close(reply),
         }
     }
 
@@ -326,11 +357,13 @@ impl Shard {
     }
 
     fn flushed(&mut self, flushed: Flushed) {
-        if let Some(partition) = self.partitions.get_mut(&flushed.partition) {
-            partition.flushed(flushed.outcome, &mut self.hands);
-            if !self.hands.flush_again.is_empty() {
-                self.next_flush_retry.get_or_insert(self.hands.clock.now() + FLUSH_RETRY);
-            }
+        let Some(partition) = self.partitions.get_mut(&flushed.partition) else { return };
+        let succeeded = flushed.outcome.is_ok();
+        partition.flushed(flushed.outcome, &mut self.hands);
+        if let Some(closing) = &mut self.closing {
+            closing.flushed(partition, succeeded, &mut self.hands);
+        } else if !self.hands.flush_again.is_empty() {
+            self.next_flush_retry.get_or_insert(self.hands.clock.now() + FLUSH_RETRY);
         }
     }
 
@@ -395,36 +428,6 @@ impl Shard {
         let held =
             ids.iter().filter_map(|id| Some((*id, self.partitions.get(id)?.log.checkpoint())));
         held.collect()
-    }
-
-    /// Answers everybody who waits, has the flusher flush what is dirty, all logs side by side, and says what
-    /// is durable.
-    async fn close(&mut self) -> Closed {
-        let mut flushing = 0;
-        for partition in self.partitions.values_mut() {
-            partition.step(Event::Stop { reason: ErrorCode::NotReady }, &mut self.hands);
-            flushing += usize::from(partition.flush_rest(&mut self.hands));
-        }
-        while flushing > 0 {
-            let flushed = self.flushes.recv().await.expect("the shard holds a sender itself");
-            let Some(partition) = self.partitions.get_mut(&flushed.partition) else { continue };
-            let succeeded = flushed.outcome.is_ok();
-            partition.flushed(flushed.outcome, &mut self.hands);
-            if !(succeeded && partition.flush_rest(&mut self.hands)) {
-                flushing -= 1;
-            }
-        }
-        let mut closed = Closed::default();
-        for (id, partition) in std::mem::take(&mut self.partitions) {
-            if partition.is_flushed() {
-                closed.checkpoints.push((id, partition.log.checkpoint()));
-            } else {
-                let topic = &partition.view.topic;
-                tracing::error!(%topic, partition = id.partition, "a log was closed unflushed");
-                closed.unclean += 1;
-            }
-        }
-        closed
     }
 }
 

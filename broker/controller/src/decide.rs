@@ -104,7 +104,7 @@ impl Image {
     }
 
     /// This image with one broker in another state, for decisions that follow from it.
-    fn with_broker(&self, broker: Broker) -> Self {
+    pub(crate) fn with_broker(&self, broker: Broker) -> Self {
         let mut image = self.clone();
         Arc::make_mut(&mut image.brokers).insert(broker.id, broker);
         image

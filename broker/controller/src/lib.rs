@@ -40,8 +40,8 @@ pub use machine::{
     refusal::{leader_hint, not_controller},
 };
 pub use quorum::{
-    Committed, EntryId, LatestSnapshot, ProposeError, Quorum, QuorumAction, QuorumError,
-    QuorumEvent, QuorumStatus, VoterChange, VoterStatus,
+    Committed, EntryId, LatestSnapshot, ProposeError, Quorum, QuorumAction, QuorumConfig,
+    QuorumError, QuorumEvent, QuorumStatus, RaftQuorum, VoterChange, VoterStatus,
 };
 pub use record::{
     IncarnationId, MetadataRecord, PartitionChange, RecordError, decode_entry, encode_entry,

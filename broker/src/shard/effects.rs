@@ -13,13 +13,17 @@ pub(super) fn run(partition: &mut Partition, hands: &mut Hands) {
             Effect::Reply { token, outcome } => {
                 // Every token comes from `produce`, and is answered once.
                 if let Some(awaiting) = hands.awaiting.remove(&token) {
-                    awaiting.answer(partition, outcome, &hands.metrics);
+                    awaiting.answer(partition, outcome, hands);
                 }
             }
             Effect::RequestFlush { end_offset } => {
                 partition.flush_wanted = partition.flush_wanted.max(end_offset);
                 hands.flush_soon.push(partition.view.id);
             }
+            Effect::AssignEpoch { epoch, start_offset } => {
+                partition.log.assign_epoch(epoch, start_offset);
+            }
+            other => unreachable!("there are no other replicas for {other:?}"),
         }
     }
     hands.effects = effects;

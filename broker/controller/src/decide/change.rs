@@ -48,6 +48,8 @@ enum Choice {
     Any,
     /// The first in order of preference if it may, else as `Any`.
     Preferred,
+    /// The one named if it may, else as `Any`.
+    Named(BrokerId),
     /// As `Any`, else whoever lives.
     Unclean,
 }
@@ -97,6 +99,11 @@ impl<'a> Change<'a> {
 
     pub(super) fn preferred(mut self) -> Self {
         self.election = Choice::Preferred;
+        self
+    }
+
+    pub(super) fn led_by(mut self, leader: BrokerId) -> Self {
+        self.election = Choice::Named(leader);
         self
     }
 
@@ -236,8 +243,11 @@ impl<'a> Change<'a> {
     fn clean_choice(&self, isr: &[BrokerId], elr: &[BrokerId]) -> Option<BrokerId> {
         let has_all = |id| isr.contains(&id) || (isr.is_empty() && elr.contains(&id));
         let may = |id: &BrokerId| has_all(*id) && self.may_lead(*id);
-        let preferred = self.replicas.first().copied();
-        let preferred = preferred.filter(|_| self.election == Choice::Preferred);
+        let preferred = match self.election {
+            Choice::Preferred => self.replicas.first().copied(),
+            Choice::Named(leader) => Some(leader),
+            Choice::Any | Choice::Unclean => None,
+        };
         let present = self.before.leader;
         let others = self.replicas.iter().copied();
         preferred.into_iter().chain(present).chain(others).find(may)
