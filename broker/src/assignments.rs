@@ -9,11 +9,11 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use tidemark_controller::{
-    Image, Partition,
+    Image,
     plan::{self, Placed},
 };
 use tidemark_protocol::{ErrorCode, Failure, TopicPartition};
-use tidemark_replication::{Assignment, Member};
+use tidemark_replication::Assignment;
 use tidemark_storage::{Checkpoint, Checkpoints};
 use tokio::sync::{oneshot, watch};
 
@@ -23,7 +23,8 @@ use crate::{
     health::Reason,
     log_dirs::LogDirs,
     partitions::PartitionView,
-    shard::{Adoption, Command, ShardHandle, storage_durability},
+    roles,
+    shard::{Adoption, Command, ShardHandle},
     tasks::Shutdown,
 };
 
@@ -47,22 +48,6 @@ struct Opening {
     /// `None`: a log from before this process, which has no role until the restart is in the metadata.
     assignment: Option<Assignment>,
     checkpoint: Option<Checkpoint>,
-}
-
-/// What the metadata says of a partition, as its replica takes it.
-pub(crate) fn assignment(image: &Image, partition: &Partition) -> Assignment {
-    let member = |member: plan::Member| Member {
-        id: member.id,
-        broker_epoch: member.broker_epoch,
-        eligible: member.eligible,
-    };
-    Assignment {
-        leader: partition.leader,
-        leader_epoch: partition.leader_epoch,
-        partition_epoch: partition.partition_epoch,
-        replicas: plan::members(image, partition).into_iter().map(member).collect(),
-        isr: partition.isr.clone(),
-    }
 }
 
 impl Opening {
@@ -103,7 +88,9 @@ impl Assignments {
                     }
                     let image = Image::clone(&images.borrow_and_update());
                     if self.may_follow(&image) {
+                        self.broker.behind_since.send_replace(Some(self.broker.clock.now()));
                         self.follow(image).await;
+                        self.broker.behind_since.send_replace(None);
                     }
                 }
                 () = tokio::time::sleep(RETRY_INTERVAL), if has_unopened => self.retry().await,
@@ -131,7 +118,7 @@ impl Assignments {
         self.delete(difference.release, ErrorCode::NotLeader).await;
         let mut openings = Vec::new();
         for placed in difference.assign {
-            let assignment = assignment(&image, &placed.partition);
+            let assignment = roles::assignment(&image, &placed.partition);
             match self.broker.partitions.get(placed.id) {
                 Some(view) => self.update(&view, &placed, assignment).await,
                 // Not opened so far; it is tried again when its turn comes.
@@ -139,7 +126,7 @@ impl Assignments {
             }
         }
         for placed in difference.open {
-            let assignment = assignment(&image, &placed.partition);
+            let assignment = roles::assignment(&image, &placed.partition);
             openings.push(Opening::new(placed, assignment));
         }
         self.open(openings).await;
@@ -159,7 +146,7 @@ impl Assignments {
         let openings = unopened.filter_map(|id| {
             let topic = Arc::clone(image.topic_by_id(id.topic_id)?);
             let partition = Arc::clone(topic.partition(id.partition)?);
-            let assignment = assignment(&image, &partition);
+            let assignment = roles::assignment(&image, &partition);
             Some(Opening::new(Placed { id, topic, partition }, assignment))
         });
         let openings = openings.collect();
@@ -236,17 +223,9 @@ impl Assignments {
             PartitionView::new(id, Arc::clone(&topic.name), metrics, log.reader(), shard.clone());
         let view = Arc::new(view);
         let lag_ms = self.broker.config.replica_lag_timeout.as_millis();
-        let adoption = Adoption {
-            log,
-            view: Arc::clone(&view),
-            replica: tidemark_replication::Config {
-                broker_id: self.broker.id,
-                durability: storage_durability(topic.config.durability),
-                min_insync_replicas: topic.config.min_insync_replicas,
-                replica_lag_ms: u64::try_from(lag_ms).unwrap_or(u64::MAX),
-            },
-            assignment,
-        };
+        let lag_ms = u64::try_from(lag_ms).unwrap_or(u64::MAX);
+        let replica = roles::config(self.broker.id, &topic, lag_ms);
+        let adoption = Adoption { log, view: Arc::clone(&view), replica, assignment };
         let (reply, adopted) = oneshot::channel();
         self.tell(&shard, Command::Adopt { adoption: Box::new(adoption), reply }).await;
         (view, adopted)

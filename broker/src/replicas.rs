@@ -30,7 +30,7 @@ pub(crate) use self::{
 /// Per partition and receiver only the newest call of a kind counts, so a queue needs one place for each. An answer
 /// goes to the run of the follower that it names (`to.follower`), or to nobody.
 pub(crate) trait ReplicaPort: Send + Sync + fmt::Debug {
-    /// Send this follower what there is from `offset` on, as [`crate::reads::read_for_follower`] finds it.
+    /// Send this follower what there is from `offset` on, as [`crate::reads::read_for_replica`] finds it.
     fn serve(&self, partition: TopicPartition, to: AnswerTo, offset: Offset);
 
     /// Tell this follower that only these have moved. Takes nothing away from a [`Self::serve`] before it.

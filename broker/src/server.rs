@@ -188,8 +188,8 @@ impl Server {
                 flush_interval: config.flush_interval,
             };
             let (metrics, disk_watch) = (metrics.clone(), disk_watch.clone());
-            let surroundings = (flusher.clone(), Arc::clone(&port));
-            Shard::new(config, clock.clone(), metrics, disk_watch, surroundings)
+            let (flusher, port) = (flusher.clone(), Arc::clone(&port));
+            Shard::new(config, clock.clone(), metrics, disk_watch, flusher, port)
         };
         let shards = start_shards(&threads, config.shard_threads, make)?;
         let (assigned_in, assigned) = watch::channel(0);
@@ -211,6 +211,7 @@ impl Server {
             cold_reads: ColdReads::new(config.cold_read_threads),
             disk_watch,
             assigned,
+            behind_since: watch::Sender::new(None),
             standing,
             wanted: watch::Sender::new(WantedState::Active),
             sessions,

@@ -90,14 +90,12 @@ impl Runner {
         let quorum = QuorumConfig {
             tick_ms: millis(tick).max(1),
             heartbeat_ms: millis(config.election_timeout) / HEARTBEATS_PER_ELECTION,
-            election_timeout_min_ms: millis(config.election_timeout),
-            election_timeout_max_ms: millis(config.election_timeout) * 2,
+            election_timeout_ms: millis(config.election_timeout),
             lost_leader_pause_max_ms: millis(config.election_timeout) / HEARTBEATS_PER_ELECTION,
             seed: uuid::Uuid::new_v4().as_u64_pair().0,
             ..QuorumConfig::default()
         };
-        let now_ms = u64::try_from(clock.wall_ms()).unwrap_or(0);
-        let (quorum, image) = RaftQuorum::open(&disk, dir, config.me, quorum, now_ms)?;
+        let (quorum, image) = RaftQuorum::open(disk, dir, config.me, quorum)?;
         let machine = ControllerConfig {
             broker_session_timeout_ms: millis(config.broker_session_timeout),
             leader_balance_interval_ms: millis(config.leader_balance_interval),
@@ -189,12 +187,12 @@ impl Runner {
             Message::Status { reply } => drop(reply.send(self.machine.quorum().status())),
             Message::ChangeVoters { change, reply } => {
                 self.step(ControllerEvent::Quorum(QuorumEvent::ChangeVoters(change)));
-                drop(reply.send(()));
+                reply.send(()).ok();
             }
             Message::TransferLeadership { reply } => {
                 let to = None;
                 self.step(ControllerEvent::Quorum(QuorumEvent::TransferLeadership { to }));
-                drop(reply.send(()));
+                reply.send(()).ok();
             }
             Message::Close => unreachable!("the loop deals with it"),
         }

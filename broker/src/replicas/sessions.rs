@@ -212,7 +212,7 @@ async fn answer(
                 push.refusal = Some(ReplicaRefusal::Error { code });
                 return (push, bytes);
             };
-            let read = reads::read_for_follower(
+            let read = reads::read_for_replica(
                 &broker.cold_reads,
                 &view,
                 to.leader_epoch,

@@ -10,7 +10,6 @@ use tokio::net::TcpListener;
 use super::ServerError;
 use crate::{
     bootstrap::{self, Membership, Newcomer},
-    clock::Clock,
     config::Config,
     disk::Disk,
     health::Health,
@@ -65,17 +64,15 @@ pub(super) async fn join(
     let is_controller = config.roles.is_controller();
     let is_configured =
         config.controllers.is_empty() || config.controllers.contains_key(&identity.node_id);
-    let now_ms = u64::try_from(Clock::start().wall_ms()).unwrap_or(0);
     let open = move || {
         let Some(Membership { cluster_id, voters }) = membership else {
             check_metadata(&dir, is_controller && is_configured)?;
             return Ok::<_, ServerError>(dir.open(identity)?);
         };
-        if let Some(voters) = voters.filter(|_| is_controller)
-            && !RaftQuorum::is_bootstrapped(dir.disk(), &dir.metadata_dir())?
-        {
+        if is_controller && !RaftQuorum::is_bootstrapped(dir.disk(), &dir.metadata_dir())? {
             // Before the directory belongs to the cluster: cut short, it is found out again.
-            RaftQuorum::bootstrap(dir.disk(), &dir.metadata_dir(), me, &voters, now_ms)?;
+            let (disk, voters) = (dir.disk().clone(), voters.unwrap_or_default());
+            RaftQuorum::bootstrap(disk, &dir.metadata_dir(), me, &voters)?;
         }
         tracing::info!(cluster_id, "this node belongs to a cluster now");
         Ok(dir.open(DataDirIdentity { cluster_id, ..identity })?)

@@ -35,7 +35,8 @@ fn describe(broker: &Broker, id: TopicPartition) -> Result<PartitionReplicas, Fa
         in_sync: true,
     };
     let followers = view.followers();
-    let others = followers.iter().map(|follower| progress(&view, follower));
+    let now_ms = broker.clock.monotonic_ms();
+    let others = followers.iter().map(|follower| progress(&view, follower, now_ms));
     Ok(PartitionReplicas {
         leader_epoch,
         log_start_offset: reader.log_start_offset(),
@@ -46,14 +47,14 @@ fn describe(broker: &Broker, id: TopicPartition) -> Result<PartitionReplicas, Fa
     })
 }
 
-fn progress(view: &PartitionView, follower: &FollowerStatus) -> ReplicaProgress {
+fn progress(view: &PartitionView, follower: &FollowerStatus, now_ms: u64) -> ReplicaProgress {
     let known = |offset| follower.is_known.then_some(offset);
     ReplicaProgress {
         broker: follower.id,
         log_end_offset: known(follower.log_end_offset),
         flushed_offset: known(follower.flushed_offset),
         lag_bytes: lag_bytes(view, follower),
-        lag_ms: follower.lag_ms.unwrap_or(u64::MAX),
+        lag_ms: lag_ms(view, follower, now_ms),
         in_sync: follower.is_in_sync,
     }
 }
@@ -65,4 +66,12 @@ pub(crate) fn lag_bytes(view: &PartitionView, follower: &FollowerStatus) -> u64 
     let (lacking, all) = (end - held, (end - start).max(1));
     let bytes = u128::from(view.reader.size_bytes()) * u128::from(lacking) / u128::from(all);
     u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
+/// How long ago the follower had everything; 0 when it has, and as long as the process lives when it never had.
+pub(crate) fn lag_ms(view: &PartitionView, follower: &FollowerStatus, now_ms: u64) -> u64 {
+    if follower.is_known && follower.log_end_offset >= view.reader.log_end_offset() {
+        return 0;
+    }
+    now_ms.saturating_sub(follower.caught_up_ms.unwrap_or(0))
 }
