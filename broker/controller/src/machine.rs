@@ -230,21 +230,22 @@ impl<Q: Quorum> ControllerMachine<Q> {
     fn decide(&mut self, command: &Command) -> Result<Answer, Failure> {
         self.require_active()?;
         let active = self.active.as_mut().expect("just required");
-        // Entries of the quorum's own may have come between.
-        let end = self.quorum.status().log_end_index;
-        while active.image.metadata_index() < end {
-            let index = active.image.metadata_index();
-            active.image.apply(index, &[]).expect("an entry without records always applies");
-        }
-        let (records, answer) = active.image.decide(command)?;
+        let (records, mut answer) = active.image.decide(command)?;
         if records.is_empty() {
             return Ok(answer);
         }
         let proposed = self.quorum.propose(&records);
         let id = proposed.map_err(|error| not_proposed(&error, self.leader))?;
-        let expected = EntryId { index: active.image.metadata_index(), term: self.term };
-        assert_eq!(id, expected, "the quorum's log is not where it said");
+        assert_eq!(id.term, self.term, "whoever lost the term has been told so");
+        // Entries of the quorum's own, a change of voters, may have come between.
+        while active.image.metadata_index() < id.index {
+            let index = active.image.metadata_index();
+            active.image.apply(index, &[]).expect("an entry without records always applies");
+        }
         active.image.apply(id.index, &records).expect("a decision applies to what it was made on");
+        if let Answer::BrokerRegistered { broker_epoch } = &mut answer {
+            *broker_epoch = id.index;
+        }
         active.pending.push(id);
         self.wants_flush = true;
         Ok(answer)
