@@ -230,6 +230,9 @@ impl Life {
         cluster.network.mend();
         cluster.network.weather = Weather { delay_max_ms: 5, ..Weather::default() };
         for node in cluster.nodes() {
+            if cluster.hosts[&node].disk.stopped().is_some() {
+                cluster.lose_power(node);
+            }
             cluster.hosts[&node].disk.stop_at(u64::MAX);
             if !cluster.is_running(node) {
                 cluster.start(node);
@@ -241,7 +244,7 @@ impl Life {
             self.maintain();
             let cluster = &mut self.cluster;
             cluster.collect_answers();
-            assert!(cluster.now_ms < limit_ms, "the cluster does not recover");
+            assert!(cluster.now_ms < limit_ms, "not well again:\n{}", cluster.describe());
             if self.replacement.is_none() && self.visitor.is_none() && is_well(cluster) {
                 break;
             }

@@ -383,6 +383,15 @@ impl Cluster {
         voters_of(&self.process(as_known_to).quorum)
     }
 
+    /// Where everybody stands.
+    pub(crate) fn describe(&self) -> String {
+        let line = |(node, host): (&NodeId, &Host)| match &host.process {
+            Some(process) => format!("{node}: {:?}", process.quorum.status()),
+            None => format!("{node}: down"),
+        };
+        self.hosts.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
     pub(crate) fn note(&mut self, what: std::fmt::Arguments<'_>) {
         let mut line = String::new();
         write!(line, "{:>6} {what}", self.now_ms).unwrap();
