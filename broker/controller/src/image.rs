@@ -277,6 +277,9 @@ impl Partition {
             partition_epoch: self.partition_epoch,
             replicas: self.replicas.clone(),
             isr: self.isr.clone(),
+            elr: self.elr.clone(),
+            adding: self.adding.clone(),
+            removing: self.removing.clone(),
         }
     }
 }
@@ -295,6 +298,9 @@ impl Broker {
             port: self.port,
             rack: self.rack.clone(),
             fenced: self.fenced,
+            epoch: self.epoch,
+            shutting_down: self.in_controlled_shutdown,
+            draining: self.draining,
         }
     }
 }

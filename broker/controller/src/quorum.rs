@@ -11,6 +11,7 @@ mod members;
 mod raft;
 mod snapshots;
 mod store;
+pub mod testing;
 mod transfer;
 mod vote_file;
 mod wal;
