@@ -1,6 +1,5 @@
 //! Who becomes a voter and who ceases to be one: by one controller at a time, learners first, decided by the leader.
 
-use raft::ProgressState;
 use tidemark_protocol::{NodeId, messages::VoterId};
 use tidemark_storage::Disk;
 
@@ -84,9 +83,7 @@ impl<D: Disk> RaftQuorum<D> {
         let end = self.node.raft.raft_log.committed;
         let caught_up = self.members.learners().find(|(id, _)| {
             self.node.raft.prs().get(*id).is_some_and(|progress| {
-                progress.recent_active
-                    && progress.state == ProgressState::Replicate
-                    && progress.matched + CAUGHT_UP_ENTRIES >= end
+                progress.recent_active && progress.matched + CAUGHT_UP_ENTRIES >= end
             })
         });
         let Some((_, voter)) = caught_up else { return };
