@@ -13,7 +13,7 @@ use crate::{
     output::{self, Color, Format, Output, Page, Report},
     partition, produce, quantity,
     session::Session,
-    topic,
+    topic, up,
 };
 
 const EXAMPLES: &str = "\
@@ -90,6 +90,7 @@ pub(crate) enum Command {
     Cluster(cluster::ClusterArgs),
     /// List and describe partitions, move their replicas, choose their leaders
     Partition(partition::PartitionArgs),
+    Up(up::UpArgs),
     /// Print the script that makes a shell complete this command line
     Completion(CompletionArgs),
     /// Print the version of this program and of the protocol it speaks
@@ -119,6 +120,7 @@ pub(crate) fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Broker(args) => small_runtime()?.block_on(broker::run(&session, args)),
         Command::Cluster(args) => small_runtime()?.block_on(cluster::run(&session, args)),
         Command::Partition(args) => small_runtime()?.block_on(partition::run(&session, args)),
+        Command::Up(args) => small_runtime()?.block_on(up::run(&session, args)),
         Command::Completion(args) => completion(&args),
         Command::Version => session.output.print(&VERSION).map(|()| Exit::Success),
     }
