@@ -4,7 +4,11 @@
 //! it is ready, and everything else is asked for over its ports.
 
 pub mod cli;
+pub mod cluster;
 pub mod http;
+pub mod network;
 pub mod process;
+pub mod proxy;
+pub mod random;
 pub mod raw;
 pub mod tools;
