@@ -10,7 +10,6 @@ use std::{
     fs,
     io::Write as _,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::Duration,
 };
@@ -23,7 +22,7 @@ use tidemark_protocol::NodeId;
 use crate::{
     cli::Cli,
     network::{Kind, Network, Place},
-    process::{Broker, BrokerConfig, Log, programs_dir},
+    process::{Broker, BrokerConfig, Log, failure_dir},
 };
 
 /// How long a node may take to become ready, a command to be carried out, or the cluster to agree, before a test fails.
@@ -219,12 +218,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// SIGSTOP: alive, and silent.
+    /// SIGSTOP: alive, and silent. Nothing for a node that is down.
     pub fn pause(&mut self, id: NodeId) -> Result<()> {
         let node = self.node_mut(id)?;
         node.state = match std::mem::replace(&mut node.state, State::Down) {
             State::Up(broker) => {
-                broker.signal("STOP")?;
+                broker.pause()?;
                 note(&node.log, "paused");
                 State::Paused(broker)
             }
@@ -239,7 +238,7 @@ impl Cluster {
         node.state = match std::mem::replace(&mut node.state, State::Down) {
             State::Paused(broker) => {
                 note(&node.log, "resumed");
-                broker.signal("CONT")?;
+                broker.resume()?;
                 State::Up(broker)
             }
             other => other,
@@ -365,16 +364,13 @@ impl Cluster {
     /// Keeps the logs of all nodes below the build's folder and prints where, and how they end.
     #[expect(clippy::print_stderr, reason = "what a person who reads a failed test wants to see")]
     fn show_logs(&self) {
-        static FAILURES: AtomicU32 = AtomicU32::new(0);
-        let number = FAILURES.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{number}", std::process::id());
-        let kept = programs_dir().join("failures").join(name);
-        let made = fs::create_dir_all(&kept);
+        let kept = failure_dir();
         for (id, node) in &self.nodes {
             let log = node.log.lock().map(|log| log.clone()).unwrap_or_default();
-            let file = kept.join(format!("node-{id}.log"));
-            let written = made.as_ref().is_ok_and(|()| fs::write(&file, &log).is_ok());
-            let place = if written { file.display().to_string() } else { "nowhere".to_owned() };
+            let file = kept.as_ref().map(|kept| kept.join(format!("node-{id}.log")));
+            let written = file.is_ok_and(|file| fs::write(file, &log).is_ok());
+            let place = kept.as_ref().ok().filter(|_| written);
+            let place = place.map_or("nowhere".to_owned(), |kept| kept.display().to_string());
             let lines: Vec<_> = log.lines().collect();
             let shown = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
             eprintln!("node {id}, all {} lines in {place}:\n{}", lines.len(), shown.join("\n"));

@@ -14,3 +14,4 @@ pub mod proxy;
 pub mod random;
 pub mod raw;
 pub mod tools;
+pub mod workload;

@@ -9,6 +9,7 @@ use std::{
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
         Arc, Mutex, Once,
+        atomic::{AtomicU32, Ordering},
         mpsc::{self, Receiver},
     },
     thread,
@@ -16,6 +17,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 /// How long a broker may take to say that it is ready, or to end when told to, before a test fails.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -25,6 +27,16 @@ pub fn programs_dir() -> PathBuf {
     let test = env::current_exe().expect("a test is a program");
     let deps = test.parent().expect("in a folder");
     deps.parent().expect("`deps` lies in the folder of the profile").to_owned()
+}
+
+/// A new folder for what a person needs to understand a failure, kept below the build's folder.
+pub fn failure_dir() -> Result<PathBuf> {
+    static FAILURES: AtomicU32 = AtomicU32::new(0);
+    let number = FAILURES.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{}-{number}", std::process::id());
+    let dir = programs_dir().join("failures").join(name);
+    std::fs::create_dir_all(&dir)?;
+    Ok(dir)
 }
 
 /// `tidemarkd` or `tidemark`, as of the present source: built on first use, since Cargo does not build the programs of other
@@ -244,6 +256,22 @@ impl Broker {
     pub fn terminate(mut self) -> Result<ExitStatus> {
         self.signal("TERM")?;
         wait(&mut self.child)
+    }
+
+    /// SIGSTOP; when this returns, none of its threads runs any more.
+    pub fn pause(&self) -> Result<()> {
+        self.signal("STOP")?;
+        let pid = Pid::from_child(&self.child);
+        // Looks only, so that the end of the process stays for whoever waits for it.
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::Pid(pid), options)?;
+        ensure!(status.is_some_and(|status| status.stopped()), "it ended instead");
+        Ok(())
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) -> Result<()> {
+        self.signal("CONT")
     }
 
     /// Sends a signal by name.

@@ -1,11 +1,17 @@
 //! The tools of the suites themselves, as far as one broker can show that they work.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
 use tidemark_client::NewTopic;
 use tidemark_tests::{
     cluster::{self, ClusterConfig},
+    history::Partition,
     network::{End, Kind},
+    workload::{Workload, WorkloadConfig, replicas, verdict},
 };
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
 fn a_node_is_killed_paused_cut_off_wiped_and_is_back_each_time() -> Result<()> {
@@ -48,4 +54,33 @@ fn a_disk_fills_and_empties() -> Result<()> {
             Ok(())
         },
     )
+}
+
+#[test]
+fn clients_work_through_kills_pauses_and_cuts_and_the_history_is_clean() -> Result<()> {
+    cluster::with(ClusterConfig::nodes(1), |cluster| {
+        cluster.create_topic(NewTopic::new("ledger").partitions(2))?;
+        let workload = Workload::start(cluster.client_config(), WorkloadConfig::new("ledger", 2))?;
+        workload.await_progress(PATIENCE)?;
+        cluster.kill(1)?;
+        cluster.heal()?;
+        workload.await_progress(PATIENCE)?;
+        cluster.pause(1)?;
+        cluster.heal()?;
+        workload.await_progress(PATIENCE)?;
+        cluster.network().cut(End::Node(1), End::Clients)?;
+        cluster.heal()?;
+        workload.await_progress(PATIENCE)?;
+        let mut history = workload.finish(cluster.client_config(), PATIENCE)?;
+        cluster.terminate(1)?;
+        for index in 0..2 {
+            let partition = Partition::new("ledger", index);
+            let log = replicas::read(1, cluster.data_dir(1)?, &partition, true)?;
+            history.replicas.push(log.context("a log on disk")?);
+        }
+        let report = verdict::demand_clean(&history)?;
+        assert!(report.counts.values_acknowledged > 0 && report.lag.polls > 0, "{report}");
+        assert_eq!(report.counts.replica_logs, 2);
+        Ok(())
+    })
 }
