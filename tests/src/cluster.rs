@@ -276,12 +276,21 @@ impl Cluster {
         Ok(self.broker(id)?.data_dir().join("ballast"))
     }
 
-    /// Mends links, wakes who sleeps, starts who is down, and waits until all are back.
-    pub fn heal(&mut self) -> Result<()> {
+    /// Mends links, wakes who sleeps and starts who is down, and waits for nobody.
+    pub fn mend(&mut self) -> Result<()> {
         self.network.heal()?;
         for id in self.ids() {
             self.resume(id)?;
+            if matches!(self.nodes[&id].state, State::Down) {
+                self.spawn(id)?;
+            }
         }
+        Ok(())
+    }
+
+    /// Mends everything and waits until all nodes are back.
+    pub fn heal(&mut self) -> Result<()> {
+        self.mend()?;
         self.start_all()
     }
 

@@ -15,12 +15,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use tidemark_client::{ClientConfig, Transport};
+use tidemark_client::{Client, ClientConfig, Transport};
 use tidemark_protocol::PartitionIndex;
 use tokio::{runtime::Runtime, sync::watch, task::JoinSet};
 
 pub use self::recorder::Recorder;
 use crate::history::{History, ProcessId};
+
+/// Between an error and the next try.
+const AFTER_ERROR: Duration = Duration::from_millis(50);
 
 /// Who is at work, on one topic that exists already.
 #[derive(Clone, Debug)]
@@ -189,6 +192,17 @@ impl Worker {
     ) -> Self {
         let (client, config) = (client.clone(), config.clone());
         Self { process, client, config, recorder: recorder.clone(), phase: phase.clone() }
+    }
+
+    /// Connects, however long that takes; fails when the work is over first.
+    async fn connect(&self) -> Result<Client> {
+        loop {
+            match Client::connect(self.client.clone()).await {
+                Ok(client) => return Ok(client),
+                Err(error) if self.is_at_least(Phase::Over) => return Err(error.into()),
+                Err(_nobody_there) => tokio::time::sleep(AFTER_ERROR).await,
+            }
+        }
     }
 
     fn is_at_least(&self, phase: Phase) -> bool {

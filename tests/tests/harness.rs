@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use tidemark_client::NewTopic;
 use tidemark_tests::{
     cluster::{self, ClusterConfig},
-    history::Partition,
+    faults::Faults,
     network::{End, Kind},
     workload::{Workload, WorkloadConfig, replicas, verdict},
 };
 
+/// Faults of each kind of network.
+const FAULTS: u64 = 5;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
@@ -72,15 +74,33 @@ fn clients_work_through_kills_pauses_and_cuts_and_the_history_is_clean() -> Resu
         cluster.heal()?;
         workload.await_progress(PATIENCE)?;
         let mut history = workload.finish(cluster.client_config(), PATIENCE)?;
-        cluster.terminate(1)?;
-        for index in 0..2 {
-            let partition = Partition::new("ledger", index);
-            let log = replicas::read(1, cluster.data_dir(1)?, &partition, true)?;
-            history.replicas.push(log.context("a log on disk")?);
-        }
+        history.replicas = replicas::collect(cluster, "ledger")?;
         let report = verdict::demand_clean(&history)?;
         assert!(report.counts.values_acknowledged > 0 && report.lag.polls > 0, "{report}");
         assert_eq!(report.counts.replica_logs, 2);
         Ok(())
     })
+}
+
+#[test]
+fn a_single_node_loses_nothing_to_random_faults() -> Result<()> {
+    for (network, seed) in [(Kind::Best, 1), (Kind::Proxies, 2)] {
+        cluster::with(ClusterConfig::nodes(1).network(network), |cluster| {
+            cluster.create_topic(NewTopic::new("ledger").partitions(2))?;
+            let config = WorkloadConfig::new("ledger", 2);
+            let workload = Workload::start(cluster.client_config(), config)?;
+            let mut faults = Faults::new(seed, "ledger");
+            while faults.total() < FAULTS {
+                faults.strike(cluster)?;
+                cluster.heal()?;
+                workload.await_progress(PATIENCE)?;
+            }
+            let mut history = workload.finish(cluster.client_config(), PATIENCE)?;
+            history.replicas = replicas::collect(cluster, "ledger")?;
+            let report = verdict::demand_clean(&history)?;
+            println!("{:?}\n{report}", faults.injected);
+            Ok(())
+        })?;
+    }
+    Ok(())
 }

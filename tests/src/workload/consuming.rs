@@ -10,13 +10,11 @@ use tidemark_client::{
 use tidemark_protocol::{Offset, PartitionIndex};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Phase, Recorder, Worker, WorkloadConfig};
+use super::{AFTER_ERROR, Phase, Recorder, Worker, WorkloadConfig};
 use crate::history::{Action, Outcome, Poll, ProcessId, Read};
 
 /// Longest wait of one poll for a record.
 const POLL_WAIT: Duration = Duration::from_millis(200);
-/// Between an error and the next try.
-const AFTER_ERROR: Duration = Duration::from_millis(50);
 /// Between two questions for the ends of partitions.
 const BETWEEN_ENDS: Duration = Duration::from_millis(250);
 /// The process of the final read.
@@ -24,7 +22,7 @@ const FINAL_READER: ProcessId = 1_000;
 
 /// Reads everything from the start until the work is over.
 pub(super) async fn consume(worker: Worker, transport: Transport) -> Result<()> {
-    let client = Client::connect(worker.client.clone()).await?;
+    let client = worker.connect().await?;
     let config = ConsumerConfig { transport, ..ConsumerConfig::default() };
     let reader = Reader::new(worker.process, &worker.config, &worker.recorder);
     let mut consumer = client.consumer(config);
@@ -42,7 +40,7 @@ pub(super) async fn consume(worker: Worker, transport: Transport) -> Result<()> 
 
 /// Asks for the ends of all partitions, again and again, until the work is over.
 pub(super) async fn watch_ends(mut worker: Worker) -> Result<()> {
-    let client = Client::connect(worker.client.clone()).await?;
+    let client = worker.connect().await?;
     let admin = client.admin();
     let topic = worker.config.topic.clone();
     while !worker.is_at_least(Phase::Over) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use tidemark_client::{
-    Acks, Client, Delivery, Durability, ProduceError, Producer, ProducerConfig, ProducerRecord,
+    Acks, Delivery, Durability, ProduceError, Producer, ProducerConfig, ProducerRecord,
 };
 use tokio::{task::JoinSet, time::MissedTickBehavior};
 
@@ -13,7 +13,7 @@ use crate::history::{OpId, Outcome, Repeats};
 
 /// Sends until told to drain, then waits for the last outcome.
 pub(super) async fn produce(mut worker: Worker, blind: bool) -> Result<()> {
-    let client = Client::connect(worker.client.clone()).await?;
+    let client = worker.connect().await?;
     let producer = client.producer(ProducerConfig {
         acks: Acks::All,
         durability: Durability::Topic,

@@ -6,7 +6,29 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use tidemark_protocol::{NodeId, Offset, batch::batches};
 
-use crate::history::{Partition, Read, ReplicaLog};
+use crate::{
+    cluster::{Cluster, view},
+    history::{Partition, Read, ReplicaLog},
+};
+
+/// Kills every node and reads the logs of all in-sync replicas of a topic. For when nobody writes any more.
+pub fn collect(cluster: &mut Cluster, topic: &str) -> Result<Vec<ReplicaLog>> {
+    let metadata = cluster.metadata()?;
+    let partitions = &view::find(&metadata, topic).context("no such topic")?.partitions;
+    for id in cluster.ids() {
+        cluster.kill(id)?;
+    }
+    let mut logs = Vec::new();
+    for (index, known) in (0..).zip(partitions) {
+        let partition = Partition::new(topic, index);
+        for node in &known.isr {
+            let log = read(*node, cluster.data_dir(*node)?, &partition, true);
+            let log = log.with_context(|| format!("{partition} on node {node}"))?;
+            logs.push(log.with_context(|| format!("no log of {partition} on node {node}"))?);
+        }
+    }
+    Ok(logs)
+}
 
 /// Reads the log of one partition below a node's data directory; `None` when the node has none.
 pub fn read(
