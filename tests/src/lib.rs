@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod faults;
 pub mod history;
 pub mod http;
+pub mod image;
 pub mod network;
 pub mod process;
 pub mod proxy;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tidemark_client::NewTopic;
 use tidemark_tests::{
-    cluster::{self, ClusterConfig},
+    cluster::{self, ClusterConfig, Disk},
     faults::Faults,
     network::{End, Kind},
     workload::{Workload, WorkloadConfig, replicas, verdict},
@@ -45,17 +45,15 @@ fn a_node_is_killed_paused_cut_off_wiped_and_is_back_each_time() -> Result<()> {
 
 #[test]
 fn a_disk_fills_and_empties() -> Result<()> {
-    cluster::with(
-        ClusterConfig::nodes(1).mount("size=48m").flag("disk-reserve-bytes", "8MiB"),
-        |cluster| {
-            cluster.fill_disk(1)?;
-            let created = cluster.cli().run(&["topic", "create", "none", "--timeout", "2s"]);
-            assert!(!created.text().contains("created"));
-            cluster.empty_disk(1)?;
-            cluster.cli().done(&["topic", "create", "some"]);
-            Ok(())
-        },
-    )
+    let small = ClusterConfig::nodes(1).disk(Disk::Memory("size=48m".to_owned()));
+    cluster::with(small.flag("disk-reserve-bytes", "8MiB"), |cluster| {
+        cluster.fill_disk(1)?;
+        let created = cluster.cli().run(&["topic", "create", "none", "--timeout", "2s"]);
+        assert!(!created.text().contains("created"));
+        cluster.empty_disk(1)?;
+        cluster.cli().done(&["topic", "create", "some"]);
+        Ok(())
+    })
 }
 
 #[test]

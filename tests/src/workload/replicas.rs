@@ -1,4 +1,4 @@
-//! The logs of stopped nodes, read from their segment files as any tool could: consecutive batches, nothing else.
+//! The logs of nodes that stand still, read from their segment files as any tool could: consecutive batches, nothing else.
 
 use std::{fs, path::Path};
 
@@ -11,21 +11,25 @@ use crate::{
     history::{Partition, Read, ReplicaLog},
 };
 
-/// Kills every node and reads the logs of all in-sync replicas of a topic. For when nobody writes any more.
+/// Stops every node where it is, reads the logs of all in-sync replicas of a topic, and kills the nodes. For when nobody
+/// writes any more.
 pub fn collect(cluster: &mut Cluster, topic: &str) -> Result<Vec<ReplicaLog>> {
     let metadata = cluster.metadata()?;
     let partitions = &view::find(&metadata, topic).context("no such topic")?.partitions;
     for id in cluster.ids() {
-        cluster.kill(id)?;
+        cluster.pause(id)?;
     }
     let mut logs = Vec::new();
     for (index, known) in (0..).zip(partitions) {
         let partition = Partition::new(topic, index);
         for node in &known.isr {
-            let log = read(*node, cluster.data_dir(*node)?, &partition, true);
+            let log = read(*node, &cluster.files(*node)?, &partition, true);
             let log = log.with_context(|| format!("{partition} on node {node}"))?;
             logs.push(log.with_context(|| format!("no log of {partition} on node {node}"))?);
         }
+    }
+    for id in cluster.ids() {
+        cluster.kill(id)?;
     }
     Ok(logs)
 }
