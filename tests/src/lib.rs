@@ -6,6 +6,7 @@
 pub mod checker;
 pub mod cli;
 pub mod cluster;
+pub mod effort;
 pub mod faults;
 pub mod history;
 pub mod http;

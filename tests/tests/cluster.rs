@@ -10,6 +10,7 @@ use tidemark_protocol::NodeId;
 use tidemark_tests::{
     checker::Report,
     cluster::{self, Cluster, ClusterConfig, Disk, PATIENCE, view},
+    effort,
     faults::{Fault, Faults},
     network::Kind,
     workload::{Workload, WorkloadConfig, replicas, verdict},
@@ -27,7 +28,7 @@ const STALL: Duration = Duration::from_secs(8);
 
 #[test]
 fn a_killed_leader_is_replaced_and_comes_back_in_sync() -> Result<()> {
-    let kills = number("TIDEMARK_TEST_KILLS", KILLS)?;
+    let kills = effort::kills(KILLS)?;
     cluster::with(ClusterConfig::nodes(3), |cluster| {
         let workload = begin(cluster, "ledger")?;
         for kill in 0..kills {
@@ -45,7 +46,7 @@ fn a_killed_leader_is_replaced_and_comes_back_in_sync() -> Result<()> {
 
 #[test]
 fn a_killed_controller_is_replaced_and_topics_can_be_created() -> Result<()> {
-    let kills = number("TIDEMARK_TEST_KILLS", KILLS)?;
+    let kills = effort::kills(KILLS)?;
     cluster::with(ClusterConfig::nodes(3), |cluster| {
         let workload = begin(cluster, "ledger")?;
         for kill in 0..kills {
@@ -155,8 +156,8 @@ fn a_broker_that_lost_its_disk_catches_up() -> Result<()> {
 
 /// Strikes until there were enough, with a verdict and a new topic now and then.
 fn survive_faults(network: Kind, seed: u64) -> Result<()> {
-    let wanted = number("TIDEMARK_TEST_FAULTS", FAULTS)?;
-    let seed = number("TIDEMARK_TEST_SEED", seed)?;
+    let wanted = effort::faults(FAULTS)?;
+    let seed = effort::seed(seed)?;
     let config = ClusterConfig::nodes(3).network(network);
     let survived = cluster::with(config, |cluster| {
         let (mut done, mut chapter) = (0, 0);
@@ -266,11 +267,4 @@ fn replicas_on(cluster: &Cluster, id: NodeId) -> Result<usize> {
     let metadata = cluster.metadata()?;
     let partitions = metadata.topics.iter().flat_map(|topic| &topic.partitions);
     Ok(partitions.filter(|partition| partition.replicas.contains(&id)).count())
-}
-
-fn number(variable: &str, default: u64) -> Result<u64> {
-    match std::env::var(variable) {
-        Ok(text) => text.parse().with_context(|| format!("{variable}={text}")),
-        Err(_absent) => Ok(default),
-    }
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use tidemark_client::NewTopic;
 use tidemark_tests::{
     cluster::{self, ClusterConfig, Disk},
+    effort,
     faults::Faults,
     network::{End, Kind},
     workload::{Workload, WorkloadConfig, replicas, verdict},
@@ -82,13 +83,14 @@ fn clients_work_through_kills_pauses_and_cuts_and_the_history_is_clean() -> Resu
 
 #[test]
 fn a_single_node_loses_nothing_to_random_faults() -> Result<()> {
+    let wanted = effort::faults(FAULTS)?;
     for (network, seed) in [(Kind::Best, 1), (Kind::Proxies, 2)] {
         cluster::with(ClusterConfig::nodes(1).network(network), |cluster| {
             cluster.create_topic(NewTopic::new("ledger").partitions(2))?;
             let config = WorkloadConfig::new("ledger", 2);
             let workload = Workload::start(cluster.client_config(), config)?;
-            let mut faults = Faults::new(seed, "ledger");
-            while faults.total() < FAULTS {
+            let mut faults = Faults::new(effort::seed(seed)?, "ledger");
+            while faults.total() < wanted {
                 faults.strike(cluster)?;
                 cluster.heal()?;
                 workload.await_progress(PATIENCE)?;
