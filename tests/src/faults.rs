@@ -87,20 +87,20 @@ impl Faults {
         self.injected.values().sum()
     }
 
-    /// Injects one fault, or two at once, and holds them. What was injected; the cluster is left as it is then.
-    pub fn strike(&mut self, cluster: &mut Cluster) -> Result<Vec<Fault>> {
+    /// Injects one fault, or two at once, and holds them; the cluster is left as it is then. `tell` hears of each before
+    /// it happens.
+    pub fn strike(&mut self, cluster: &mut Cluster, tell: impl Fn(String)) -> Result<()> {
         let count = if self.random.one_in(4) { 2 } else { 1 };
-        let mut faults = Vec::new();
         for _ in 0..count {
             let fault = self.draw(cluster);
+            tell(fault.to_string());
             self.inject(cluster, fault)?;
             *self.injected.entry(fault.name()).or_default() += 1;
-            faults.push(fault);
             // The second may well come while the first is being dealt with.
             let longest_ms = if self.random.one_in(2) { HOLD_MS.1 } else { HOLD_MS.1 / 8 };
             self.hold(longest_ms);
         }
-        Ok(faults)
+        Ok(())
     }
 
     /// Whether the cluster gets the time to recover in full before the next strike.

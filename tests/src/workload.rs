@@ -121,6 +121,11 @@ impl Workload {
         Ok(self.recorder.history())
     }
 
+    /// Writes down what was done to the system, for whoever reads the history.
+    pub fn note(&self, what: impl Into<String>) {
+        self.recorder.note(what.into());
+    }
+
     /// The history so far.
     pub fn history(&self) -> History {
         self.recorder.history()

@@ -2,7 +2,7 @@
 //! order.
 #![expect(clippy::print_stdout, reason = "figures for whoever asks with --nocapture")]
 
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use tidemark_client::NewTopic;
@@ -11,7 +11,7 @@ use tidemark_tests::{
     checker::Report,
     cluster::{self, Cluster, ClusterConfig, Disk, PATIENCE, view},
     effort,
-    faults::{Fault, Faults},
+    faults::Faults,
     network::Kind,
     workload::{Workload, WorkloadConfig, replicas, verdict},
 };
@@ -178,9 +178,9 @@ fn survive_faults(network: Kind, seed: u64) -> Result<()> {
 fn survive_chapter(cluster: &mut Cluster, topic: &str, (seed, wanted): (u64, u64)) -> Result<u64> {
     let workload = begin(cluster, topic)?;
     let mut faults = Faults::new(seed, topic);
-    let mut struck = Vec::new();
-    let survived = survive(cluster, workload, (&mut faults, wanted), &mut struck);
-    survived.with_context(|| format!("{topic}, seed {seed}, after {struck:?}"))?;
+    let struck = RefCell::default();
+    let survived = survive(cluster, workload, (&mut faults, wanted), &struck);
+    survived.with_context(|| format!("{topic}, seed {seed}, after {:?}", struck.take()))?;
     Ok(faults.total())
 }
 
@@ -188,12 +188,16 @@ fn survive(
     cluster: &mut Cluster,
     workload: Workload,
     (faults, wanted): (&mut Faults, u64),
-    struck: &mut Vec<Vec<Fault>>,
+    struck: &RefCell<Vec<String>>,
 ) -> Result<()> {
     let topic = faults.topic().to_owned();
     while faults.total() < wanted {
-        struck.push(faults.strike(cluster)?);
+        faults.strike(cluster, |fault| {
+            workload.note(&fault);
+            struck.borrow_mut().push(fault);
+        })?;
         cluster.check_processes()?;
+        workload.note("mended");
         cluster.mend()?;
         if faults.grants_recovery() {
             cluster.heal()?;

@@ -91,7 +91,8 @@ fn a_single_node_loses_nothing_to_random_faults() -> Result<()> {
             let workload = Workload::start(cluster.client_config(), config)?;
             let mut faults = Faults::new(effort::seed(seed)?, "ledger");
             while faults.total() < wanted {
-                faults.strike(cluster)?;
+                faults.strike(cluster, |fault| workload.note(fault))?;
+                workload.note("healed");
                 cluster.heal()?;
                 workload.await_progress(PATIENCE)?;
             }

@@ -95,6 +95,13 @@ impl Recorder {
         written.history.record(process, (invoked_ns, now_ns), action, outcome);
     }
 
+    /// Something was done to the system.
+    pub fn note(&self, what: String) {
+        let mut written = self.written();
+        let now_ns = self.now_ns();
+        written.history.notes.push((now_ns, what));
+    }
+
     /// Faults are over from now on.
     pub fn healed(&self) {
         let mut written = self.written();

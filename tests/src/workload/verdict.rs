@@ -22,15 +22,12 @@ pub fn demand_clean(history: &History) -> Result<Report> {
     }
 }
 
-/// One operation a line, numbered as in the evidence.
+/// In a file, numbered as in the evidence.
 fn keep(history: &History) -> Result<PathBuf> {
     let path = failure_dir()?.join("history.txt");
     let mut file = std::io::BufWriter::new(fs::File::create(&path)?);
-    for (op, operation) in history.operations.iter().enumerate() {
-        writeln!(file, "{op:>7} {operation}")?;
-    }
-    for log in &history.replicas {
-        writeln!(file, "{log:?}")?;
+    for line in history.lines() {
+        writeln!(file, "{line}")?;
     }
     file.flush()?;
     Ok(path)
