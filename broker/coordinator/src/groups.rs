@@ -124,7 +124,7 @@ struct Live {
 }
 
 /// Reads a coordinator's log. Serves nothing.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct GroupLoader {
     state: State,
     next_offset: Offset,
@@ -266,7 +266,7 @@ impl GroupCoordinator {
     fn dispatch(&mut self, now: Now, token: Token, request: GroupRequest) -> Outcome {
         use GroupResponse as R;
         let answer = match request {
-            GroupRequest::Heartbeat(heartbeat) => R::Heartbeat(self.heartbeat(now, heartbeat)?),
+            GroupRequest::Heartbeat(heartbeat) => R::Heartbeat(self.heartbeat(now, &heartbeat)?),
             GroupRequest::JoinGroup(join) => return self.join_group(now, token, join),
             GroupRequest::SyncGroup(sync) => return self.sync_group(now, token, sync),
             GroupRequest::ClassicHeartbeat(heartbeat) => {
@@ -283,7 +283,7 @@ impl GroupCoordinator {
             GroupRequest::UndoSeek(undo) => R::UndoSeek(self.undo_seek(now, &undo)?),
             GroupRequest::SeekHistory { group } => R::SeekHistory(self.seek_history(&group)?),
             GroupRequest::CommitTransactionalOffsets(commit) => {
-                R::CommitTransactionalOffsets(self.commit_transactional_offsets(now, commit)?)
+                R::CommitTransactionalOffsets(self.commit_transactional_offsets(now, &commit)?)
             }
             GroupRequest::EndTransaction(end) => {
                 self.end_transaction(now, end)?;

@@ -20,18 +20,18 @@ impl GroupCoordinator {
     pub(super) fn heartbeat(
         &mut self,
         now: Now,
-        heartbeat: Heartbeat,
+        heartbeat: &Heartbeat,
     ) -> Result<HeartbeatResponse, Failure> {
-        self.check_heartbeat(&heartbeat)?;
+        self.check_heartbeat(heartbeat)?;
         match heartbeat.epoch {
-            JOIN_EPOCH => self.join(now, &heartbeat)?,
+            JOIN_EPOCH => self.join(now, heartbeat)?,
             LEAVE_EPOCH | LEAVE_STATIC_EPOCH => {
-                self.leave(now, &heartbeat)?;
+                self.leave(now, heartbeat)?;
                 return Ok(self.farewell(heartbeat.epoch));
             }
-            _ => self.stay(now, &heartbeat)?,
+            _ => self.stay(now, heartbeat)?,
         }
-        let Heartbeat { group, member, sequence, epoch, .. } = &heartbeat;
+        let Heartbeat { group, member, sequence, epoch, .. } = heartbeat;
         self.touch(now, group, member);
         if let Some(sequence) = sequence {
             self.live(group).sequences.insert(member.clone(), *sequence);

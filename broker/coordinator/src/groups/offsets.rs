@@ -63,9 +63,8 @@ impl GroupCoordinator {
         let is_read = |group: &Group, topic: TopicId| {
             group.topics.as_ref().is_some_and(|topics| topics.partitions.contains_key(&topic))
         };
-        let check = |one: &TopicPartition| match is_read(group, one.topic_id) {
-            true => Err(ErrorCode::GroupNotEmpty),
-            false => Ok(()),
+        let check = |one: &TopicPartition| {
+            if is_read(group, one.topic_id) { Err(ErrorCode::GroupNotEmpty) } else { Ok(()) }
         };
         let results: Vec<_> = delete.partitions.iter().map(check).collect();
         for (partition, result) in delete.partitions.iter().zip(&results) {

@@ -64,10 +64,10 @@ impl GroupCoordinator {
     pub(super) fn commit_transactional_offsets(
         &mut self,
         now: Now,
-        commit: CommitTransactionalOffsets,
+        commit: &CommitTransactionalOffsets,
     ) -> Result<Vec<Result<(), ErrorCode>>, Failure> {
-        let CommitTransactionalOffsets { group, producer_id, producer_epoch, .. } = &commit;
-        self.check_producer(&commit)?;
+        let CommitTransactionalOffsets { group, producer_id, producer_epoch, .. } = commit;
+        self.check_producer(commit)?;
         let permit = self.permit(group, &commit.committer)?;
         let checked: Vec<_> = commit
             .offsets

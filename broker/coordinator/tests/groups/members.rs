@@ -18,11 +18,13 @@ use tidemark_protocol::{ErrorCode, TopicPartition};
 use crate::log::{World, topic};
 
 const GROUP: &str = "g";
-const SESSION_MS: u64 = 1_000;
+const SESSION_MS: u64 = 3_000;
 const REBALANCE_MS: u32 = 600;
 
 #[derive(Clone, Debug)]
 enum Step {
+    /// A heartbeat goes through, there and back.
+    Round(usize),
     /// The client of that number sends a heartbeat, whatever that is in its state.
     Send(usize),
     /// One of the requests under way arrives.
@@ -33,7 +35,10 @@ enum Step {
     /// One of the answers under way arrives, or is lost.
     Answer(prop::sample::Index),
     LoseAnswer(prop::sample::Index),
+    /// The client commits; the requests are under way.
     Commit(usize),
+    /// The client commits, and the requests arrive.
+    CommitNow(usize),
     /// The client drops what it was told to drop.
     Drop(usize),
     Leave(usize),
@@ -48,17 +53,19 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let index = any::<prop::sample::Index>;
     prop_oneof![
+        30 => (0..5_usize).prop_map(Step::Round),
         12 => (0..5_usize).prop_map(Step::Send),
         12 => index().prop_map(Step::Deliver),
         3 => index().prop_map(Step::DeliverAndKeep),
         1 => index().prop_map(Step::Lose),
         12 => index().prop_map(Step::Answer),
         1 => index().prop_map(Step::LoseAnswer),
-        5 => (0..5_usize).prop_map(Step::Commit),
+        8 => (0..5_usize).prop_map(Step::Commit),
+        8 => (0..5_usize).prop_map(Step::CommitNow),
         8 => (0..5_usize).prop_map(Step::Drop),
         1 => (0..5_usize).prop_map(Step::Leave),
         1 => (0..5_usize).prop_map(Step::Crash),
-        4 => (1..400_u64).prop_map(Step::Wait),
+        4 => (1..500_u64).prop_map(Step::Wait),
         1 => (1..9_u32).prop_map(Step::Partitions),
         1 => any::<bool>().prop_map(|is_compacted| Step::FailOver { is_compacted }),
     ]
@@ -170,6 +177,7 @@ impl Net {
 
     fn take(&mut self, step: &Step) {
         match step {
+            Step::Round(client) => self.round(*client),
             Step::Send(client) => self.send(*client),
             Step::Deliver(index) if !self.requests.is_empty() => {
                 let message = self.requests.remove(index.index(self.requests.len()));
@@ -187,9 +195,16 @@ impl Net {
                 self.answer(answer);
             }
             Step::LoseAnswer(index) if !self.answers.is_empty() => {
-                self.answers.remove(index.index(self.answers.len()));
+                drop(self.answers.remove(index.index(self.answers.len())));
             }
             Step::Commit(client) => self.commit(*client),
+            Step::CommitNow(client) => {
+                let before = self.requests.len();
+                self.commit(*client);
+                for commit in self.requests.split_off(before) {
+                    self.deliver(commit);
+                }
+            }
             Step::Drop(client) => self.clients[*client].dropping.clear(),
             Step::Leave(client) => {
                 let leaving = &mut self.clients[*client];
@@ -214,6 +229,14 @@ impl Net {
         self.requests.push(Message::Heartbeat { client, run, heartbeat });
     }
 
+    fn round(&mut self, client: usize) {
+        self.send(client);
+        let request = self.requests.pop().unwrap();
+        self.deliver(request);
+        let answer = self.answers.pop().unwrap();
+        self.answer(answer);
+    }
+
     fn deliver(&mut self, message: Message) {
         match message {
             Message::Heartbeat { client, run, heartbeat } => {
@@ -236,7 +259,6 @@ impl Net {
     }
 
     fn answer(&mut self, (client, run, sequence, outcome): (usize, u32, u64, crate::log::Outcome)) {
-        let now_ms = self.world.now.mono_ms;
         let client = &mut self.clients[client];
         if client.run != run || client.sequence != sequence {
             return;
@@ -356,13 +378,9 @@ impl Net {
     fn heal(&mut self) {
         self.requests.clear();
         self.answers.clear();
-        for _ in 0..40 {
+        for _ in 0..60 {
             for client in 0..self.clients.len() {
-                self.send(client);
-                let request = self.requests.pop().unwrap();
-                self.deliver(request);
-                let answer = self.answers.pop().unwrap();
-                self.answer(answer);
+                self.round(client);
                 self.clients[client].dropping.clear();
                 self.check();
             }
@@ -384,6 +402,7 @@ impl Net {
             .flat_map(tidemark_coordinator::Topic::iter_partitions)
             .collect();
         assert_eq!(owned, all);
+        self.world.check_compacted();
     }
 }
 
@@ -392,11 +411,9 @@ fn topics(partitions: u32) -> Topics {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
-
     #[test]
     fn no_partition_is_consumed_twice_and_everything_is_in_the_end(
-        steps in prop::collection::vec(step(), 1..150),
+        steps in prop::collection::vec(step(), 1..250),
         assignor in prop::sample::select(Assignor::ALL),
     ) {
         let mut net = Net::new(assignor);

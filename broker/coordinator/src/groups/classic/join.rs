@@ -1,4 +1,4 @@
-//! JoinGroup: who comes is told when all have come.
+//! `JoinGroup`: who comes is told when all have come.
 
 use tidemark_protocol::{ErrorCode, Failure};
 
@@ -61,7 +61,7 @@ impl GroupCoordinator {
         }
         if let Some(holder) = self.check_newcomer(&join)? {
             self.begin_classic(&name);
-            return self.replace_peer(now, token, &holder, join);
+            return Ok(self.replace_peer(now, token, &holder, join));
         }
         self.begin_classic(&name);
         if join.member.is_empty() && join.require_known_member && join.instance.is_none() {
@@ -227,7 +227,13 @@ impl GroupCoordinator {
     }
 
     /// A static member is back under a new id. As long as it wants what it wanted, nobody else notices.
-    fn replace_peer(&mut self, now: Now, token: Token, old: &str, join: JoinGroup) -> Outcome {
+    fn replace_peer(
+        &mut self,
+        now: Now,
+        token: Token,
+        old: &str,
+        join: JoinGroup,
+    ) -> Option<GroupResponse> {
         let (name, id) = (join.group.clone(), join.new_member.clone());
         self.deadlines.cancel(&Timer::Session { group: name.clone(), member: old.to_owned() });
         self.fence_parked(&name, old);
@@ -250,12 +256,12 @@ impl GroupCoordinator {
             let mut joined = self.classic_mut(&name).joined(&id);
             // A leader that is back is not asked to assign: the assignment stands.
             joined.members.clear();
-            return Ok(Some(GroupResponse::JoinGroup(joined)));
+            return Some(GroupResponse::JoinGroup(joined));
         }
         let peer = self.classic_mut(&name).members.get_mut(&id).expect("it was put there");
         peer.join = Some(token);
         self.rebalance(now, &name);
-        Ok(None)
+        None
     }
 
     fn fence_parked(&mut self, name: &str, member: &str) {

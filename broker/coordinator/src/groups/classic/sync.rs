@@ -1,4 +1,4 @@
-//! SyncGroup: the leader says who gets what, and everybody is told.
+//! `SyncGroup`: the leader says who gets what, and everybody is told.
 
 use std::collections::BTreeMap;
 
