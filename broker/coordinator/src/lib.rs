@@ -22,13 +22,19 @@ pub mod deadlines;
 pub mod decision;
 pub mod groups;
 pub mod limits;
+pub mod producer_ids;
+pub mod producer_state;
 pub mod record;
 pub mod topics;
+pub mod transactions;
 
 pub use decision::{Decision, Now, Token};
 pub use groups::{GroupConfig, GroupCoordinator, GroupLoader};
+pub use producer_ids::ProducerIds;
+pub use producer_state::ProducerStates;
 pub use record::{LoadError, Record};
 pub use topics::{Topic, Topics};
+pub use transactions::{TransactionConfig, TransactionCoordinator, TransactionLoader};
 
 /// Identity of a producer, given out by the controller in blocks. Never negative.
 pub type ProducerId = i64;
