@@ -21,7 +21,7 @@ mod target;
 mod transactional;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -86,7 +86,7 @@ impl Default for GroupConfig {
             heartbeat_interval_ms: 3_000,
             reconcile_interval_ms: 200,
             rebalance_timeout_ms_max: 24 * 60 * 60 * 1000,
-            members_max: 10_000,
+            members_max: 5_000,
             assignor: Assignor::Sticky,
             offset_retention_ms: None,
             producer_retention_ms: 7 * 24 * 60 * 60 * 1000,
@@ -176,7 +176,7 @@ impl GroupLoader {
             out: Output::new(log_end_offset),
         };
         coordinator.revive(now);
-        let decision = coordinator.on_topics(now, topics);
+        let decision = coordinator.on_topics(topics);
         Ok((coordinator, decision))
     }
 }
@@ -200,11 +200,19 @@ struct Output {
     records: Vec<Record>,
     replies: Vec<Reply<GroupResponse>>,
     effects: Vec<GroupEffect>,
+    /// Members whose next heartbeat would bring something new, by group.
+    nudges: BTreeSet<(String, String)>,
 }
 
 impl Output {
     fn new(base_offset: Offset) -> Self {
-        Self { base_offset, records: Vec::new(), replies: Vec::new(), effects: Vec::new() }
+        Self {
+            base_offset,
+            records: Vec::new(),
+            replies: Vec::new(),
+            effects: Vec::new(),
+            nudges: BTreeSet::new(),
+        }
     }
 }
 
@@ -234,11 +242,19 @@ impl GroupCoordinator {
 
     /// Lets time pass.
     pub fn on_timer(&mut self, now: Now) -> GroupDecision {
+        // Many members may be gone at once: their groups are looked at when all are known.
+        let mut disturbed = BTreeSet::new();
         while let Some(timer) = self.deadlines.pop_expired(now.mono_ms) {
             match timer {
-                Timer::Session { group, member } => self.session_expired(now, &group, &member),
+                Timer::Session { group, member } => {
+                    if self.session_expired(now, &group, &member) {
+                        disturbed.insert(group);
+                    }
+                }
                 Timer::Revocation { group, member } => {
-                    self.revocation_expired(now, &group, &member);
+                    if self.revocation_expired(now, &group, &member) {
+                        disturbed.insert(group);
+                    }
                 }
                 Timer::Join { group } => self.join_expired(now, &group),
                 Timer::Sync { group } => self.sync_expired(now, &group),
@@ -248,17 +264,20 @@ impl GroupCoordinator {
                 Timer::Expire => self.expire(now),
             }
         }
+        for group in disturbed {
+            self.retarget(&group, target::Cause::Members);
+        }
         self.decide()
     }
 
     /// Takes the topics as they are now: deletes the offsets of those that are gone, and gives new partitions to
     /// members. Never older than the ones before.
-    pub fn on_topics(&mut self, now: Now, topics: Arc<Topics>) -> GroupDecision {
+    pub fn on_topics(&mut self, topics: Arc<Topics>) -> GroupDecision {
         self.topics = topics;
         self.drop_offsets_of_deleted_topics();
         let groups: Vec<String> = self.state.groups().map(|(name, _)| name.to_owned()).collect();
         for group in groups {
-            self.retarget(now, &group, target::Cause::Topics);
+            self.retarget(&group, target::Cause::Topics);
         }
         self.decide()
     }
@@ -315,9 +334,11 @@ impl GroupCoordinator {
     }
 
     fn effect(&mut self, effect: GroupEffect) {
-        if !self.out.effects.contains(&effect) {
-            self.out.effects.push(effect);
-        }
+        self.out.effects.push(effect);
+    }
+
+    fn nudge(&mut self, group: &str, member: &str) {
+        self.out.nudges.insert((group.to_owned(), member.to_owned()));
     }
 
     fn live(&mut self, group: &str) -> &mut Live {
@@ -338,7 +359,12 @@ impl GroupCoordinator {
 
     fn decide(&mut self) -> GroupDecision {
         let next_offset = self.out.base_offset + self.out.records.len() as u64;
-        let out = std::mem::replace(&mut self.out, Output::new(next_offset));
+        let mut out = std::mem::replace(&mut self.out, Output::new(next_offset));
+        let is_there = |(group, member): &(String, String)| {
+            self.state.group(group).is_some_and(|group| group.members.contains_key(member))
+        };
+        let nudges = out.nudges.into_iter().filter(is_there);
+        out.effects.extend(nudges.map(|(group, member)| GroupEffect::Nudge { group, member }));
         Decision {
             base_offset: out.base_offset,
             records: out.records,

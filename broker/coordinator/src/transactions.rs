@@ -368,6 +368,14 @@ impl TransactionCoordinator {
         if producer.epoch == present && present < self.config.epoch_max {
             return Ok(());
         }
+        let is_aborting = matches!(
+            transaction.state,
+            TransactionState::PrepareAbort | TransactionState::CompleteAbort
+        );
+        if is_aborting && transaction.last == Some((producer.producer_id, producer.epoch)) {
+            let message = format!("the transaction of {id:?} was aborted");
+            return Err(Failure::new(ErrorCode::TransactionAborted, message));
+        }
         let message = format!("{id:?} is at epoch {present}, not {}", producer.epoch);
         let code = if producer.epoch <= present {
             ErrorCode::ProducerFenced

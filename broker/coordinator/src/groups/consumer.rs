@@ -29,7 +29,7 @@ impl GroupCoordinator {
                 self.leave(now, heartbeat)?;
                 return Ok(self.farewell(heartbeat.epoch));
             }
-            _ => self.stay(now, heartbeat)?,
+            _ => self.stay(heartbeat)?,
         }
         let Heartbeat { group, member, sequence, epoch, .. } = heartbeat;
         self.touch(now, group, member);
@@ -40,6 +40,8 @@ impl GroupCoordinator {
         let nothing = BTreeSet::new();
         let owned = if *epoch == JOIN_EPOCH { Some(&nothing) } else { heartbeat.owned.as_ref() };
         self.reconcile(now, group, member, owned);
+        // It is told right now.
+        self.out.nudges.remove(&(group.clone(), member.clone()));
         Ok(self.answer(group, member, owned))
     }
 
@@ -109,15 +111,22 @@ impl GroupCoordinator {
                     return Ok(());
                 }
             }
-            Place::New => self.add_member(name, id, member),
+            Place::New => {
+                self.write(Change::Member(name.clone(), id.clone(), Some(member)));
+            }
         }
-        self.retarget(now, name, Cause::Members);
+        self.retarget(name, Cause::Members);
         Ok(())
     }
 
     /// Where a member that joins belongs, or why it cannot.
     fn place_of_joining(&self, heartbeat: &Heartbeat) -> Result<Place, Failure> {
         let Heartbeat { group: name, member: id, .. } = heartbeat;
+        // Not a question to the log: it does not have a first generation that is being made.
+        if self.has_classic_members(name) {
+            let message = format!("the members of group {name:?} speak the classic protocol");
+            return Err(Failure::new(ErrorCode::GroupProtocolMismatch, message));
+        }
         let Some(group) = self.state.group(name) else {
             if self.state.groups().len() >= GROUPS_MAX {
                 let message = format!("this coordinator has {GROUPS_MAX} groups and takes no more");
@@ -125,9 +134,11 @@ impl GroupCoordinator {
             }
             return Ok(Place::New);
         };
-        if self.has_classic_members(name) {
-            let message = format!("the members of group {name:?} speak the classic protocol");
-            return Err(Failure::new(ErrorCode::GroupProtocolMismatch, message));
+        if let Some(member) = group.members.get(id)
+            && member.instance != heartbeat.instance
+        {
+            let message = format!("member {id:?} has joined as another instance");
+            return Err(Failure::new(ErrorCode::InvalidRequest, message));
         }
         let held_by = heartbeat.instance.as_deref().and_then(|instance| group.instance(instance));
         match held_by {
@@ -141,11 +152,7 @@ impl GroupCoordinator {
             }
             None => {}
         }
-        if let Some(member) = group.members.get(id) {
-            if member.instance != heartbeat.instance {
-                let message = format!("member {id:?} has joined as another instance");
-                return Err(Failure::new(ErrorCode::InvalidRequest, message));
-            }
+        if group.members.contains_key(id) {
             return Ok(Place::Own);
         }
         let members_max = self.config.members_max;
@@ -164,11 +171,13 @@ impl GroupCoordinator {
             return;
         }
         let generation = self.end_classic(name);
-        let epochs = Epochs { epoch: generation, assignment: generation };
-        self.write(Change::Epochs(name.to_owned(), Some(epochs)));
+        if generation > 0 {
+            let epochs = Epochs { epoch: generation, assignment: generation };
+            self.write(Change::Epochs(name.to_owned(), Some(epochs)));
+        }
     }
 
-    fn stay(&mut self, now: Now, heartbeat: &Heartbeat) -> Result<(), Failure> {
+    fn stay(&mut self, heartbeat: &Heartbeat) -> Result<(), Failure> {
         let Heartbeat { group: name, member: id, .. } = heartbeat;
         let (group, member) = self.require_member(name, id, heartbeat.instance.as_deref())?;
         check_epoch(&group.currents[id], heartbeat)?;
@@ -179,7 +188,7 @@ impl GroupCoordinator {
         let same = is_same_for_targets(member, &changed);
         self.write(Change::Member(name.clone(), id.clone(), Some(changed)));
         if !same {
-            self.retarget(now, name, Cause::Members);
+            self.retarget(name, Cause::Members);
         }
         Ok(())
     }
@@ -202,6 +211,7 @@ impl GroupCoordinator {
             RemovalReason::Left
         };
         self.remove(now, group, member, reason);
+        self.retarget(group, Cause::Members);
         Ok(())
     }
 
@@ -234,10 +244,11 @@ impl GroupCoordinator {
         let group = self.state.group(name).expect("it has this member");
         let epochs = group.epochs.expect("whoever has members has an epoch");
         let goal = Goal { epoch: epochs.assignment, partitions: &group.targets[id].partitions };
-        let current = &group.currents[id];
+        let known = group.currents.get(id);
+        let current = known.cloned().unwrap_or_else(Current::new);
         let is_free = |partition: &_| group.holder(partition).is_none_or(|holder| holder == id);
-        let next = reconcile(current, goal, owned, is_free);
-        if next == *current {
+        let next = reconcile(&current, goal, owned, is_free);
+        if known == Some(&next) {
             return;
         }
         assert!(next.epoch <= goal.epoch, "{id:?} is ahead of its group: {next:?}");

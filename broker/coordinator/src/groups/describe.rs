@@ -9,6 +9,7 @@ use super::{
     record::MemberState,
     request::{MemberName, Removal, RemovalReason, RemoveMember},
     state::Group,
+    target::Cause,
     unknown_group, unknown_member,
 };
 use crate::decision::Now;
@@ -148,6 +149,7 @@ impl GroupCoordinator {
         };
         let id = id.ok_or_else(|| unknown_member(name, said))?.to_owned();
         self.remove(now, name, &id, RemovalReason::Kicked);
+        self.retarget(name, Cause::Members);
         Ok(())
     }
 

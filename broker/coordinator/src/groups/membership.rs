@@ -2,10 +2,9 @@
 //! is decided elsewhere.
 
 use super::{
-    GroupCoordinator, GroupEffect, LEAVE_STATIC_EPOCH, Timer,
-    record::{Change, Current, Member, MemberState, Target},
+    GroupCoordinator, LEAVE_STATIC_EPOCH, Timer,
+    record::{Change, Current, Member, MemberState},
     request::{Removal, RemovalReason},
-    target::Cause,
 };
 use crate::decision::Now;
 
@@ -64,14 +63,8 @@ impl GroupCoordinator {
         }
     }
 
-    pub(super) fn add_member(&mut self, group: &str, id: &str, member: Member) {
-        let (group, id) = (group.to_owned(), id.to_owned());
-        self.write(Change::Member(group.clone(), id.clone(), Some(member)));
-        self.write(Change::Target(group.clone(), id.clone(), Some(Target::default())));
-        self.write(Change::Current(group, id, Some(Current::new())));
-    }
-
-    /// A static member is back under another id: it takes the place over, and nobody else notices.
+    /// A static member is back under another id: it takes the place over, and nobody else notices. Where it is on its
+    /// way to its target is for the caller to say.
     pub(super) fn replace_member(
         &mut self,
         now: Now,
@@ -86,8 +79,7 @@ impl GroupCoordinator {
         self.erase(group, old);
         let (group, new) = (group.to_owned(), new.to_owned());
         self.write(Change::Member(group.clone(), new.clone(), Some(member)));
-        self.write(Change::Target(group.clone(), new.clone(), Some(target)));
-        self.write(Change::Current(group, new, Some(Current::new())));
+        self.write(Change::Target(group, new, Some(target)));
     }
 
     /// A static member stops, and its place stays as it is until its session ends. What it held is free.
@@ -98,30 +90,33 @@ impl GroupCoordinator {
         self.write(Change::Current(group.to_owned(), member.to_owned(), Some(away)));
     }
 
-    /// Takes a member out, with everything it has.
+    /// Takes a member out, with everything it has. The group's targets are for the caller to look at.
     pub(super) fn remove(&mut self, now: Now, group: &str, member: &str, reason: RemovalReason) {
         self.forget(group, member);
         self.note_removal(now, group, member, reason);
         self.nudge_waiting(group);
         self.erase(group, member);
-        self.retarget(now, group, Cause::Members);
     }
 
-    pub(super) fn session_expired(&mut self, now: Now, group: &str, member: &str) {
-        let Some(found) = self.state.group(group) else { return };
-        if found.members.contains_key(member) {
+    /// Whether the targets of the group have to be looked at.
+    pub(super) fn session_expired(&mut self, now: Now, group: &str, member: &str) -> bool {
+        let found = self.state.group(group);
+        if found.is_some_and(|group| group.members.contains_key(member)) {
             self.remove(now, group, member, RemovalReason::SessionTimedOut);
-        } else {
-            self.classic_session_expired(now, group, member);
+            return true;
         }
+        self.classic_session_expired(now, group, member);
+        false
     }
 
-    pub(super) fn revocation_expired(&mut self, now: Now, group: &str, member: &str) {
-        let Some(found) = self.state.group(group) else { return };
-        let late = |current: &Current| current.state == MemberState::Unrevoked;
-        if found.currents.get(member).is_some_and(late) {
+    /// Whether the targets of the group have to be looked at.
+    pub(super) fn revocation_expired(&mut self, now: Now, group: &str, member: &str) -> bool {
+        let found = self.state.group(group).and_then(|group| group.currents.get(member));
+        let is_late = found.is_some_and(|current| current.state == MemberState::Unrevoked);
+        if is_late {
             self.remove(now, group, member, RemovalReason::MissedRebalanceDeadline);
         }
+        is_late
     }
 
     /// Asks those who wait for partitions to come and see: somebody has let go of some.
@@ -131,7 +126,7 @@ impl GroupCoordinator {
             found.currents.iter().filter(|(_, current)| current.state == MemberState::Unreleased);
         let waiting: Vec<String> = waiting.map(|(id, _)| id.clone()).collect();
         for member in waiting {
-            self.effect(GroupEffect::Nudge { group: group.to_owned(), member });
+            self.nudge(group, &member);
         }
     }
 

@@ -1,6 +1,9 @@
 //! What a group coordinator's log consists of: the kinds of keys, the value of each, and how they are bytes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::{Deserialize, Serialize};
 use tidemark_protocol::{
@@ -26,6 +29,34 @@ pub enum Key {
     Pending { group: String, producer_id: ProducerId, topic_id: TopicId, partition: PartitionIndex },
     Seek { group: String, id: u64 },
     Producer { producer_id: ProducerId },
+}
+
+impl Key {
+    /// Reads the key of a record. The bytes may be anything.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
+        decode_key(bytes)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Epochs { group } => write!(out, "epochs of {group}"),
+            Self::Topics { group } => write!(out, "topics of {group}"),
+            Self::Member { member, .. } => write!(out, "member {member}"),
+            Self::Target { member, .. } => write!(out, "target of {member}"),
+            Self::Current { member, .. } => write!(out, "current {member}"),
+            Self::Classic { group } => write!(out, "generation of {group}"),
+            Self::Offset { topic_id, partition, .. } => {
+                write!(out, "offset of {topic_id}/{partition}")
+            }
+            Self::Pending { producer_id, topic_id, partition, .. } => {
+                write!(out, "offset of {topic_id}/{partition} pending for {producer_id}")
+            }
+            Self::Seek { id, .. } => write!(out, "seek {id}"),
+            Self::Producer { producer_id } => write!(out, "producer {producer_id}"),
+        }
+    }
 }
 
 /// A group with server-side assignment: how far it is. `epoch >= assignment >=` every member's epoch.
@@ -227,7 +258,7 @@ impl Change {
     /// Reads what [`Change::encode`] wrote. The bytes may be anything.
     pub(crate) fn decode(record: &Record) -> Result<Self, RecordError> {
         let value = record.value.as_deref();
-        Ok(match decode_key(&record.key)? {
+        Ok(match Key::from_bytes(&record.key)? {
             Key::Epochs { group } => Self::Epochs(group, optional(value)?),
             Key::Topics { group } => Self::Topics(group, optional(value)?),
             Key::Member { group, member } => Self::Member(group, member, optional(value)?),

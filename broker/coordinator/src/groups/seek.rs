@@ -57,7 +57,12 @@ impl GroupCoordinator {
         };
         // A topic that has been deleted since takes its part of the change with it.
         let exists = taken_back.changes.iter().filter(|one| self.topics.contains(&one.partition));
-        let changes = exists.map(|one| self.change(group, one.partition, one.before)).collect();
+        let changes: Vec<SeekChange> =
+            exists.map(|one| self.change(group, one.partition, one.before)).collect();
+        if changes.is_empty() {
+            let message = "the topics of that change have been deleted".to_owned();
+            return Err(Failure::new(ErrorCode::UnknownSeek, message));
+        }
         let seek = Seek { at_ms: now.wall_ms, by: by.clone(), undo_of: Some(id), changes };
         self.carry_out(now, group, &seek, |partition| {
             let before = taken_back.changes.iter().find(|one| one.partition == *partition);

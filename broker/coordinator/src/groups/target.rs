@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use tidemark_protocol::TopicId;
 
 use super::{
-    GroupCoordinator, GroupEffect,
+    GroupCoordinator,
     assignor::{Assignor, Candidate},
     record::{Change, Epochs, SubscribedTopics, Target},
     state::Group,
     subscription,
 };
-use crate::{decision::Now, topics::Topics};
+use crate::topics::Topics;
 
 /// Why targets may have to change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,9 +24,11 @@ pub(super) enum Cause {
 
 impl GroupCoordinator {
     /// Starts a new group epoch if the group is not as it was when its targets were computed, and computes them.
-    pub(super) fn retarget(&mut self, _now: Now, name: &str, cause: Cause) {
+    pub(super) fn retarget(&mut self, name: &str, cause: Cause) {
         let Some(group) = self.state.group(name) else { return };
-        let Some(epochs) = group.epochs else { return };
+        if group.epochs.is_none() && cause == Cause::Topics {
+            return;
+        }
         let resolved = subscription::resolve(&group.members, &self.topics);
         let topics = subscribed_topics(resolved.values(), &self.topics);
         let topics = (!topics.partitions.is_empty()).then_some(topics);
@@ -36,7 +38,7 @@ impl GroupCoordinator {
         }
         let assignor = preferred(group).unwrap_or(self.config.assignor);
         let targets = compute(group, &resolved, assignor, &self.topics);
-        let epoch = epochs.epoch + 1;
+        let epoch = group.epochs.map_or(1, |epochs| epochs.epoch + 1);
         let changed: Vec<(String, Target)> = targets
             .into_iter()
             .filter(|(id, target)| group.targets.get(id) != Some(target))
@@ -47,7 +49,7 @@ impl GroupCoordinator {
             self.write(Change::Topics(name.clone(), topics));
         }
         for (member, target) in changed {
-            self.effect(GroupEffect::Nudge { group: name.clone(), member: member.clone() });
+            self.nudge(&name, &member);
             self.write(Change::Target(name.clone(), member, Some(target)));
         }
         self.write(Change::Epochs(name, Some(Epochs { epoch, assignment: epoch })));

@@ -46,7 +46,8 @@ impl GroupCoordinator {
         producer_epoch: ProducerEpoch,
     ) -> Verification {
         let fence = self.state.producer(producer_id);
-        if fence.is_some_and(|fence| fence.is_open && fence.epoch == producer_epoch) {
+        let is_open = fence.is_some_and(|fence| fence.is_open && fence.epoch == producer_epoch);
+        if is_open || bug::is_put_back("no-verification-guard") {
             return Verification::NotNeeded;
         }
         if self.guards.by_producer.len() >= GUARDS_MAX {

@@ -78,7 +78,7 @@ impl World {
 
     pub(crate) fn set_topics(&mut self, topics: Topics) {
         self.topics = Arc::new(topics);
-        let decision = self.coordinator.on_topics(self.now, self.topics.clone());
+        let decision = self.coordinator.on_topics(self.topics.clone());
         self.take(decision);
     }
 

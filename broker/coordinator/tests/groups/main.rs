@@ -2,5 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "in tests")]
 
+mod hostile;
 mod log;
 mod members;
+mod soup;
+mod transactional;

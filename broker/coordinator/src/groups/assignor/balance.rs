@@ -1,14 +1,14 @@
 //! Even numbers of partitions, with or without regard to what was before.
 //!
 //! First everybody keeps what he had and may still have; then what has no owner goes to whoever has least; then
-//! single partitions move from those who have too many to those who have two less or fewer. Every move makes the
+//! single partitions move from whoever has most to those who have two less or fewer. Every move makes the
 //! numbers more even, so it ends. With equal subscriptions nothing moves that need not: a member gives up only what
 //! it has above its share.
 //!
 //! Members with the same subscription form a class, in order of load, so that "who has least" is a look at the first
 //! of each class.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use tidemark_protocol::{TopicId, TopicPartition};
 
@@ -27,10 +27,13 @@ pub(super) fn assign(
     topics: &Topics,
     past: Past,
 ) -> Vec<BTreeSet<TopicPartition>> {
+    let nothing = BTreeSet::new();
     let mut balance = Balance::new(members, topics);
-    if past == Past::Kept {
-        balance.keep();
-    }
+    balance.before = match past {
+        Past::Kept => members.iter().map(|member| member.before).collect(),
+        Past::Forgotten => vec![&nothing; members.len()],
+    };
+    balance.keep();
     balance.fill();
     while balance.even_out() {}
     balance.assigned
@@ -48,6 +51,8 @@ struct Balance<'a> {
     /// The classes subscribed to a topic.
     classes_of: BTreeMap<TopicId, Vec<usize>>,
     by_rank: Vec<usize>,
+    /// What each member had, as far as that counts.
+    before: Vec<&'a BTreeSet<TopicPartition>>,
     assigned: Vec<BTreeSet<TopicPartition>>,
 }
 
@@ -77,7 +82,8 @@ impl<'a> Balance<'a> {
         let topics =
             subscribers(members).keys().filter_map(|id| topics.get(*id)).collect::<Vec<_>>();
         let assigned = vec![BTreeSet::new(); members.len()];
-        Self { members, topics, rank, class_of, classes, classes_of, by_rank, assigned }
+        let before = Vec::new();
+        Self { members, topics, rank, class_of, classes, classes_of, by_rank, before, assigned }
     }
 
     fn give(&mut self, partition: TopicPartition, to: usize) {
@@ -105,7 +111,7 @@ impl<'a> Balance<'a> {
     fn keep(&mut self) {
         let mut taken = BTreeSet::new();
         for member in self.by_rank.clone() {
-            for partition in self.members[member].before {
+            for partition in self.before[member] {
                 let subscribed = self.members[member].topics.contains(&partition.topic_id);
                 let exists = self
                     .topics
@@ -167,44 +173,59 @@ impl<'a> Balance<'a> {
         Some(self.by_rank[least.1])
     }
 
-    /// Moves single partitions from members with much, most first, to members with less. Whether any moved.
+    /// Moves one partition, from whoever has most of those that have one too many. Whether there was one.
     fn even_out(&mut self) -> bool {
-        let mut by_load = self.by_rank.clone();
-        by_load.sort_by_key(|member| std::cmp::Reverse(self.assigned[*member].len()));
-        let mut moved = false;
-        for member in by_load {
-            while let Some((partition, to)) = self.surplus(member) {
-                self.take(&partition, member);
-                self.give(partition, to);
-                moved = true;
+        let mut by_load: Vec<_> = self.classes.iter().map(|class| class.iter().rev()).collect();
+        let mut heads: BinaryHeap<_> = by_load
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(class, members)| Some((*members.next()?, class)))
+            .collect();
+        let mut found = None;
+        while let Some(((load, rank), class)) = heads.pop() {
+            let member = self.by_rank[rank];
+            found = self.surplus(member).map(|(partition, to)| (member, partition, to));
+            if found.is_some() || load < 2 {
+                break;
             }
+            heads.extend(by_load[class].next().map(|next| (*next, class)));
         }
-        moved
+        let Some((from, partition, to)) = found else { return false };
+        self.take(&partition, from);
+        self.give(partition, to);
+        true
     }
 
-    /// A partition of the member that another should have, and that other. What the member did not have before
-    /// goes first, then what is in another rack, then the last.
+    /// A partition of the member that another should have, and that other, who has least of all that could. What the
+    /// member did not have before goes first, then what is far from it and near to the other, then the last.
     fn surplus(&self, member: usize) -> Option<(TopicPartition, usize)> {
         let load = self.assigned[member].len();
-        let mut to: Option<(usize, TopicId, usize)> = None;
-        for topic in &self.members[member].topics {
-            let Some(least) = self.least_of(*topic) else { continue };
-            let least_load = self.assigned[least].len();
-            let has_some = || self.of_topic(member, *topic).next().is_some();
-            if least_load + 1 < load && to.is_none_or(|(best, ..)| least_load < best) && has_some()
-            {
-                to = Some((least_load, *topic, least));
-            }
-        }
-        let (_, topic, to) = to?;
-        let Candidate { before, rack, .. } = &self.members[member];
-        let at = self.topics.binary_search_by_key(&topic, |topic| topic.id).ok()?;
-        let is_near = |one: &TopicPartition| {
-            rack.is_some_and(|rack| self.topics[at].is_in_rack(one.partition, rack))
-        };
-        let mine = self.of_topic(member, topic);
-        let worst = mine.max_by_key(|one| (!before.contains(one), !is_near(one), one.partition));
-        worst.map(|partition| (*partition, to))
+        let Candidate { topics, rack, .. } = &self.members[member];
+        let before = self.before[member];
+        let takers: Vec<(TopicId, usize)> = topics
+            .iter()
+            .filter_map(|topic| Some((*topic, self.least_of(*topic)?)))
+            .filter(|(topic, taker)| {
+                self.assigned[*taker].len() + 1 < load
+                    && self.of_topic(member, *topic).next().is_some()
+            })
+            .collect();
+        let least = takers.iter().map(|(_, taker)| self.assigned[*taker].len()).min()?;
+        let best = takers.into_iter().filter(|(_, taker)| self.assigned[*taker].len() == least);
+        let moves = best.flat_map(|(topic, taker)| {
+            self.of_topic(member, topic).map(move |partition| (*partition, taker))
+        });
+        moves.max_by_key(|(partition, taker)| {
+            let is_near =
+                |rack: Option<&str>| rack.is_some_and(|rack| self.is_near(partition, rack));
+            let taker_rack = self.members[*taker].rack;
+            (!before.contains(partition), !is_near(*rack), is_near(taker_rack), *partition)
+        })
+    }
+
+    fn is_near(&self, partition: &TopicPartition, rack: &str) -> bool {
+        let at = self.topics.binary_search_by_key(&partition.topic_id, |topic| topic.id);
+        at.is_ok_and(|at| self.topics[at].is_in_rack(partition.partition, rack))
     }
 
     fn of_topic(&self, member: usize, topic_id: TopicId) -> impl Iterator<Item = &TopicPartition> {

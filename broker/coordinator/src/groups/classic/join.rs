@@ -37,6 +37,9 @@ pub struct JoinedGroup {
     pub member: String,
     /// For the leader: all members. For others nothing.
     pub members: Vec<JoinedMember>,
+    /// The leader is back after a restart, and the assignment stands. Clients that do not know of this must be told
+    /// that somebody else leads.
+    pub skip_assignment: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -254,8 +257,7 @@ impl GroupCoordinator {
         if is_stable && stays {
             self.write_generation(&name);
             let mut joined = self.classic_mut(&name).joined(&id);
-            // A leader that is back is not asked to assign: the assignment stands.
-            joined.members.clear();
+            joined.skip_assignment = true;
             return Some(GroupResponse::JoinGroup(joined));
         }
         let peer = self.classic_mut(&name).members.get_mut(&id).expect("it was put there");
@@ -293,6 +295,7 @@ impl Rebalance {
             leader,
             member: id.to_owned(),
             members,
+            skip_assignment: false,
         }
     }
 }
