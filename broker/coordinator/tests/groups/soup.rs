@@ -106,13 +106,12 @@ fn classic() -> impl Strategy<Value = GroupRequest> {
 }
 
 fn offsets() -> impl Strategy<Value = GroupRequest> {
-    let committer =
-        prop_oneof![
-            Just(Committer::Outside),
-            (member(), 0..12_i32, instance()).prop_map(|(member, epoch, instance)| {
-                Committer::Member { member, epoch, instance }
-            }),
-        ];
+    let committer = prop_oneof![
+        Just(Committer::Outside),
+        (member(), 0..12_i32, instance()).prop_map(|(member, epoch, instance)| {
+            Committer::Member { member, epoch, instance }
+        }),
+    ];
     let commit =
         (group(), committer, 0..5_u32, 0..9_u64).prop_map(|(group, committer, number, offset)| {
             let partition = partition(1, number);
