@@ -262,7 +262,7 @@ impl Pair {
                 self[id].work();
                 for effect in self[id].port.take().into_iter().filter(|effect| !lost(effect)) {
                     carried = true;
-                    self.carry(id, effect);
+                    self.carry(id, &effect);
                 }
             }
             if !carried {
@@ -330,8 +330,8 @@ impl Pair {
         read.now_or_never().expect("an inline read waits for nobody")
     }
 
-    fn carry(&mut self, from: BrokerId, effect: PortEffect) {
-        match effect {
+    fn carry(&mut self, from: BrokerId, effect: &PortEffect) {
+        match *effect {
             PortEffect::Position { leader, partition, position } => {
                 let follower = self[from].me;
                 let position = FollowerPosition { partition, follower, position };
@@ -341,19 +341,19 @@ impl Pair {
                 match self.read_for_replica(from, to.leader_epoch, offset) {
                     Ok(read) => {
                         let ends = (read.high_watermark, read.log_start_offset);
-                        self.answer(from, to, ends, read.bytes, None);
+                        self.answer(from, to, ends, &read.bytes, None);
                     }
                     Err(Failure { code, .. }) => {
                         let refusal = Some(ReplicaRefusal::Error { code });
-                        self.answer(from, to, (0, 0), Bytes::new(), refusal);
+                        self.answer(from, to, (0, 0), &Bytes::new(), refusal);
                     }
                 }
             }
             PortEffect::ShareWatermark { to, high_watermark, log_start_offset, .. } => {
-                self.answer(from, to, (high_watermark, log_start_offset), Bytes::new(), None);
+                self.answer(from, to, (high_watermark, log_start_offset), &Bytes::new(), None);
             }
             PortEffect::Refuse { to, refusal, .. } => {
-                self.answer(from, to, (0, 0), Bytes::new(), Some(refusal));
+                self.answer(from, to, (0, 0), &Bytes::new(), Some(refusal));
             }
             // Nobody decides here.
             PortEffect::AlterIsr { .. } => {}
@@ -365,7 +365,7 @@ impl Pair {
         leader: BrokerId,
         to: AnswerTo,
         (high_watermark, log_start_offset): (Offset, Offset),
-        bytes: Bytes,
+        bytes: &Bytes,
         refusal: Option<ReplicaRefusal>,
     ) {
         let mut bytes = bytes.to_vec();
