@@ -334,7 +334,7 @@ impl Steered {
             self.data_dir.write_checkpoints(&checkpoints)?;
             return Ok(false);
         }
-        self.data_dir.close(&closed.checkpoints)?;
+        self.data_dir.close(&closed.checkpoints, self.broker_epoch)?;
         Ok(true)
     }
 

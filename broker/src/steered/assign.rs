@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use tidemark_controller::{Image, Topic};
+use tidemark_controller::{
+    Image, Topic,
+    plan::{self, Placed},
+};
 use tidemark_protocol::{ErrorCode, TopicPartition};
 use tidemark_replication::Assignment;
 
 use super::Steered;
 use crate::{
     partitions::PartitionView,
-    roles::{self, ChangedBrokers},
+    roles,
     shard::{Adoption, Command},
 };
 
@@ -21,10 +24,8 @@ impl Steered {
         if let Err(error) = self.dirs.left_behind.clear_topics(image, now_ms) {
             tracing::warn!(%error, "directories without partitions stay where they are");
         }
-        for topic in image.topics() {
-            for id in self.held_here(topic) {
-                self.open_log(topic, id, None);
-            }
+        for placed in plan::difference(&Image::default(), image, self.config.broker_id).open {
+            self.open_log(&placed.topic, placed.id, None);
         }
         self.followed = image.clone();
     }
@@ -32,33 +33,21 @@ impl Steered {
     /// Follows the metadata to `image`, which is not older than the last one.
     pub fn follow(&mut self, image: &Image) {
         let before = std::mem::replace(&mut self.followed, image.clone());
-        assert!(before.metadata_index() <= image.metadata_index(), "the metadata went back");
-        for topic in before.topics() {
-            let now = image.topic_by_id(topic.id);
-            for id in self.held_here(topic) {
-                let assigned = now.and_then(|now| now.partition(id.partition));
-                if !assigned.is_some_and(|it| it.replicas.contains(&self.config.broker_id)) {
-                    self.delete_log(topic, id);
-                }
-            }
-            if now.is_none() {
-                self.metrics.forget_topic(&topic.name);
+        let difference = plan::difference(&before, image, self.config.broker_id);
+        for topic in &difference.deleted_topics {
+            self.metrics.forget_topic(&topic.name);
+        }
+        for placed in difference.delete.iter().chain(&difference.release) {
+            self.delete_log(&placed.topic, placed.id);
+        }
+        for Placed { id, topic, .. } in difference.assign {
+            match self.partitions.get(id) {
+                Some(view) => self.update(&view, &topic),
+                None => self.open_log(&topic, id, self.assignment(&topic, id)),
             }
         }
-        let brokers = ChangedBrokers::between(&before, image);
-        for topic in image.topics() {
-            let known = before.topic_by_id(topic.id);
-            if brokers.is_empty() && known.is_some_and(|known| Arc::ptr_eq(known, topic)) {
-                continue;
-            }
-            for id in self.held_here(topic) {
-                if let Some(view) = self.partitions.get(id) {
-                    self.update(&view, known, topic, &brokers);
-                } else {
-                    let assignment = self.assignment(topic, id);
-                    self.open_log(topic, id, assignment);
-                }
-            }
+        for Placed { id, topic, .. } in difference.open {
+            self.open_log(&topic, id, self.assignment(&topic, id));
         }
         self.wake();
     }
@@ -93,21 +82,10 @@ impl Steered {
         Some(roles::assignment(&self.followed, partition))
     }
 
-    fn update(
-        &mut self,
-        view: &PartitionView,
-        known: Option<&Arc<Topic>>,
-        topic: &Topic,
-        brokers: &ChangedBrokers,
-    ) {
+    fn update(&mut self, view: &PartitionView, topic: &Topic) {
         let partition = view.id;
-        if known.is_none_or(|known| known.config != topic.config) {
-            self.tell(view.shard.index, Command::Configure { partition, config: topic.config });
-        }
-        let known = known.map(|known| &**known);
-        if brokers.concern(known, topic, partition.partition)
-            && let Some(assignment) = self.assignment(topic, partition)
-        {
+        self.tell(view.shard.index, Command::Configure { partition, config: topic.config });
+        if let Some(assignment) = self.assignment(topic, partition) {
             self.tell(view.shard.index, Command::Assign { partition, assignment });
         }
     }
