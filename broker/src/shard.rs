@@ -463,3 +463,6 @@ impl Hands {
         self.wall_ms = u64::try_from(self.clock.wall_ms()).unwrap_or(0);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 //! contains no decisions of its own, and it starts nothing: between two calls nothing happens.
 
 mod assign;
-mod replicas;
+pub(crate) mod replicas;
 
 use std::{
     path::{Path, PathBuf},
