@@ -18,9 +18,7 @@ use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
 use tidemark_protocol::{
     ErrorCode, Failure,
-    frame::{
-        Frame, FrameDecoder, FrameError, FrameKind, PREFACE_BYTES, Preface, encode_head,
-    },
+    frame::{Frame, FrameDecoder, FrameError, FrameKind, PREFACE_BYTES, Preface, encode_head},
     limits::FRAME_BYTES_MAX,
     message::Request,
 };
@@ -259,7 +257,10 @@ async fn read(
                     }
                 }
                 FrameKind::Request | FrameKind::Credit | FrameKind::Cancel => {
-                    return Err(io::Error::other(format!("a node answered with a {:?}", frame.kind)));
+                    return Err(io::Error::other(format!(
+                        "a node answered with a {:?}",
+                        frame.kind
+                    )));
                 }
             }
         }

@@ -168,7 +168,8 @@ impl Server {
 
         // Told to stop one by one, not by the signal: it begins with leaving the cluster in order.
         let (threads, tasks) = (Tasks::new(Shutdown::new()), Tasks::new(Shutdown::new()));
-        let plane = Plane::start(&data_dir, &config, &clock, (&metrics, &health), (&threads, &tasks))?;
+        let plane =
+            Plane::start(&data_dir, &config, &clock, (&metrics, &health), (&threads, &tasks))?;
         if let Some(image) = &plane.recovered
             && left_behind.is_metadata_lost(image)?
         {
@@ -246,7 +247,9 @@ impl Server {
         if is_broker {
             let previous_broker_epoch = checkpoints.clean_epoch();
             self.open_logs(&mut assignments, checkpoints).await;
-            broker.tasks.spawn("assignments", assignments.run(broker.images.clone(), shutdown.clone()));
+            broker
+                .tasks
+                .spawn("assignments", assignments.run(broker.images.clone(), shutdown.clone()));
             broker.tasks.spawn("isr", isr_changes.run(Arc::clone(broker), shutdown.clone()));
             let registration = self.registration(address, previous_broker_epoch);
             let wanted = broker.wanted.subscribe();

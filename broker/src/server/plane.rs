@@ -39,18 +39,21 @@ impl Plane {
         (threads, tasks): (&Tasks, &Tasks),
     ) -> Result<Self, ServerError> {
         let identity = data_dir.identity();
-        let me = VoterId {
-            node: identity.node_id,
-            directory: DirectoryId(identity.directory_id),
-        };
+        let me = VoterId { node: identity.node_id, directory: DirectoryId(identity.directory_id) };
         let (images_in, images) = watch::channel(Arc::<Image>::default());
         let (leader_in, leader) = watch::channel(None);
         let addresses = Addresses::new(config.controllers.clone(), images.clone());
         let (peers, losses) = Peers::new(tasks.clone(), addresses.clone());
         if !config.roles.is_controller() {
             let cluster_id = identity.cluster_id.clone();
-            let feed =
-                MetadataFeed::new(me.node, cluster_id, tasks.clone(), addresses, images_in, leader_in);
+            let feed = MetadataFeed::new(
+                me.node,
+                cluster_id,
+                tasks.clone(),
+                addresses,
+                images_in,
+                leader_in,
+            );
             tasks.spawn("metadata", feed.run(tasks.shutdown().clone()));
             let control = Control::new(me.node, None, peers, leader);
             return Ok(Self { control, images, recovered: None });
