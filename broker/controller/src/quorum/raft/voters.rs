@@ -106,12 +106,12 @@ impl<D: Disk> RaftQuorum<D> {
             let progress = raft.prs().get(id).filter(|progress| progress.recent_active)?;
             Some((progress.matched, id, voter))
         });
-        match heard.max_by_key(|(matched, id, _)| (*matched, *id)) {
-            Some((_, id, voter)) => {
-                tracing::info!(to = voter.node, "handing over the leadership of the quorum");
-                self.node.transfer_leader(id);
-            }
-            None => tracing::info!(?to, "there is nobody to take the leadership of the quorum"),
-        }
+        let best = heard.max_by_key(|(matched, id, _)| (*matched, *id));
+        let Some((_, id, voter)) = best else {
+            tracing::info!(?to, "there is nobody to take the leadership of the quorum");
+            return;
+        };
+        tracing::info!(to = voter.node, "handing over the leadership of the quorum");
+        self.node.transfer_leader(id);
     }
 }
