@@ -1,0 +1,9 @@
+//! The group coordinator over a log in memory.
+
+#![expect(clippy::unwrap_used, reason = "in tests")]
+
+mod hostile;
+mod log;
+mod members;
+mod soup;
+mod transactional;
