@@ -17,7 +17,7 @@ use crate::log::{World, partition, topic};
 
 #[derive(Clone, Debug)]
 enum Step {
-    Request(GroupRequest),
+    Request(Box<GroupRequest>),
     Wait(u64),
     Topics(u32),
     FailOver { is_compacted: bool },
@@ -106,13 +106,12 @@ fn classic() -> impl Strategy<Value = GroupRequest> {
 }
 
 fn offsets() -> impl Strategy<Value = GroupRequest> {
-    let committer =
-        prop_oneof![
-            Just(Committer::Outside),
-            (member(), 0..12_i32, instance()).prop_map(|(member, epoch, instance)| {
-                Committer::Member { member, epoch, instance }
-            }),
-        ];
+    let committer = prop_oneof![
+        Just(Committer::Outside),
+        (member(), 0..12_i32, instance()).prop_map(|(member, epoch, instance)| {
+            Committer::Member { member, epoch, instance }
+        }),
+    ];
     let commit =
         (group(), committer, 0..5_u32, 0..9_u64).prop_map(|(group, committer, number, offset)| {
             let partition = partition(1, number);
@@ -148,7 +147,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let request = prop_oneof![6 => heartbeat(), 8 => classic(), 5 => offsets(), 1 => admin];
     prop_oneof![
-        30 => request.prop_map(Step::Request),
+        30 => request.prop_map(|request| Step::Request(Box::new(request))),
         6 => (1..900_u64).prop_map(Step::Wait),
         1 => (0..5_u32).prop_map(Step::Topics),
         1 => any::<bool>().prop_map(|is_compacted| Step::FailOver { is_compacted }),
@@ -179,7 +178,7 @@ proptest! {
             match step {
                 Step::Request(request) => {
                     let before = world.end_offset;
-                    let token = world.send(request);
+                    let token = world.send(*request);
                     match world.answer(token) {
                         Some(Err(_)) => assert_eq!(before, world.end_offset),
                         Some(Ok(_)) => {}
