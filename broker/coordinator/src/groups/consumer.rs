@@ -101,9 +101,6 @@ impl GroupCoordinator {
         self.take_over_group(name);
         match place {
             Place::Own if before.as_ref() == Some(&member) => return Ok(()),
-            Place::Own => {
-                self.write(Change::Member(name.clone(), id.clone(), Some(member)));
-            }
             Place::Vacated(old) => {
                 let same = before.is_some_and(|before| is_same_for_targets(&before, &member));
                 self.replace_member(now, name, (&old, id), member);
@@ -111,7 +108,7 @@ impl GroupCoordinator {
                     return Ok(());
                 }
             }
-            Place::New => {
+            Place::Own | Place::New => {
                 self.write(Change::Member(name.clone(), id.clone(), Some(member)));
             }
         }

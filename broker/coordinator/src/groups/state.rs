@@ -195,7 +195,13 @@ impl State {
                 LoadError::Contradiction(format!("group {name:?}: {problem}"))
             })?;
         }
-        Ok(())
+        let is_open = |id| self.producers.get(id).is_some_and(|fence| fence.is_open);
+        match self.pending.iter().find(|(id, _, _)| !is_open(id)) {
+            Some((id, group, _)) => Err(LoadError::Contradiction(format!(
+                "group {group:?}: producer {id} has offsets pending and no transaction"
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn edit(&mut self, name: String, edit: impl FnOnce(&mut Group)) -> String {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in tests")]
 
+mod classic;
 mod hostile;
 mod log;
 mod members;

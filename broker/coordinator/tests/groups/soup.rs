@@ -17,7 +17,7 @@ use crate::log::{World, partition, topic};
 
 #[derive(Clone, Debug)]
 enum Step {
-    Request(GroupRequest),
+    Request(Box<GroupRequest>),
     Wait(u64),
     Topics(u32),
     FailOver { is_compacted: bool },
@@ -147,7 +147,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let request = prop_oneof![6 => heartbeat(), 8 => classic(), 5 => offsets(), 1 => admin];
     prop_oneof![
-        30 => request.prop_map(Step::Request),
+        30 => request.prop_map(|request| Step::Request(Box::new(request))),
         6 => (1..900_u64).prop_map(Step::Wait),
         1 => (0..5_u32).prop_map(Step::Topics),
         1 => any::<bool>().prop_map(|is_compacted| Step::FailOver { is_compacted }),
@@ -178,7 +178,7 @@ proptest! {
             match step {
                 Step::Request(request) => {
                     let before = world.end_offset;
-                    let token = world.send(request);
+                    let token = world.send(*request);
                     match world.answer(token) {
                         Some(Err(_)) => assert_eq!(before, world.end_offset),
                         Some(Ok(_)) => {}
