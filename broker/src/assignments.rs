@@ -28,6 +28,9 @@ const DISK_JOBS_MAX: usize = 16;
 /// How often logs that could not be opened are tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How long a follower may not have caught up before it leaves the in-sync replicas.
+const REPLICA_LAG_MS: u64 = 10_000;
+
 /// Opens and deletes logs, and tells their shards.
 pub(crate) struct Assignments {
     broker: Arc<Broker>,
@@ -254,10 +257,9 @@ impl Assignments {
             view: Arc::clone(&view),
             replica: tidemark_replication::Config {
                 broker_id: self.broker.id,
-                replicas: assigned.replicas.clone(),
-                isr: assigned.isr.clone(),
                 durability: storage_durability(topic.config.durability),
                 min_insync_replicas: topic.config.min_insync_replicas,
+                replica_lag_ms: REPLICA_LAG_MS,
             },
             leader_epoch: if lead { self.leads(&assigned) } else { None },
         };

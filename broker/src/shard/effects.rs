@@ -20,6 +20,10 @@ pub(super) fn run(partition: &mut Partition, hands: &mut Hands) {
                 partition.flush_wanted = partition.flush_wanted.max(end_offset);
                 hands.flush_soon.push(partition.view.id);
             }
+            Effect::AssignEpoch { epoch, start_offset } => {
+                partition.log.assign_epoch(epoch, start_offset);
+            }
+            other => unreachable!("there are no other replicas for {other:?}"),
         }
     }
     hands.effects = effects;

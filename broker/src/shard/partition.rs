@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tidemark_controller::{TopicConfig, TopicDurability};
 use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, Offset};
-use tidemark_replication::{Event, Replica, StorageDurability};
+use tidemark_replication::{Assignment, Event, LogState, Member, Replica, StorageDurability};
 use tidemark_storage::{Cleanup, FlushDone, FlushError, LogConfig, StorageError};
 
 use super::{Hands, effects, produce::storage_failed};
@@ -63,14 +63,21 @@ impl Partition {
     }
 
     pub(super) fn lead(&mut self, epoch: LeaderEpoch, hands: &mut Hands) {
-        let log_end_offset = self.log.log_end_offset();
-        self.log.assign_epoch(epoch, log_end_offset);
-        let event = Event::BecomeLeader {
-            epoch,
+        let log = LogState {
             log_start_offset: self.log.log_start_offset(),
-            log_end_offset,
+            log_end_offset: self.log.log_end_offset(),
             flushed_offset: self.log.flushed_offset(),
+            last_epoch: self.log.epochs().latest(),
         };
+        let id = self.replica.config().broker_id;
+        let assignment = Assignment {
+            leader: Some(id),
+            leader_epoch: epoch,
+            partition_epoch: epoch,
+            replicas: vec![Member { id, broker_epoch: 0, eligible: true }],
+            isr: vec![id],
+        };
+        let event = Event::Assigned { assignment, log };
         self.step(event, hands);
         self.view.set_leader_epoch(self.replica.leader_epoch());
     }
