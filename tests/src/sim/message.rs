@@ -62,7 +62,7 @@ pub enum Response {
     Metadata(Vec<TopicView>),
     Produce(ProduceReceipt),
     Fetch(Fetched),
-    ListOffsets { offset: Offset },
+    ListOffsets { offset: Offset, leader_epoch: LeaderEpoch },
 }
 
 /// A command that was carried out.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tidemark_controller::{Image, MetadataRecord};
+use tidemark_controller::Image;
 use tidemark_protocol::{
     Failure, NodeId,
     messages::{FetchMetadataRequest, FetchMetadataResponse},
@@ -173,7 +173,7 @@ impl Feed {
             if entry.term < self.term {
                 return Err(format!("entry {} contradicts the one before", entry.index));
             }
-            let records = MetadataRecord::decode_all(&bytes).map_err(|error| error.to_string())?;
+            let records = tidemark_controller::decode_entry(&bytes).map_err(|error| error.to_string())?;
             self.image.apply(entry.index, &records).map_err(|error| error.to_string())?;
             self.term = entry.term;
         }
