@@ -34,7 +34,6 @@ const REPLICA_LAG_MS: u64 = 10_000;
 /// Opens and deletes logs, and tells their shards.
 pub(crate) struct Assignments {
     broker: Arc<Broker>,
-    shards: Vec<ShardHandle>,
     dirs: LogDirs,
     /// The partitions here are as this image says, except for those noted as unopened.
     followed: Image,
@@ -55,11 +54,10 @@ impl Assignments {
     /// `assigned` is told how far this has come.
     pub(crate) fn new(
         broker: Arc<Broker>,
-        shards: Vec<ShardHandle>,
         dirs: LogDirs,
         assigned: watch::Sender<u64>,
     ) -> Self {
-        Self { broker, shards, dirs, followed: Image::default(), assigned }
+        Self { broker, dirs, followed: Image::default(), assigned }
     }
 
     /// Opens the logs of everything that was assigned to this broker before it started. They are not led yet.
@@ -135,7 +133,7 @@ impl Assignments {
             return;
         }
         // What was only sent so far, to lead and to configure, has to be done before it is called done.
-        for shard in &self.shards {
+        for shard in &self.broker.shards {
             shard.ask(|reply| Command::Barrier { reply }).await.ok();
         }
         self.assigned.send_replace(image.metadata_index());
@@ -270,8 +268,8 @@ impl Assignments {
 
     fn shard_of(&self, id: TopicPartition) -> ShardHandle {
         let seed: u32 = id.topic_id.0.iter().map(|byte| u32::from(*byte)).sum();
-        let index = seed.wrapping_add(id.partition) as usize % self.shards.len();
-        self.shards[index].clone()
+        let index = seed.wrapping_add(id.partition) as usize % self.broker.shards.len();
+        self.broker.shards[index].clone()
     }
 
     /// Takes partitions of topics that `image` has away from their shards and deletes their files.

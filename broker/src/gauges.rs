@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use tidemark_controller::{Partition, Topic};
+use tidemark_protocol::BrokerId;
+
 use crate::{
     broker::Broker,
     metrics::{Scrape, ScrapeSource, table},
@@ -22,11 +25,11 @@ impl ScrapeSource for Broker {
                 scrape.gauge(&table::HIGH_WATERMARK, &labels, view.high_watermark());
             }
         }
-        scrape.gauge(&table::PARTITIONS, &[], views.len() as u64);
         scrape.gauge(&table::SEGMENTS, &[], segments);
         for (topic, bytes) in sizes {
             scrape.gauge(&table::LOG_SIZE, &[topic], bytes);
         }
+        self.scrape_cluster(scrape);
         let subscriptions = self.tasks.running().0.get("subscription").copied().unwrap_or(0);
         scrape.gauge(&table::SUBSCRIPTIONS, &[], subscriptions as u64);
 
@@ -35,5 +38,67 @@ impl ScrapeSource for Broker {
         scrape.gauge(&table::DISK_FREE, &[&dir], space.free_bytes);
         scrape.gauge(&table::DISK_TOTAL, &[&dir], space.total_bytes);
         scrape.gauge(&table::DISK_STATE, &[&dir], self.disk_watch.state() as u64);
+    }
+}
+
+impl Broker {
+    /// What the metadata says of brokers, and of partitions that are led here, or nowhere.
+    fn scrape_cluster(&self, scrape: &Scrape) {
+        let image = self.image();
+        let fenced = image.brokers().filter(|broker| broker.fenced).count() as u64;
+        scrape.gauge(&table::CLUSTER_BROKERS, &["active"], image.brokers().len() as u64 - fenced);
+        scrape.gauge(&table::CLUSTER_BROKERS, &["fenced"], fenced);
+        let mut counts = Counts::default();
+        for topic in image.topics() {
+            for partition in &topic.partitions {
+                counts.add(self.id, topic, partition);
+            }
+        }
+        counts.scrape(scrape);
+        let applied = *self.assigned.borrow();
+        scrape.gauge(&table::METADATA_APPLIED_INDEX, &[], applied);
+        scrape.gauge_f64(&table::METADATA_LAG, &[], self.metadata_lag().as_secs_f64());
+    }
+}
+
+/// Partitions counted over the metadata.
+#[derive(Default)]
+struct Counts {
+    led: u64,
+    followed: u64,
+    under_replicated: u64,
+    under_min_isr: u64,
+    at_min_isr: u64,
+    offline: u64,
+    imbalanced: u64,
+    reassigning: u64,
+}
+
+impl Counts {
+    fn add(&mut self, me: BrokerId, topic: &Topic, partition: &Partition) {
+        let (in_sync, replicas) = (partition.isr.len(), partition.target_replicas().count());
+        let min = partition.min_insync_replicas(&topic.config);
+        if partition.leader == Some(me) {
+            self.led += 1;
+            self.under_replicated += u64::from(in_sync < replicas);
+            self.under_min_isr += u64::from(in_sync < min);
+            self.at_min_isr += u64::from(in_sync == min && replicas > 1);
+        } else if partition.replicas.contains(&me) {
+            self.followed += 1;
+        }
+        self.offline += u64::from(partition.leader.is_none());
+        self.imbalanced += u64::from(partition.leader != partition.replicas.first().copied());
+        self.reassigning += u64::from(partition.is_reassigning());
+    }
+
+    fn scrape(&self, scrape: &Scrape) {
+        scrape.gauge(&table::PARTITIONS, &["leader"], self.led);
+        scrape.gauge(&table::PARTITIONS, &["follower"], self.followed);
+        scrape.gauge(&table::UNDER_REPLICATED, &[], self.under_replicated);
+        scrape.gauge(&table::UNDER_MIN_ISR, &[], self.under_min_isr);
+        scrape.gauge(&table::AT_MIN_ISR, &[], self.at_min_isr);
+        scrape.gauge(&table::OFFLINE_PARTITIONS, &[], self.offline);
+        scrape.gauge(&table::PREFERRED_LEADER_IMBALANCE, &[], self.imbalanced);
+        scrape.gauge(&table::REASSIGNING_PARTITIONS, &[], self.reassigning);
     }
 }

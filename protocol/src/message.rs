@@ -62,6 +62,20 @@ apis! {
     DescribeBroker = 40, "describe_broker";
     /// Sizes of the logs in each data directory: [`crate::messages::DescribeLogDirsRequest`].
     DescribeLogDirs = 41, "describe_log_dirs";
+    /// The quorum of controllers: [`crate::messages::DescribeQuorumRequest`].
+    DescribeQuorum = 42, "describe_quorum";
+    /// Add a controller to the quorum, or remove one: [`crate::messages::ChangeQuorumRequest`].
+    ChangeQuorum = 43, "change_quorum";
+    /// Drain a broker, take that back, or forget it: [`crate::messages::ChangeBrokerRequest`].
+    ChangeBroker = 44, "change_broker";
+    /// Move replicas: [`crate::messages::ReassignPartitionsRequest`].
+    ReassignPartitions = 45, "reassign_partitions";
+    /// What would have to move: [`crate::messages::PlanMovesRequest`].
+    PlanMoves = 46, "plan_moves";
+    /// Elect leaders: [`crate::messages::ElectLeadersRequest`].
+    ElectLeaders = 47, "elect_leaders";
+    /// How far the replicas of partitions are: [`crate::messages::DescribeReplicasRequest`].
+    DescribeReplicas = 48, "describe_replicas";
     /// A message of the controllers' quorum: [`crate::messages::QuorumMessageRequest`].
     QuorumMessage = 60, "quorum_message";
     /// Who a controller is, before a cluster has begun: [`crate::messages::QuorumHelloRequest`].

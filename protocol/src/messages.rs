@@ -7,10 +7,12 @@ mod admin;
 mod cluster;
 mod data;
 mod offsets;
+mod operations;
 mod replica;
 
 pub use admin::*;
 pub use cluster::*;
 pub use data::*;
 pub use offsets::*;
+pub use operations::*;
 pub use replica::*;

@@ -31,7 +31,7 @@ use arc_swap::ArcSwap;
 pub use compact::{Compacted, CompactionDone, CompactionJob};
 pub use flush::{FlushDone, FlushJob};
 pub use read::{LogReader, ReadOutcome, Residency};
-pub use recover::Recovery;
+pub use recover::{Extent, Recovery};
 pub use retention::Deleted;
 use tidemark_protocol::{LeaderEpoch, Offset, TimestampMs, ids::NO_TIMESTAMP};
 

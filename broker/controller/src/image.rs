@@ -277,6 +277,9 @@ impl Partition {
             partition_epoch: self.partition_epoch,
             replicas: self.replicas.clone(),
             isr: self.isr.clone(),
+            elr: Vec::new(),
+            adding: Vec::new(),
+            removing: Vec::new(),
         }
     }
 }
@@ -295,6 +298,9 @@ impl Broker {
             port: self.port,
             rack: self.rack.clone(),
             fenced: self.fenced,
+            epoch: self.epoch,
+            shutting_down: false,
+            draining: false,
         }
     }
 }

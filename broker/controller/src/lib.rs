@@ -14,6 +14,7 @@ pub mod command;
 pub mod decide;
 pub mod image;
 pub mod names;
+pub mod plan;
 pub mod quorum;
 pub mod record;
 pub mod settings;
@@ -29,8 +30,8 @@ pub use command::{
 pub use decide::{CLUSTER_PARTITIONS_MAX, Decision};
 pub use image::{Broker, Image, Partition, REPLICAS_MAX, Topic};
 pub use quorum::{
-    Committed, EntryId, LatestSnapshot, ProposeError, Quorum, QuorumAction, QuorumError,
-    QuorumEvent, QuorumStatus, VoterChange, VoterStatus,
+    Committed, EntryId, LatestSnapshot, ProposeError, Quorum, QuorumAction, QuorumConfig,
+    QuorumError, QuorumEvent, QuorumStatus, RaftQuorum, VoterChange, VoterStatus,
 };
 pub use record::{
     IncarnationId, MetadataRecord, PartitionChange, RecordError, decode_entry, encode_entry,

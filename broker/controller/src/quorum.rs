@@ -5,10 +5,29 @@
 //! consecutive indexes from 0 on; an entry may have no records (the one a leader begins its term with, a change
 //! of voters), and is delivered all the same, so that whoever applies entries can count them.
 
+mod config;
+mod entry;
+mod members;
+mod raft;
+mod replay;
+mod snapshots;
+mod store;
+mod transfer;
+mod vote_file;
+mod wal;
+mod wire;
+
 use bytes::Bytes;
 use tidemark_protocol::{NodeId, messages::VoterId};
 
+pub use self::{
+    config::QuorumConfig, members::CONTROLLERS_MAX, raft::RaftQuorum, wal::METADATA_TOPIC_ID,
+    wire::MESSAGE_BYTES_MAX,
+};
 use crate::{image::Image, record::MetadataRecord};
+
+/// Whatever went wrong below.
+type Boxed = Box<dyn std::error::Error + Send + Sync>;
 
 /// Agrees on decisions, in order, once and for good. One thread owns it and everything is an argument: it reads
 /// no clock and no socket. It may block on the disk it was given, inside [`Quorum::step`] and

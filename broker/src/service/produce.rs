@@ -49,7 +49,7 @@ pub(crate) async fn begin(
     broker: &Arc<Broker>,
     produce: Produce,
 ) -> impl Future<Output = Vec<ProduceOutcome>> + Send + use<> {
-    let image = broker.controller.image();
+    let image = broker.image();
     let queued_at = broker.clock.now();
     let wait_ms = produce.timeout_ms.min(TIMEOUT_MS_MAX);
     let deadline_ms = broker.clock.monotonic_ms() + u64::from(wait_ms);

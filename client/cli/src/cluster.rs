@@ -296,8 +296,14 @@ mod tests {
     use super::*;
 
     fn metadata(isr: Vec<BrokerId>, leader: Option<BrokerId>) -> MetadataResponse {
-        let broker =
-            |id, fenced| BrokerMetadata { id, host: "h".to_owned(), port: 1, rack: None, fenced };
+        let broker = |id, fenced| BrokerMetadata {
+            id,
+            host: "h".to_owned(),
+            port: 1,
+            rack: None,
+            fenced,
+            ..BrokerMetadata::default()
+        };
         MetadataResponse {
             cluster_id: "c".to_owned(),
             controller_id: leader,
@@ -313,6 +319,7 @@ mod tests {
                     partition_epoch: 0,
                     replicas: vec![1, 2],
                     isr,
+                    ..PartitionMetadata::default()
                 }],
                 settings: TopicSettings::new(),
             }],

@@ -65,6 +65,7 @@ impl Topics {
             partition_epoch: 0,
             replicas: vec![1],
             isr: vec![1],
+            ..PartitionMetadata::default()
         };
         let topics = self.by_name.iter().filter(|(name, _)| wanted(name));
         let described = topics.map(|(name, topic)| TopicMetadata {

@@ -326,6 +326,7 @@ impl Connection {
                 port: address.port(),
                 rack: None,
                 fenced: false,
+                ..BrokerMetadata::default()
             }],
             topics: locked(&self.world.topics).metadata(request.topics.as_deref()),
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BrokerId, LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId,
+    BrokerEpoch, BrokerId, LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId,
     message::{Api, Request},
 };
 
@@ -35,7 +35,7 @@ pub struct MetadataResponse {
 }
 
 /// A broker and where clients reach it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokerMetadata {
     pub id: BrokerId,
     pub host: String,
@@ -43,6 +43,15 @@ pub struct BrokerMetadata {
     pub rack: Option<String>,
     /// Fenced brokers serve nothing.
     pub fenced: bool,
+    /// Index of the metadata entry that registered this run of the broker.
+    #[serde(default)]
+    pub epoch: BrokerEpoch,
+    /// It is stopping in order and leads nothing any more.
+    #[serde(default)]
+    pub shutting_down: bool,
+    /// It gets no new replicas, and those it has are being moved away.
+    #[serde(default)]
+    pub draining: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +63,7 @@ pub struct TopicMetadata {
     pub settings: TopicSettings,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionMetadata {
     pub leader: Option<BrokerId>,
     pub leader_epoch: LeaderEpoch,
@@ -62,6 +71,15 @@ pub struct PartitionMetadata {
     /// In order of preference.
     pub replicas: Vec<BrokerId>,
     pub isr: Vec<BrokerId>,
+    /// Not in sync, but known to hold everything committed: may lead when nobody is in sync (KIP-966).
+    #[serde(default)]
+    pub elr: Vec<BrokerId>,
+    /// Being moved here, as part of `replicas`.
+    #[serde(default)]
+    pub adding: Vec<BrokerId>,
+    /// To go from `replicas` once `adding` is in sync.
+    #[serde(default)]
+    pub removing: Vec<BrokerId>,
 }
 
 impl Request for MetadataRequest {

@@ -18,14 +18,12 @@ pub struct VoterId {
     pub directory: DirectoryId,
 }
 
-/// One message of the quorum, to one controller. There is no response.
+/// One message of the quorum, to one controller: the frame's payload. There is no response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuorumMessageRequest {
     pub cluster_id: String,
     pub from: VoterId,
     pub to: VoterId,
-    #[serde(with = "serde_bytes")]
-    pub message: Vec<u8>,
 }
 
 impl Request for QuorumMessageRequest {
@@ -136,22 +134,22 @@ pub struct FetchMetadataResponse {
     pub term: u64,
     /// Exclusive end of what is committed.
     pub committed_index: u64,
-    /// Consecutive, the first at `from_index`.
+    /// Consecutive, the first at `from_index`. Payload: their records, one entry after the other.
     pub entries: Vec<MetadataEntry>,
-    /// The frame's payload is a snapshot up to `index` (exclusive) instead; its last entry had `term`.
+    /// The payload is a snapshot instead.
     pub snapshot: Option<MetadataSnapshot>,
 }
 
 /// One committed entry of the metadata log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MetadataEntry {
     pub index: u64,
     pub term: u64,
-    #[serde(with = "serde_bytes")]
-    pub records: Vec<u8>,
+    /// Length of its records in the payload, in bytes.
+    pub record_bytes: u32,
 }
 
-/// What the snapshot in a payload stands for.
+/// The snapshot in a payload: everything up to `index` (exclusive), whose last entry had `term`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MetadataSnapshot {
     pub index: u64,

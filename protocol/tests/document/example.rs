@@ -61,6 +61,7 @@ fn topics(blocks: &mut Vec<(&'static str, Vec<u8>)>) {
         port: 9092,
         rack: None,
         fenced: false,
+        ..BrokerMetadata::default()
     };
     let metadata = MetadataResponse {
         cluster_id: "demo".to_owned(),

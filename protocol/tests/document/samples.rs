@@ -162,6 +162,9 @@ pub(crate) fn topic() -> TopicMetadata {
         partition_epoch: 4,
         replicas: vec![1, 2, 3],
         isr: vec![1, 3],
+        elr: vec![2],
+        adding: Vec::new(),
+        removing: Vec::new(),
     };
     let partitions = vec![partition];
     TopicMetadata { name: "clicks".to_owned(), id: TOPIC, partitions, settings: settings() }
@@ -175,6 +178,9 @@ fn topics(all: &mut Vec<Sample>) {
         port: 9092,
         rack: Some("a".to_owned()),
         fenced: false,
+        epoch: 7,
+        shutting_down: false,
+        draining: false,
     };
     part(all, &broker);
     part(all, &topic());

@@ -55,6 +55,22 @@ pub struct Recovery {
     pub truncation_completed: bool,
 }
 
+/// What a log's small files say about where it begins and ends, before it is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// What lies below may be there in part: its deletion was decided.
+    pub log_start: Offset,
+    /// What lies from here on may be there in part: a truncation was not completed.
+    pub cut: Option<Offset>,
+}
+
+impl Extent {
+    /// Reads it and changes nothing. For whoever knows more about the log's contents than the log does.
+    pub fn read<D: Disk>(disk: &D, dir: &Path) -> Result<Self, OpenError> {
+        plan::read_extent(disk, dir)
+    }
+}
+
 /// A log being opened.
 struct Opening<D: Disk> {
     log: Log<D>,

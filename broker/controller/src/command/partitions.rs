@@ -48,6 +48,8 @@ pub struct PartitionState {
 pub enum Election {
     /// The first in order of preference, if it may lead; else nothing changes.
     Preferred,
+    /// The broker named, if it is in sync; else nothing changes.
+    Transfer { to: BrokerId },
     /// Where nobody leads: anybody who lives, whatever is lost by it.
     Unclean,
 }

@@ -41,6 +41,8 @@ enum Choice {
     Any,
     /// The first in order of preference if it may, else as `Any`.
     Preferred,
+    /// The one named if it may, else as `Any`.
+    Named(BrokerId),
     /// As `Any`, else whoever lives.
     Unclean,
 }
@@ -92,6 +94,11 @@ impl<'a> Change<'a> {
         self
     }
 
+    pub(super) fn led_by(mut self, leader: BrokerId) -> Self {
+        self.election = Choice::Named(leader);
+        self
+    }
+
     pub(super) fn unclean(mut self) -> Self {
         self.election = Choice::Unclean;
         self
@@ -127,6 +134,10 @@ impl<'a> Change<'a> {
         let isr = self.in_order(&self.isr);
         let elr = self.eligible_replicas(&isr);
         let Elected { leader, isr, elr } = self.elect(isr, elr);
+        // Who is elected without others in sync may be the only one who was to stay.
+        self.isr = isr;
+        self.complete_reassignment();
+        let (isr, elr) = (self.in_order(&self.isr), self.in_order(&elr));
         let before = self.before;
         let mut after = Partition {
             elr: if self.has_enough(&isr) { Vec::new() } else { elr },
@@ -223,8 +234,11 @@ impl<'a> Change<'a> {
     fn clean_choice(&self, isr: &[BrokerId], elr: &[BrokerId]) -> Option<BrokerId> {
         let has_all = |id| isr.contains(&id) || (isr.is_empty() && elr.contains(&id));
         let may = |id: &BrokerId| has_all(*id) && self.may_lead(*id);
-        let preferred = self.replicas.first().copied();
-        let preferred = preferred.filter(|_| self.election == Choice::Preferred);
+        let preferred = match self.election {
+            Choice::Preferred => self.replicas.first().copied(),
+            Choice::Named(leader) => Some(leader),
+            Choice::Any | Choice::Unclean => None,
+        };
         let present = self.before.leader;
         let others = self.replicas.iter().copied();
         preferred.into_iter().chain(present).chain(others).find(may)

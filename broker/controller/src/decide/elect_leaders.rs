@@ -44,12 +44,16 @@ fn elect_one(
     let leader = after.as_ref().map_or(partition.leader, |after| after.leader);
     let wanted = match election {
         Election::Preferred => leader.filter(|leader| *leader == partition.replicas[0]),
+        Election::Transfer { to } => leader.filter(|leader| *leader == to),
         Election::Unclean => leader,
     };
     let leader = wanted.ok_or_else(|| {
         let message = match election {
             Election::Preferred => {
                 format!("broker {} is not in sync, or not alive", partition.replicas[0])
+            }
+            Election::Transfer { to } => {
+                format!("broker {to} is no replica that is in sync, or not alive")
             }
             Election::Unclean => format!("none of the brokers {:?} is alive", partition.replicas),
         };
@@ -85,6 +89,7 @@ fn elect(
     let change = Change::of(image, config, partition);
     match election {
         Election::Preferred => change.preferred().build(),
+        Election::Transfer { to } => change.led_by(to).build(),
         Election::Unclean if partition.leader.is_some() => None,
         Election::Unclean => change.unclean().build(),
     }

@@ -85,15 +85,19 @@ impl Holders {
             self.sure.extend(now.isr.iter().filter(|id| !old.isr.contains(id)));
             self.durable.extend(&now.isr);
         }
+        let is_asked_for = matches!(command, Command::Reassign(_));
+        if old.is_reassigning() && !now.is_reassigning() && !is_asked_for {
+            assert_eq!(now.isr, now.replicas, "complete too early: {old:?}");
+        }
         let is_elected = old.leader != now.leader;
         if let Some(leader) = now.leader.filter(|_| is_elected) {
-            let was_last_hope = old.isr.is_empty() && old.elr.is_empty();
+            let mut candidates = old.isr.iter().chain(&old.elr);
+            let was_last_hope = !candidates.any(|id| self.sure.contains(id));
             if !may_be_unclean {
                 let may = if was_last_hope { &self.durable } else { &self.sure };
                 assert!(may.contains(&leader), "{leader} of {self:?}: {old:?} {now:?}");
             }
-            let is_clean = old.isr.contains(&leader) || old.elr.contains(&leader);
-            if !is_clean {
+            if !self.sure.contains(&leader) {
                 // What it has is the truth from now on.
                 *self = Self { sure: [leader].into(), durable: [leader].into() };
             }

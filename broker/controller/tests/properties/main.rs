@@ -13,7 +13,7 @@ use tidemark_protocol::messagepack;
 use crate::{ghost::Ghost, invariants::check, ops::Player};
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
     fn an_image_is_what_its_log_says(ops in prop::collection::vec(ops::op(), 1..120)) {
@@ -21,7 +21,7 @@ proptest! {
         let mut player = Player::default();
         let mut ghost = Ghost::default();
         let mut log: Vec<Vec<u8>> = Vec::new();
-        for op in &ops {
+        for op in ops::beginning().iter().chain(&ops) {
             let before = image.clone();
             let Some(command) = player.command(&image, op) else { continue };
             prop_assert_eq!(&Command::decode(&command.encode()).unwrap(), &command);

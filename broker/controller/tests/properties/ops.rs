@@ -24,8 +24,9 @@ pub(crate) enum Op {
     Stop(BrokerId),
     Drain(BrokerId, bool),
     Unregister(BrokerId),
-    /// The leader of some partition proposes an in-sync set; `mask` picks the members.
+    /// The leader of some partition proposes an in-sync set; `mask` picks the members. Perhaps it arrives at once.
     Alter {
+        is_late: bool,
         partition: usize,
         mask: u8,
     },
@@ -66,9 +67,12 @@ impl Player {
                 Command::SetDraining(SetDraining { broker_id: *id, draining: *draining })
             }
             Op::Unregister(id) => Command::UnregisterBroker(UnregisterBroker { broker_id: *id }),
-            Op::Alter { partition, mask } => {
+            Op::Alter { is_late, partition, mask } => {
                 let alter = alter(image, *partition, *mask)?;
                 self.alters.push(alter.clone());
+                if *is_late {
+                    return None;
+                }
                 Command::AlterPartitions(alter)
             }
             Op::AlterLate(pick) => {
@@ -149,7 +153,7 @@ fn alter(image: &Image, pick: usize, mask: u8) -> Option<AlterPartitions> {
 
 fn name() -> impl Strategy<Value = String> {
     prop_oneof![
-        9 => (0..3_u8).prop_map(|n| format!("topic-{n}")),
+        9 => (0..2_u8).prop_map(|n| format!("topic-{n}")),
         1 => ".{0,4}",
     ]
 }
@@ -175,7 +179,7 @@ fn some_settings() -> impl Strategy<Value = TopicSettings> {
 
 fn topics() -> impl Strategy<Value = Command> {
     prop_oneof![
-        4 => (name(), any::<[u8; 16]>(), 1..4_u32, 0..5_u16, some_settings(), any::<u64>(), prop::bool::weighted(0.1))
+        4 => (name(), any::<[u8; 16]>(), 1..3_u32, 0..5_u16, some_settings(), any::<u64>(), prop::bool::weighted(0.1))
             .prop_map(|(name, id, partitions, replication_factor, settings, seed, validate_only)| {
                 Command::CreateTopic(CreateTopic {
                     name, id: TopicId(id), partitions, replication_factor, settings, seed, validate_only,
@@ -194,6 +198,22 @@ fn topics() -> impl Strategy<Value = Command> {
     ]
 }
 
+/// All brokers alive, and a topic to begin with.
+pub(crate) fn beginning() -> Vec<Op> {
+    let start = |broker| Op::Start { broker, is_clean: false, is_wiped: false };
+    let mut ops: Vec<_> = (0..BROKERS).flat_map(|id| [start(id), Op::Unfence(id)]).collect();
+    ops.push(Op::Topics(Command::CreateTopic(CreateTopic {
+        name: "topic-0".to_owned(),
+        id: TopicId([1; 16]),
+        partitions: 2,
+        replication_factor: 3,
+        settings: TopicSettings::from([("min_insync_replicas".to_owned(), "2".to_owned())]),
+        seed: 0,
+        validate_only: false,
+    })));
+    ops
+}
+
 pub(crate) fn op() -> impl Strategy<Value = Op> {
     let broker = || 0..BROKERS;
     let partition = any::<usize>;
@@ -203,18 +223,18 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         8 => (broker(), prop::bool::weighted(0.3), prop::bool::weighted(0.1))
             .prop_map(|(broker, is_clean, is_wiped)| Op::Start { broker, is_clean, is_wiped }),
         4 => broker().prop_map(Op::Fence),
-        12 => broker().prop_map(Op::Unfence),
+        24 => broker().prop_map(Op::Unfence),
         2 => broker().prop_map(Op::Stop),
         1 => (broker(), any::<bool>()).prop_map(|(id, draining)| Op::Drain(id, draining)),
         1 => broker().prop_map(Op::Unregister),
-        14 => (partition(), any::<u8>())
-            .prop_map(|(partition, mask)| Op::Alter { partition, mask }),
-        3 => (0..4_usize).prop_map(Op::AlterLate),
+        28 => (prop::bool::weighted(0.2), partition(), any::<u8>())
+            .prop_map(|(is_late, partition, mask)| Op::Alter { is_late, partition, mask }),
+        8 => (0..4_usize).prop_map(Op::AlterLate),
         2 => (election, prop::option::of(partition()))
             .prop_map(|(election, partition)| Op::Elect { election, partition }),
-        4 => (partition(), prop::option::weighted(0.8, target))
+        6 => (partition(), prop::option::weighted(0.8, target))
             .prop_map(|(partition, replicas)| Op::Reassign { partition, replicas }),
         1 => prop::option::of(any::<u64>()).prop_map(Op::Throttle),
-        6 => topics().prop_map(Op::Topics),
+        4 => topics().prop_map(Op::Topics),
     ]
 }

@@ -299,6 +299,7 @@ mod tests {
                     partition_epoch: 1,
                     replicas: vec![1, 2],
                     isr,
+                    ..PartitionMetadata::default()
                 }],
                 settings: std::collections::BTreeMap::new(),
             },

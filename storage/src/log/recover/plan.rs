@@ -181,6 +181,17 @@ impl Plan {
     }
 }
 
+/// See [`super::Extent::read`].
+pub(super) fn read_extent<D: Disk>(disk: &D, dir: &Path) -> Result<super::Extent, OpenError> {
+    let log_start = dir.join(LOG_START_FILE);
+    let log_start = state_file::read(disk, &log_start, Kind::LogStart, LOG_START_BYTES_MAX)?;
+    let truncations = dir.join(TRUNCATIONS_FILE);
+    let truncations: Option<Truncations> =
+        state_file::read(disk, &truncations, Kind::Truncations, TRUNCATIONS_BYTES_MAX)?;
+    let cut = truncations.and_then(|truncations| truncations.pending);
+    Ok(super::Extent { log_start: log_start.unwrap_or(0), cut })
+}
+
 /// The index file of a segment, if there is one that fits.
 pub(super) fn read_index<D: Disk>(
     disk: &D,

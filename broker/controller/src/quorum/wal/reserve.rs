@@ -17,7 +17,7 @@ const RESERVE_BYTES: [u64; 4] = [4 << 20, 1 << 20, 256 << 10, 64 << 10];
 const RESERVE_FILE: &str = "reserve";
 
 #[derive(Debug)]
-pub(super) struct Reserve<D> {
+pub(in crate::quorum) struct Reserve<D> {
     disk: D,
     path: PathBuf,
     is_kept: bool,
@@ -27,14 +27,14 @@ pub(super) struct Reserve<D> {
 
 impl<D: Disk> Reserve<D> {
     /// What an earlier process has kept.
-    pub(super) fn find(disk: D, dir: &Path) -> Result<Self, DiskError> {
+    pub(in crate::quorum) fn find(disk: D, dir: &Path) -> Result<Self, DiskError> {
         let found = disk.list(dir)?.into_iter().find(|entry| entry.name == RESERVE_FILE);
         let is_small = found.as_ref().is_some_and(|found| found.bytes < RESERVE_BYTES[0]);
         Ok(Self { disk, path: dir.join(RESERVE_FILE), is_kept: found.is_some(), is_small })
     }
 
     /// Takes as much as is to be had, even if something is kept already.
-    pub(super) fn renew(&mut self) {
+    pub(in crate::quorum) fn renew(&mut self) {
         if std::mem::take(&mut self.is_small) {
             self.release();
         }
@@ -42,7 +42,7 @@ impl<D: Disk> Reserve<D> {
     }
 
     /// Takes the space, unless it is taken already or there is none.
-    pub(super) fn keep(&mut self) {
+    pub(in crate::quorum) fn keep(&mut self) {
         if self.is_kept {
             return;
         }
@@ -64,7 +64,7 @@ impl<D: Disk> Reserve<D> {
     }
 
     /// Gives the space back to the disk. Says whether there was any.
-    pub(super) fn release(&mut self) -> bool {
+    pub(in crate::quorum) fn release(&mut self) -> bool {
         if !std::mem::take(&mut self.is_kept) {
             return false;
         }
@@ -80,7 +80,7 @@ impl<D: Disk> Reserve<D> {
 }
 
 /// Whether a full disk must not refuse these.
-pub(super) fn may_use_it(records: &[MetadataRecord]) -> bool {
+pub(in crate::quorum) fn may_use_it(records: &[MetadataRecord]) -> bool {
     records.iter().any(|record| {
         matches!(
             record,
