@@ -2,10 +2,11 @@
 //! and which faults there are. Swarm style: each class of faults is there in half of all seeds, so that every pair of
 //! them is together in a quarter, and each alone in some.
 
-use tidemark_protocol::NodeId;
+use tidemark_controller::CreateTopic;
+use tidemark_protocol::{NodeId, messages::TopicSettings};
 
 use super::{
-    core::{MS, Micros, SECOND},
+    core::{Core, MS, Micros, SECOND},
     network::Delays,
 };
 use crate::random::Random;
@@ -96,7 +97,8 @@ pub struct TopicShape {
     pub min_insync_replicas: u16,
     /// Acknowledged only when on stable storage.
     pub durable: bool,
-    pub segment_bytes: u64,
+    /// How old a segment becomes before the next one is begun.
+    pub segment_ms: u64,
 }
 
 /// Everything that is drawn beforehand.
@@ -186,6 +188,30 @@ fn draw_topic(random: &mut Random, at: u64, nodes: usize) -> TopicShape {
         replication_factor: u16::try_from(replication_factor).expect("a few"),
         min_insync_replicas: u16::try_from(min_insync_replicas).expect("a few"),
         durable: !random.one_in(5),
-        segment_bytes: random.between(4 << 10, 64 << 10),
+        segment_ms: random.between(1_000, 20_000),
+    }
+}
+
+impl TopicShape {
+    /// The command that creates it, under an id that no topic has had.
+    pub fn command(&self, core: &mut Core) -> CreateTopic {
+        let mut settings = TopicSettings::default();
+        let mut set = |name: &str, value: String| {
+            settings.insert(name.to_owned(), value);
+        };
+        set("min_insync_replicas", self.min_insync_replicas.to_string());
+        set("durability", if self.durable { "disk" } else { "memory" }.to_owned());
+        set("max_batch_bytes", "65536".to_owned());
+        set("segment_bytes", "65536".to_owned());
+        set("segment_ms", self.segment_ms.to_string());
+        CreateTopic {
+            name: self.name.clone(),
+            id: super::world::World::draw_topic_id(core),
+            partitions: self.partitions,
+            replication_factor: self.replication_factor,
+            settings,
+            seed: core.random.next_u64(),
+            validate_only: false,
+        }
     }
 }
