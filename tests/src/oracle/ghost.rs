@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use tidemark_broker::steered::SeenReplica;
 use tidemark_protocol::{
     BrokerId, LeaderEpoch, NodeId, Offset, TopicPartition, batch::batches,
 };
+use tidemark_replication::FollowerStatus;
 
 use super::{
     Verdict, bounds, candidate_completeness, commit_immutable, epochs, leader_completeness,
@@ -49,6 +51,33 @@ pub struct Led {
     pub maximal_isr: Vec<BrokerId>,
     pub min_insync_replicas: usize,
     pub is_watermark_known: bool,
+}
+
+impl Observed {
+    /// From what a broker shows of it.
+    pub fn of(node: NodeId, replica: &SeenReplica, followers: &[FollowerStatus]) -> Self {
+        let members = |is_in: fn(&FollowerStatus) -> bool| {
+            let others = followers.iter().filter(|follower| is_in(follower)).map(|it| it.id);
+            std::iter::once(node).chain(others).collect::<Vec<_>>()
+        };
+        let led = replica.led.map(|epoch| Led {
+            epoch,
+            isr: members(|follower| follower.is_in_sync),
+            maximal_isr: members(|follower| follower.is_in_sync || follower.is_proposed),
+            min_insync_replicas: usize::from(replica.min_insync_replicas).min(followers.len() + 1),
+            is_watermark_known: replica.is_watermark_known,
+        });
+        Self {
+            partition: replica.partition,
+            log_start_offset: replica.log_start_offset,
+            log_end_offset: replica.log_end_offset,
+            flushed_offset: replica.flushed_offset,
+            high_watermark: replica.high_watermark,
+            shown_watermark: replica.shown_watermark,
+            led,
+            followed: replica.followed,
+        }
+    }
 }
 
 /// A replica as the oracles remember it.

@@ -110,6 +110,9 @@ impl Ghost {
     /// A controller's image was replaced by its leader's snapshot.
     pub fn restored(&mut self, node: NodeId, life: u64, image: &Image) -> Verdict {
         let index = image.metadata_index();
+        if index == 0 {
+            return Ok(());
+        }
         self.metadata.delivered.insert(node, (life, index));
         let known = self.metadata.images.get(&index);
         require(known.is_some_and(|known| **known == *image), "S15", || {

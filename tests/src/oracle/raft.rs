@@ -20,7 +20,7 @@ pub struct Raft {
 
 impl Ghost {
     /// A node believes that it leads the quorum in this term.
-    pub fn quorum_led(&mut self, node: NodeId, term: u64) -> Verdict {
+    fn quorum_led(&mut self, node: NodeId, term: u64) -> Verdict {
         let leader = *self.raft.leaders.entry(term).or_insert(node);
         require(leader == node, "S15", || format!("nodes {leader} and {node} both lead term {term}"))
     }
@@ -34,6 +34,9 @@ impl Ghost {
             require(before.1 <= now.1 && before.2 <= now.2, "S15", || {
                 format!("the quorum of node {node} goes from {before:?} to {now:?}")
             })?;
+        }
+        if status.is_leader {
+            self.quorum_led(node, status.term)?;
         }
         let newest = self.raft.leaders.last_key_value().map(|(term, _)| *term);
         if status.is_leader && Some(status.term) == newest {

@@ -33,24 +33,24 @@ impl Loss {
         self.flagged.extend(partitions.into_iter().map(|partition| (node, partition)));
     }
 
+    /// Of one replica an unknown part may be gone, while its process goes on.
+    pub fn lost_replica(&mut self, node: NodeId, partition: TopicPartition) {
+        self.flagged.insert((node, partition));
+    }
+
+    /// Whether this replica may lack something.
+    pub fn is_flagged(&self, node: NodeId, partition: TopicPartition) -> bool {
+        self.flagged.contains(&(node, partition))
+    }
+
     /// Whether it has crashed and not registered since.
     pub fn is_unheard(&self, node: NodeId) -> bool {
         self.unheard.contains(&node)
     }
 
-    /// How many replicas of a partition may lack something, this node's apart.
-    pub fn flagged_besides(&self, node: NodeId, partition: TopicPartition) -> usize {
-        self.flagged.iter().filter(|(of, id)| *id == partition && *of != node).count()
-    }
-
     /// It has caught up, or is no replica any more.
     pub fn forgive(&mut self, node: NodeId, partition: TopicPartition) {
         self.flagged.remove(&(node, partition));
-    }
-
-    /// Those whose loss of this partition is not made good.
-    pub fn flagged(&self) -> impl Iterator<Item = (NodeId, TopicPartition)> {
-        self.flagged.iter().copied()
     }
 
     /// A broker has registered: with this entry the controller knows.

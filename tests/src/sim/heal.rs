@@ -1,12 +1,19 @@
 //! The end of a run: every fault is mended, and what is left must come to order within a bound of simulated time. What is
 //! demanded then is in `oracle/liveness`.
 
+use std::collections::BTreeSet;
+
 use super::{
+    client::named,
     core::{MS, Micros, SECOND},
     trace::Who,
     world::World,
 };
-use crate::oracle::{Verdict, Violation, liveness, violation};
+use crate::{
+    checker,
+    history::Action,
+    oracle::{Verdict, Violation, liveness, violation},
+};
 
 /// How long everything may take to come to order.
 const SETTLE_US: Micros = 90 * SECOND;
@@ -78,11 +85,25 @@ impl World {
 
     /// What clients have seen, judged by the checker that judges real processes.
     fn judge_history(&mut self) -> Verdict {
-        let report = crate::checker::check(&self.history);
+        let kept: BTreeSet<_> = self
+            .partitions()
+            .into_iter()
+            .filter(|partition| !self.ghost.lossy.contains(partition))
+            .map(named)
+            .collect();
+        for operation in &mut self.history.operations {
+            if let Action::Send(send) = &mut operation.action {
+                // Nobody is owed what was in a topic that was deleted.
+                send.survives &= kept.contains(&send.partition);
+            }
+        }
+        let report = checker::check(&self.history);
         self.core.figures.check("history");
-        match report.findings.first() {
+        match report.findings.anomalies.first_key_value() {
             None => Ok(()),
-            Some(text) => Err(violation("history", text)),
+            Some((kind, anomaly)) => {
+                Err(violation("history", format!("{}: {:?}", kind.name(), anomaly.evidence)))
+            }
         }
     }
 }

@@ -115,7 +115,7 @@ impl Io<'_> {
 
     /// Whether the process was killed in the middle of what it is doing: nothing gets out of it any more.
     pub fn is_dead(&self) -> bool {
-        self.disk.stopped().is_some()
+        self.disk.is_stopped()
     }
 
     pub fn send(&mut self, connection: ConnectionId, message: Message) {
@@ -234,6 +234,21 @@ impl Node {
         let mut io =
             Io { core, net, shape, address, disk: &self.disk, flush_us: self.flush_us };
         process.handle(input, &mut io);
+    }
+
+    /// Has the process do something from outside.
+    pub fn act(
+        &mut self,
+        core: &mut Core,
+        net: &mut Network,
+        shape: &Shape,
+        act: impl FnOnce(&mut Process, &mut Io<'_>),
+    ) {
+        let State::Up(process) = &mut self.state else { return };
+        let address = Address::Node { node: self.id, life: self.life };
+        let mut io =
+            Io { core, net, shape, address, disk: &self.disk, flush_us: self.flush_us };
+        act(process, &mut io);
     }
 
     /// Kills the process. What the page cache holds stays.

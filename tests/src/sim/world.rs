@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     history::History,
-    oracle::{Ghost, Verdict, violation},
+    oracle::{Ghost, Observed, Verdict, violation},
     random::Random,
 };
 
@@ -229,7 +229,7 @@ impl World {
         self.core.note(Who::Node(id), "not started", [0, 0], || error.to_owned());
         self.core.figures.happened("failed starts");
         let node = &self.nodes[&id];
-        let was_stopped = node.disk.stopped().is_some();
+        let was_stopped = node.disk.is_stopped();
         let faults = self.disk_faults.get(&id);
         let is_excused = was_stopped
             || faults.is_some_and(|faults| faults.capacity_bytes.is_some() || faults.failing_syncs > 0)
@@ -245,10 +245,7 @@ impl World {
     /// Looks at what a step has made of a node: deaths, commits, logs.
     pub fn after_node(&mut self, id: NodeId) -> Verdict {
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
-        if node.disk.stopped().is_some() {
-            return self.crashed_midway(id);
-        }
-        let life = node.life;
+        let (life, is_dead) = (node.life, node.disk.is_stopped());
         let Some(process) = node.process_mut() else { return Ok(()) };
         for seen in process.take_seen() {
             match seen {
@@ -256,8 +253,10 @@ impl World {
                     self.ghost.committed(id, life, &entry, &mut self.core.figures)?;
                 }
                 Seen::Restored(image) => self.ghost.restored(id, life, &image)?,
-                Seen::Leads { term } => self.ghost.quorum_led(id, term)?,
             }
+        }
+        if is_dead {
+            return self.crashed_midway(id);
         }
         if let Some(status) = process.quorum() {
             self.ghost.quorum_seen(id, life, &status)?;
@@ -267,7 +266,8 @@ impl World {
             let image = Arc::clone(process.followed());
             self.ghost.followed(id, life, &image)?;
         }
-        for observed in process.broker.observe() {
+        for (replica, followers) in process.broker.observe() {
+            let observed = Observed::of(id, &replica, &followers);
             let partition = observed.partition;
             if self.rotten.contains(&(id, partition)) {
                 self.ghost.removed((id, partition));

@@ -56,6 +56,11 @@ impl Consumer {
         }
     }
 
+    /// Reads as much as it is given from now on.
+    pub fn hurry(&mut self) {
+        self.max_bytes = 1 << 20;
+    }
+
     /// How far it has read.
     pub fn positions(&self) -> &BTreeMap<TopicPartition, Offset> {
         &self.positions

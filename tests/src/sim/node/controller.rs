@@ -57,8 +57,6 @@ pub enum Seen {
     Committed(Entry),
     /// A leader's snapshot replaced what was applied before.
     Restored(Arc<Image>),
-    /// It leads the quorum.
-    Leads { term: u64 },
 }
 
 /// Somebody who waits for news.
@@ -80,8 +78,7 @@ pub(super) struct Controller {
     followers: Vec<Follower>,
     is_flushing: bool,
     image: Arc<Image>,
-    /// How far the oracles have been told.
-    told: (u64, u64),
+    has_failed: bool,
     pub(super) seen: Vec<Seen>,
     pub(super) local: Vec<Local>,
 }
@@ -108,13 +105,12 @@ impl Controller {
         };
         let (quorum, image) = RaftQuorum::open(disk.clone(), dir, me, config)?;
         let config = ControllerConfig {
-            session_timeout_ms: io.shape.session_timeout_ms,
-            balance_interval_ms: io.core.draw(1_000, 20_000),
-            ..ControllerConfig::default()
+            broker_session_timeout_ms: io.shape.session_timeout_ms,
+            leader_balance_interval_ms: io.core.draw(1_000, 20_000),
         };
         let recovered = Arc::new(image.clone());
-        let term = quorum.status().term;
-        let machine = ControllerMachine::new(config, quorum, image);
+        let seen = recovery(&quorum);
+        let machine = ControllerMachine::new(quorum, image, config);
         let controller = Self {
             me,
             machine,
@@ -123,8 +119,8 @@ impl Controller {
             followers: Vec::new(),
             is_flushing: false,
             image: Arc::clone(&recovered),
-            told: (recovered.metadata_index(), term),
-            seen: vec![Seen::Restored(Arc::clone(&recovered))],
+            has_failed: false,
+            seen,
             local: Vec::new(),
         };
         io.timer(TICK_US, NodeTimer::Tick);
@@ -146,6 +142,10 @@ impl Controller {
         self.serve_followers(io);
     }
 
+    pub(super) fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
     /// Has what was decided persisted and sent.
     pub(super) fn flush(&mut self, now_ms: u64, io: &mut Io<'_>) {
         self.is_flushing = false;
@@ -153,7 +153,7 @@ impl Controller {
     }
 
     fn flush_soon(&mut self, io: &mut Io<'_>) {
-        if !std::mem::replace(&mut self.is_flushing, true) {
+        if self.machine.wants_flush() && !std::mem::replace(&mut self.is_flushing, true) {
             let delay_us = io.flush_takes_us();
             io.timer(delay_us, NodeTimer::FlushQuorum);
         }
@@ -184,6 +184,12 @@ impl Controller {
         self.flush(now_ms, io);
     }
 
+    pub(super) fn transfer_leadership(&mut self, now_ms: u64, io: &mut Io<'_>) {
+        let event = QuorumEvent::TransferLeadership { to: None };
+        self.step(now_ms, ControllerEvent::Quorum(event), io);
+        self.flush(now_ms, io);
+    }
+
     pub(super) fn remote_command(
         &mut self,
         now_ms: u64,
@@ -206,8 +212,7 @@ impl Controller {
 
     fn command(&mut self, now_ms: u64, command: Command, asker: Asker, io: &mut Io<'_>) {
         let token = self.token(asker);
-        let wall_ms = i64::try_from(now_ms).unwrap_or(0);
-        self.step(now_ms, ControllerEvent::Command { token, command, wall_ms }, io);
+        self.step(now_ms, ControllerEvent::Command { token, command }, io);
         self.flush_soon(io);
     }
 
@@ -239,13 +244,9 @@ impl Controller {
     fn step(&mut self, now_ms: u64, event: ControllerEvent, io: &mut Io<'_>) {
         let mut effects = Vec::new();
         self.machine.step(now_ms, event, &mut effects);
-        if io.is_dead() {
-            return;
-        }
         for effect in effects {
             self.carry_out(effect, io);
         }
-        self.tell_oracles();
     }
 
     fn carry_out(&mut self, effect: ControllerEffect, io: &mut Io<'_>) {
@@ -269,23 +270,28 @@ impl Controller {
                 Some(Asker::LocalBeat) => self.local.push(Local::Beat(outcome)),
                 Some(Asker::LocalCommand(_)) | None => {}
             },
-            ControllerEffect::Published { image, .. } => {
+            ControllerEffect::Published { image, entries } => {
+                if entries.is_empty() {
+                    self.seen.push(Seen::Restored(Arc::clone(&image)));
+                }
+                self.seen.extend(entries.into_iter().map(Seen::Committed));
                 self.image = Arc::clone(&image);
                 self.local.push(Local::Image(image));
                 self.serve_followers(io);
             }
-            ControllerEffect::Role { term, leader, is_leader } => {
-                if is_leader {
-                    self.seen.push(Seen::Leads { term });
-                }
-                io.note("role", [term, u64::from(is_leader)], || {
-                    format!("term {term}: {leader:?} leads the quorum")
+            ControllerEffect::Role { term, leader, is_active } => {
+                io.note("role", [term, u64::from(is_active)], || {
+                    format!("term {term}: {leader:?} leads the quorum; active {is_active}")
                 });
                 self.local.push(Local::Leader(leader));
             }
-            ControllerEffect::Audit { message } => {
-                io.note("audit", [0, 0], || message);
+            ControllerEffect::Audit(election) => {
+                io.note("audit", [0, 0], || format!("{election:?}"));
                 io.core.figures.happened("audit records");
+            }
+            ControllerEffect::Failed { message } => {
+                io.note("failed", [0, 0], || message);
+                self.has_failed = true;
             }
         }
     }
@@ -360,31 +366,20 @@ impl Controller {
         (response, payload.freeze())
     }
 
-    /// Everything that was committed since the last time, entry by entry.
-    fn tell_oracles(&mut self) {
-        let quorum = self.machine.quorum();
-        let end = quorum.status().committed_index.min(self.image.metadata_index());
-        while self.told.0 < end {
-            let (index, term) = self.told;
-            let previous = if index == 0 { 0 } else { term };
-            match quorum.committed_entries(index, previous, usize::MAX) {
-                Some(entries) if !entries.is_empty() => {
-                    for entry in entries.into_iter().filter(|entry| entry.index < end) {
-                        self.told = (entry.index + 1, entry.term);
-                        self.seen.push(Seen::Committed(entry));
-                    }
-                }
-                _ => {
-                    let image = Arc::clone(&self.image);
-                    self.told = (image.metadata_index(), quorum.status().term);
-                    self.seen.push(Seen::Restored(image));
-                }
-            }
-        }
-    }
-
     /// Questions that wait, for the oracle that wants queues to stay short.
     pub(super) fn waiting(&self) -> usize {
         self.askers.len() + self.followers.len()
     }
+}
+
+/// What the disk says was committed, for the oracles: the newest snapshot, and the entries behind it.
+fn recovery(quorum: &RaftQuorum<SimDisk>) -> Vec<Seen> {
+    if let Some(entries) = quorum.committed_entries(0, 0, usize::MAX) {
+        return entries.into_iter().map(Seen::Committed).collect();
+    }
+    let Some(snapshot) = quorum.latest_snapshot() else { return Vec::new() };
+    let image = Image::from_snapshot(&snapshot.bytes).expect("it was read before");
+    let entries = quorum.committed_entries(snapshot.index, snapshot.term, usize::MAX);
+    let entries = entries.unwrap_or_default().into_iter().map(Seen::Committed);
+    std::iter::once(Seen::Restored(Arc::new(image))).chain(entries).collect()
 }

@@ -90,7 +90,6 @@ pub struct Process {
     isr_changes: Vec<(TopicPartition, IsrChange)>,
     is_altering: bool,
     wake_at_us: Micros,
-    seen: Vec<Seen>,
 }
 
 impl Process {
@@ -148,7 +147,6 @@ impl Process {
             isr_changes: Vec::new(),
             is_altering: false,
             wake_at_us: Micros::MAX,
-            seen: Vec::new(),
         };
         if recovered.metadata_index() > 0 {
             process.follow(&recovered, io);
@@ -370,9 +368,6 @@ impl Process {
             }
         }
         self.serving.answer(io);
-        if let Some(controller) = &mut self.controller {
-            self.seen.append(&mut controller.seen);
-        }
         self.wake_in_time(io);
     }
 
@@ -525,6 +520,9 @@ impl Process {
                     Answer::BrokerRegistered { broker_epoch } => Ok(broker_epoch),
                     _ => Err(nobody()),
                 });
+                if let Ok(broker_epoch) = outcome {
+                    self.broker.registered(broker_epoch);
+                }
                 self.member.registered(outcome, io);
             }
             Wanted::AlterIsr(changes) => {
@@ -576,7 +574,7 @@ impl Process {
     /// Closes everything in order. The broker epoch, if that makes a clean shutdown.
     pub(super) fn close(self) -> Option<BrokerEpoch> {
         let epoch = self.member.epoch;
-        let is_clean = self.broker.close(epoch).unwrap_or(false);
+        let is_clean = self.broker.close().unwrap_or(false);
         epoch.filter(|_| is_clean)
     }
 }
@@ -585,7 +583,7 @@ impl Process {
 impl Process {
     /// What has happened since the last time, for the oracles.
     pub fn take_seen(&mut self) -> Vec<Seen> {
-        std::mem::take(&mut self.seen)
+        self.controller.as_mut().map_or(Vec::new(), |it| std::mem::take(&mut it.seen))
     }
 
     pub fn take_acknowledged(&mut self) -> Vec<(TopicPartition, u64)> {
@@ -617,6 +615,23 @@ impl Process {
 
     pub fn may_shut_down(&self) -> bool {
         self.member.may_shut_down
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.member.wanted == WantedState::ShutDown
+    }
+
+    /// Whether the metadata log takes no more.
+    pub fn has_controller_failed(&self) -> bool {
+        self.controller.as_ref().is_some_and(Controller::has_failed)
+    }
+
+    /// Asks to be led by another controller.
+    pub fn transfer_leadership(&mut self, io: &mut Io<'_>) {
+        let now_ms = self.now_ms(io);
+        if let Some(controller) = &mut self.controller {
+            controller.transfer_leadership(now_ms, io);
+        }
     }
 
     /// Everything that waits in some queue of this process.

@@ -120,7 +120,7 @@ impl Sessions {
                 let AnswerTo { leader_epoch, round, .. } = to;
                 (to, partition, Due::Refusal { leader_epoch, round, refusal })
             }
-            PortEffect::ShareWatermark { partition, to } => {
+            PortEffect::ShareWatermark { partition, to, .. } => {
                 (to, partition, Due::Watermark { leader_epoch: to.leader_epoch })
             }
             PortEffect::Position { .. } | PortEffect::AlterIsr { .. } => return,
@@ -210,7 +210,7 @@ impl Session {
             Due::Batches { offset, .. } => {
                 let max_bytes = io.shape.push_bytes;
                 match broker.read_for_replica(partition, leader_epoch, offset, max_bytes) {
-                    Ok(read) => bytes = read,
+                    Ok(read) => bytes = read.bytes,
                     Err(failure) => push.refusal = Some(refusal(&failure, partition, broker)),
                 }
             }
