@@ -15,7 +15,7 @@ use tidemark_protocol::{
     DirectoryId, ErrorCode, Failure, NodeId,
     frame::{Frame, FrameDecoder, FrameKind, encode_head},
     limits::FRAME_BYTES_MAX,
-    message::{Api, Request},
+    message::Api,
     messages::{QuorumHelloRequest, QuorumHelloResponse, VoterId},
 };
 use tokio::{

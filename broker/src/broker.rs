@@ -6,9 +6,10 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
-use tidemark_controller::Image;
+use tidemark_controller::{Image, IncarnationId};
 use tidemark_protocol::{
     BrokerEpoch, BrokerId, DirectoryId, ErrorCode, Failure, NodeId, TopicId, TopicPartition,
     frame::Frame, messages::WantedState,
@@ -37,6 +38,8 @@ pub(crate) struct Broker {
     pub(crate) id: BrokerId,
     pub(crate) cluster_id: String,
     pub(crate) directory: DirectoryId,
+    /// Of this run of the process.
+    pub(crate) incarnation: IncarnationId,
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
@@ -50,6 +53,8 @@ pub(crate) struct Broker {
     pub(crate) disk_watch: DiskWatch,
     /// Metadata index up to which (exclusive) the partitions here are as the metadata says.
     pub(crate) assigned: watch::Receiver<u64>,
+    /// Since when newer metadata is being followed, while it is.
+    pub(crate) behind_since: watch::Sender<Option<Instant>>,
     /// What the controller thinks of this broker.
     pub(crate) standing: watch::Receiver<Standing>,
     /// What this broker wants to be.
@@ -72,6 +77,13 @@ impl Broker {
     /// Everything committed, as far as this node knows.
     pub(crate) fn image(&self) -> Arc<Image> {
         self.images.borrow().clone()
+    }
+
+    /// How long there has been metadata that the partitions here do not follow yet.
+    pub(crate) fn metadata_lag(&self) -> Duration {
+        let is_behind = *self.assigned.borrow() < self.image().metadata_index();
+        let since = is_behind.then(|| *self.behind_since.borrow()).flatten();
+        since.map_or(Duration::ZERO, |since| self.clock.since(since))
     }
 
     /// A number that no connection had before; never that of the broker's own.

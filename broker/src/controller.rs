@@ -18,13 +18,13 @@ use tidemark_controller::{
     Command, Committed as CommittedEntry, Image, LatestSnapshot, QuorumStatus, VoterChange,
 };
 use tidemark_protocol::{
-    ErrorCode, Failure, NodeId, TimestampMs,
+    ErrorCode, Failure, NodeId,
     messages::{HeartbeatRequest, HeartbeatResponse, VoterId},
 };
 use tokio::sync::{oneshot, watch};
 
 pub(crate) use self::runner::{Runner, RunnerConfig};
-use crate::{clock::Clock, control::Committed};
+use crate::control::Committed;
 
 /// Messages that wait for the controller; beyond it commands are refused as overloaded, and messages of the quorum are
 /// dropped.
@@ -34,7 +34,7 @@ pub(crate) const LOCAL_CONNECTION: u64 = 0;
 
 /// What the thread is asked.
 pub(super) enum Message {
-    Command { command: Command, wall_ms: TimestampMs, reply: oneshot::Sender<Result<Committed, Failure>> },
+    Command { command: Command, reply: oneshot::Sender<Result<Committed, Failure>> },
     Heartbeat {
         connection: u64,
         request: HeartbeatRequest,
@@ -73,7 +73,6 @@ pub(crate) struct ControllerHandle {
     inbox: SyncSender<Message>,
     images: watch::Receiver<Arc<Image>>,
     leader: watch::Receiver<Option<NodeId>>,
-    clock: Clock,
 }
 
 impl fmt::Debug for ControllerHandle {
@@ -95,8 +94,7 @@ impl ControllerHandle {
 
     /// Has a command carried out, if this is the active controller.
     pub(crate) async fn command(&self, command: Command) -> Result<Committed, Failure> {
-        let wall_ms = self.clock.wall_ms();
-        self.ask(|reply| Message::Command { command, wall_ms, reply }).await?
+        self.ask(|reply| Message::Command { command, reply }).await?
     }
 
     /// Notes that a broker is alive. `connection` is the one it was heard on.

@@ -17,7 +17,7 @@ use crate::{
     disk::Disk,
     flusher::Flusher,
     left_behind::LeftBehind,
-    shard::{Command, LogCheckpoint, ShardHandle},
+    shard::{Command, LogCheckpoint},
     tasks::Shutdown,
 };
 

@@ -36,6 +36,7 @@ mod peer;
 mod peers;
 mod reads;
 mod replicas;
+mod roles;
 pub mod server;
 mod service;
 mod shard;

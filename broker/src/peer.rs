@@ -253,8 +253,11 @@ async fn read(
                         drop(reply.send(frame));
                     }
                 }
-                FrameKind::Push if pushes.send(frame).await.is_ok() => {}
-                FrameKind::Push => return Ok(()),
+                FrameKind::Push => {
+                    if pushes.send(frame).await.is_err() {
+                        return Ok(());
+                    }
+                }
                 FrameKind::Request | FrameKind::Credit | FrameKind::Cancel => {
                     return Err(io::Error::other(format!("a node answered with a {:?}", frame.kind)));
                 }

@@ -168,7 +168,7 @@ impl Server {
 
         // Told to stop one by one, not by the signal: it begins with leaving the cluster in order.
         let (threads, tasks) = (Tasks::new(Shutdown::new()), Tasks::new(Shutdown::new()));
-        let plane = Plane::start(&data_dir, &config, &clock, &metrics, (&threads, &tasks))?;
+        let plane = Plane::start(&data_dir, &config, &clock, (&metrics, &health), (&threads, &tasks))?;
         if let Some(image) = &plane.recovered
             && left_behind.is_metadata_lost(image)?
         {
@@ -188,8 +188,8 @@ impl Server {
                 flush_interval: config.flush_interval,
             };
             let (metrics, disk_watch) = (metrics.clone(), disk_watch.clone());
-            let surroundings = (flusher.clone(), Arc::clone(&port));
-            Shard::new(config, clock.clone(), metrics, disk_watch, surroundings)
+            let (flusher, port) = (flusher.clone(), Arc::clone(&port));
+            Shard::new(config, clock.clone(), metrics, disk_watch, flusher, port)
         };
         let shards = start_shards(&threads, config.shard_threads, make)?;
         let (assigned_in, assigned) = watch::channel(0);
@@ -199,6 +199,7 @@ impl Server {
             id: config.node_id,
             cluster_id: identity.cluster_id.clone(),
             directory: DirectoryId(identity.directory_id),
+            incarnation: IncarnationId(uuid::Uuid::new_v4().into_bytes()),
             clock,
             metrics: metrics.clone(),
             health,
@@ -210,6 +211,7 @@ impl Server {
             cold_reads: ColdReads::new(config.cold_read_threads),
             disk_watch,
             assigned,
+            behind_since: watch::Sender::new(None),
             standing,
             wanted: watch::Sender::new(WantedState::Active),
             sessions,
@@ -293,7 +295,7 @@ impl Server {
         let (host, port) = advertised.unwrap_or_else(|| (address.ip().to_string(), address.port()));
         RegisterBroker {
             broker_id: broker.id,
-            incarnation: IncarnationId(uuid::Uuid::new_v4().into_bytes()),
+            incarnation: broker.incarnation,
             directory: broker.directory,
             host,
             port,

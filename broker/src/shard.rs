@@ -9,6 +9,7 @@ mod closing;
 mod effects;
 mod partition;
 mod produce;
+mod replicate;
 mod upkeep;
 
 use std::{
@@ -19,8 +20,8 @@ use std::{
 };
 
 use tidemark_controller::TopicConfig;
-use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, Offset, TopicPartition};
-use tidemark_replication::{Event, Token};
+use tidemark_protocol::{BrokerId, ErrorCode, Failure, Offset, PartitionEpoch, TopicPartition};
+use tidemark_replication::{Assignment, Event, ReplicaId, Token};
 use tidemark_storage::Checkpoint;
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,8 +29,9 @@ pub(crate) use self::{
     closing::Closed,
     partition::{log_config, storage_durability},
     produce::{Produce, ProduceOutcome},
+    replicate::{FollowerPosition, LeaderAnswer},
 };
-use self::{closing::Closing, partition::Partition, produce::Awaiting};
+use self::{closing::Closing, partition::Partition, produce::Awaiting, replicate::Incoming};
 use crate::{
     clock::Clock,
     disk::{CompactionDone, CompactionJob, Log},
@@ -37,6 +39,7 @@ use crate::{
     flusher::{Flushed, FlushedSender, Flusher},
     metrics::Metrics,
     partitions::{PartitionView, unknown_partition},
+    replicas::ReplicaPort,
 };
 
 /// Commands and flushes handled before the next look at the other queue and at the time.
@@ -53,8 +56,22 @@ pub(crate) enum Command {
     Produce(Produce),
     /// Take over an open log. The reply comes when it is served as its state says, leadership included.
     Adopt { adoption: Box<Adoption>, reply: oneshot::Sender<()> },
-    /// Lead a partition from now on.
-    Lead { partition: TopicPartition, epoch: LeaderEpoch },
+    /// Take over what the metadata says of a partition: whom it follows, whether it leads, who is in sync.
+    Assign { partition: TopicPartition, assignment: Assignment },
+    /// A follower says where it is.
+    FollowerPosition(FollowerPosition),
+    /// The stream of a follower is gone.
+    FollowerLost { partition: TopicPartition, follower: ReplicaId },
+    /// A leader answers a position.
+    LeaderAnswer(Box<LeaderAnswer>),
+    /// A new stream to this leader stands.
+    LeaderConnected { leader: BrokerId },
+    /// The controller has answered a change of the in-sync replicas that was based on this epoch.
+    IsrAnswered {
+        partition: TopicPartition,
+        partition_epoch: PartitionEpoch,
+        answer: Result<(), ErrorCode>,
+    },
     /// Reply when everything sent before has been done.
     Barrier { reply: oneshot::Sender<()> },
     /// Give a partition up, its log with it; everybody who waits is answered with `reason`. `None`: it is not
@@ -89,8 +106,8 @@ pub(crate) struct Adoption {
     pub(crate) log: Log,
     pub(crate) view: Arc<PartitionView>,
     pub(crate) replica: tidemark_replication::Config,
-    /// The epoch to lead in at once; `None`: not yet.
-    pub(crate) leader_epoch: Option<LeaderEpoch>,
+    /// What to do at once; `None`: nothing yet.
+    pub(crate) assignment: Option<Assignment>,
 }
 
 /// Sends commands to a shard. Cheap to clone.
@@ -148,6 +165,9 @@ struct Hands {
     disk_watch: DiskWatch,
     flusher: Flusher,
     flushed: FlushedSender,
+    port: Arc<dyn ReplicaPort>,
+    /// What came with the answer of a leader that is being dealt with.
+    incoming: Incoming,
     /// Produce requests in the hands of a replica.
     awaiting: HashMap<Token, Awaiting>,
     next_token: Token,
@@ -186,6 +206,7 @@ impl Shard {
         metrics: Metrics,
         disk_watch: DiskWatch,
         flusher: Flusher,
+        port: Arc<dyn ReplicaPort>,
     ) -> (Self, ShardHandle) {
         let (sender, mailbox) = mpsc::channel(config.queue_max);
         let (flushed, flushes) = mpsc::unbounded_channel();
@@ -198,6 +219,8 @@ impl Shard {
             disk_watch,
             flusher,
             flushed,
+            port,
+            incoming: None,
             awaiting: HashMap::new(),
             next_token: 0,
             effects: Vec::new(),
@@ -294,7 +317,16 @@ impl Shard {
                 // Whoever asked may have stopped.
                 reply.send(()).ok();
             }
-            Command::Lead { partition, epoch } => self.lead(partition, epoch),
+            Command::Assign { partition, assignment } => self.assign(partition, assignment),
+            Command::FollowerPosition(position) => self.follower_position(position),
+            Command::FollowerLost { partition, follower } => {
+                self.step_one(partition, Event::FollowerLost { follower });
+            }
+            Command::LeaderAnswer(answer) => self.leader_answer(*answer),
+            Command::LeaderConnected { leader } => self.leader_connected(leader),
+            Command::IsrAnswered { partition, partition_epoch, answer } => {
+                self.step_one(partition, Event::IsrAnswered { partition_epoch, answer });
+            }
             Command::Barrier { reply } => {
                 reply.send(()).ok();
             }
@@ -323,19 +355,13 @@ impl Shard {
     }
 
     fn adopt(&mut self, adoption: Adoption) {
-        let Adoption { log, view, replica, leader_epoch } = adoption;
+        let Adoption { log, view, replica, assignment } = adoption;
         let id = view.id;
         let partition = Partition::new(log, view, replica);
         let before = self.partitions.insert(id, partition);
         assert!(before.is_none(), "partition {id} has two logs");
-        if let Some(epoch) = leader_epoch {
-            self.lead(id, epoch);
-        }
-    }
-
-    fn lead(&mut self, partition: TopicPartition, epoch: LeaderEpoch) {
-        if let Some(partition) = self.partitions.get_mut(&partition) {
-            partition.lead(epoch, &mut self.hands);
+        if let Some(assignment) = assignment {
+            self.assign(id, assignment);
         }
     }
 

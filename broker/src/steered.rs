@@ -5,6 +5,7 @@
 //! contains no decisions of its own, and it starts nothing: between two calls nothing happens.
 
 mod assign;
+mod replicas;
 
 use std::{
     path::{Path, PathBuf},
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tidemark_controller::Image;
 use tidemark_protocol::{
-    BrokerId, ErrorCode, Failure, LeaderEpoch, Offset, TopicPartition,
+    BrokerEpoch, BrokerId, ErrorCode, Failure, LeaderEpoch, Offset, TopicPartition,
     messages::{Acks, Durability, ProduceReceipt},
 };
 use tidemark_storage::{
@@ -24,6 +25,8 @@ use tidemark_storage::{
 };
 use tokio::sync::oneshot;
 
+use self::replicas::Kept;
+pub use self::replicas::{LogEnds, PortEffect};
 use crate::{
     clock::{Clock, ClockHands},
     disk::{Disk, SegmentFiles},
@@ -36,6 +39,7 @@ use crate::{
     metrics::{Metrics, Protocol},
     partitions::{Partitions, unknown_partition},
     reads::{self, ColdReads},
+    replicas::ReplicaPort,
     service::produce::validate,
     shard::{self, Command, Shard, ShardConfig, ShardHandle},
 };
@@ -52,6 +56,8 @@ pub struct SteeredConfig {
     pub disk_reserve_bytes: u64,
     /// Segment files that may be open.
     pub open_files_max: usize,
+    /// How long a follower may not have caught up before it leaves the in-sync replicas.
+    pub replica_lag_ms: u64,
 }
 
 /// The shards of one broker process, and its data directory.
@@ -71,6 +77,9 @@ pub struct Steered {
     was_clean: bool,
     /// The partitions here are as this image says.
     followed: Image,
+    /// What this run is registered with.
+    broker_epoch: Option<BrokerEpoch>,
+    port: Arc<Kept>,
 }
 
 struct OneShard {
@@ -157,6 +166,7 @@ impl Steered {
         let dirs = LogDirs { files, topics_dir: data_dir.topics_dir(), left_behind };
         let disk_watch = DiskWatch::new(root.to_owned(), config.disk_reserve_bytes, health);
         let flusher = Flusher::by_hand();
+        let port = Arc::<Kept>::default();
         let shard = |index| {
             let config = ShardConfig {
                 index,
@@ -169,6 +179,7 @@ impl Steered {
                 metrics.clone(),
                 disk_watch.clone(),
                 flusher.clone(),
+                Arc::clone(&port) as Arc<dyn ReplicaPort>,
             );
             OneShard { shard, handle }
         };
@@ -178,6 +189,8 @@ impl Steered {
             partitions: Partitions::default(),
             cold_reads: ColdReads::inline(),
             followed: Image::default(),
+            broker_epoch: None,
+            port,
             config,
             clock,
             metrics,
@@ -321,7 +334,7 @@ impl Steered {
             self.data_dir.write_checkpoints(&checkpoints)?;
             return Ok(false);
         }
-        self.data_dir.close(&closed.checkpoints)?;
+        self.data_dir.close(&closed.checkpoints, self.broker_epoch)?;
         Ok(true)
     }
 

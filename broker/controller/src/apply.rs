@@ -187,7 +187,7 @@ impl Image {
 
 /// A change is made on the state before it: anything else would have been decided on something that is not there.
 fn apply_change(index: u64, topic: &mut Topic, change: &PartitionChange) -> Result<(), ApplyError> {
-    let (name, PartitionChange { partition, state }) = (topic.name.clone(), change);
+    let (name, PartitionChange { partition, state, .. }) = (topic.name.clone(), change);
     let refuse = |why: &str| Err(contradiction(index, format!("changes {name}/{partition} {why}")));
     let Some(before) = topic.partitions.get_mut(*partition as usize) else {
         return refuse("that does not exist");

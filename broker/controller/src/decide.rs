@@ -20,6 +20,7 @@ use tidemark_protocol::{
     limits::{REQUEST_PARTITIONS_MAX, TOPIC_PARTITIONS_MAX},
 };
 
+use self::change::After;
 use crate::{
     command::{Answer, Command},
     image::{Broker, Image, Partition, Topic},
@@ -90,7 +91,7 @@ impl Image {
     }
 
     /// The broker, if that is the run of it which is registered.
-    fn require_run(&self, id: BrokerId, epoch: BrokerEpoch) -> Result<&Broker, Failure> {
+    pub(crate) fn require_run(&self, id: BrokerId, epoch: BrokerEpoch) -> Result<&Broker, Failure> {
         let broker = self.require_broker(id)?;
         if broker.epoch != epoch {
             let message = format!(
@@ -103,14 +104,16 @@ impl Image {
     }
 
     /// This image with one broker in another state, for decisions that follow from it.
-    fn with_broker(&self, broker: Broker) -> Self {
+    pub(crate) fn with_broker(&self, broker: Broker) -> Self {
         let mut image = self.clone();
         Arc::make_mut(&mut image.brokers).insert(broker.id, broker);
         image
     }
 
     /// Every partition with its topic, in the order of topic ids.
-    fn partitions(&self) -> impl Iterator<Item = (&Arc<Topic>, PartitionIndex, &Arc<Partition>)> {
+    pub(crate) fn partitions(
+        &self,
+    ) -> impl Iterator<Item = (&Arc<Topic>, PartitionIndex, &Arc<Partition>)> {
         let topics = self.topics.iter().map(|(_, topic)| topic);
         topics.flat_map(|topic| {
             (0..).zip(&topic.partitions).map(move |(index, partition)| (topic, index, partition))
@@ -123,9 +126,10 @@ impl Image {
 struct Changes(BTreeMap<TopicId, Vec<PartitionChange>>);
 
 impl Changes {
-    fn add(&mut self, topic_id: TopicId, partition: PartitionIndex, state: Option<Partition>) {
-        if let Some(state) = state {
-            self.0.entry(topic_id).or_default().push(PartitionChange { partition, state });
+    fn add(&mut self, topic_id: TopicId, partition: PartitionIndex, after: Option<After>) {
+        if let Some(After { state, is_unclean }) = after {
+            let change = PartitionChange { partition, state, is_unclean };
+            self.0.entry(topic_id).or_default().push(change);
         }
     }
 

@@ -4,15 +4,17 @@
 //! [`Image`] and its commands are pure: [`Image::decide`] turns a command into records, [`Image::apply`] turns
 //! records into the next image, and neither knows how records are agreed on.
 //!
-//! A [`quorum::Quorum`] commits records.
+//! A [`quorum::Quorum`] commits records; a [`ControllerMachine`] joins the two and is what a node runs.
 //!
-//! Reading order: [`record`], [`image`], [`apply`], [`command`], [`decide`], [`settings`], [`snapshot`], [`quorum`].
+//! Reading order: [`record`], [`image`], [`apply`], [`command`], [`decide`], [`plan`], [`settings`], [`snapshot`],
+//! [`quorum`], [`machine`].
 
 pub mod apply;
 mod assignment;
 pub mod command;
 pub mod decide;
 pub mod image;
+pub mod machine;
 pub mod names;
 pub mod plan;
 pub mod quorum;
@@ -29,6 +31,14 @@ pub use command::{
 };
 pub use decide::{CLUSTER_PARTITIONS_MAX, Decision};
 pub use image::{Broker, Image, Partition, REPLICAS_MAX, Topic};
+pub use machine::{
+    ControllerMachine,
+    event::{
+        Answered, ConnectionId, ControllerConfig, ControllerEffect, ControllerEvent, Token,
+        UncleanElection,
+    },
+    refusal::{leader_hint, not_controller},
+};
 pub use quorum::{
     Committed, EntryId, LatestSnapshot, ProposeError, Quorum, QuorumAction, QuorumConfig,
     QuorumError, QuorumEvent, QuorumStatus, RaftQuorum, VoterChange, VoterStatus,

@@ -3,6 +3,8 @@
 
 mod difference;
 mod moves;
+mod place;
 
 pub use difference::{Difference, Member, Placed, difference, members};
 pub use moves::{Moves, balance, drain};
+pub use place::{evacuate, place};

@@ -9,13 +9,13 @@ mod config;
 mod entry;
 mod members;
 mod raft;
-mod replay;
 mod snapshots;
 mod store;
 mod transfer;
 mod vote_file;
 mod wal;
 mod wire;
+pub mod testing;
 
 use bytes::Bytes;
 use tidemark_protocol::{NodeId, messages::VoterId};
@@ -167,6 +167,8 @@ pub struct VoterStatus {
     pub id: VoterId,
     /// Exclusive end of what it has; `None` when this node does not lead and cannot know.
     pub log_end_index: Option<u64>,
+    /// Whether the leader has heard from it within an election timeout, or is it; `false` when this node does not lead.
+    pub is_alive: bool,
 }
 
 /// Why a decision was not taken into the log.

@@ -71,6 +71,8 @@ pub enum MetadataRecord {
 pub struct PartitionChange {
     pub partition: PartitionIndex,
     pub state: Partition,
+    /// It was given a leader that may lack committed records.
+    pub is_unclean: bool,
 }
 
 /// An entry of the log that cannot be used.

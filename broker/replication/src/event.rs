@@ -276,6 +276,7 @@ pub struct FollowerStatus {
     pub is_in_sync: bool,
     pub log_end_offset: Offset,
     pub flushed_offset: Offset,
-    /// How long ago it had everything there was; 0 when it has. `None`: never in this leader epoch.
-    pub lag_ms: Option<u64>,
+    /// When it is last known to have had everything there was, on the clock of [`crate::Replica::step`]. While its
+    /// offset is the leader's that is now, whatever this says. `None`: not in this leader epoch.
+    pub caught_up_ms: Option<u64>,
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// How long after a refusal the leader is asked again.
-const RETRY_MS: u64 = 100;
+const RETRY_MS: u64 = 25;
 
 #[derive(Debug)]
 pub(crate) struct Following {

@@ -255,13 +255,7 @@ impl Follower {
         self.log_end
     }
 
-    pub(crate) fn status(
-        &self,
-        durability: StorageDurability,
-        leader_log_end: Offset,
-        now_ms: u64,
-    ) -> FollowerStatus {
-        let has_all = self.is_known && self.counted(durability) >= leader_log_end;
+    pub(crate) fn status(&self) -> FollowerStatus {
         let known = |offset| if self.is_known { offset } else { 0 };
         FollowerStatus {
             id: self.member.id,
@@ -269,11 +263,7 @@ impl Follower {
             is_in_sync: self.is_in_sync(),
             log_end_offset: known(self.log_end),
             flushed_offset: known(self.flushed),
-            lag_ms: if has_all {
-                Some(0)
-            } else {
-                self.caught_up_ms.map(|at_ms| now_ms.saturating_sub(at_ms))
-            },
+            caught_up_ms: self.caught_up_ms,
         }
     }
 }

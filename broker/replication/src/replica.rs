@@ -11,7 +11,7 @@ use crate::{
         AnswerTo, Assignment, Config, Effect, Event, FollowerStatus, LogState, StorageDurability,
     },
     follower::Following,
-    followers::counted,
+    followers::{Follower, counted},
     leader::{Leader, reply_error},
 };
 
@@ -138,11 +138,8 @@ impl Replica {
 
     /// What a leader knows of its followers; nothing from anybody else.
     pub fn followers(&self) -> impl Iterator<Item = FollowerStatus> {
-        let core = &self.core;
         let followers = self.leader().map_or(&[][..], |leader| &leader.followers);
-        followers.iter().map(|follower| {
-            follower.status(core.config.durability, core.log.log_end_offset, core.now_ms)
-        })
+        followers.iter().map(Follower::status)
     }
 
     pub fn config(&self) -> &Config {

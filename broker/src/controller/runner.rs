@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use tidemark_controller::{
     ControllerConfig, ControllerEffect, ControllerEvent, ControllerMachine, Image, Quorum,
-    QuorumConfig, QuorumError, QuorumEvent, RaftQuorum,
+    QuorumConfig, QuorumError, QuorumEvent, RaftQuorum, UncleanElection,
 };
 use tidemark_protocol::{
     Failure, NodeId,
@@ -23,10 +23,19 @@ use tidemark_protocol::{
 use tokio::sync::{oneshot, watch};
 
 use super::{ControllerHandle, Followed, INBOX_MAX, Message};
-use crate::{clock::Clock, control::Committed, disk::Disk, metrics::Metrics, peers::Peers};
+use crate::{
+    clock::Clock,
+    control::Committed,
+    disk::Disk,
+    health::{Health, Reason},
+    metrics::{Metrics, cluster::QuorumState},
+    peers::Peers,
+};
 
 /// Ticks of the quorum in one election timeout.
-const TICKS_PER_ELECTION: u32 = 10;
+const TICKS_PER_ELECTION: u32 = 15;
+/// Heartbeats of the active controller in one election timeout.
+const HEARTBEATS_PER_ELECTION: u64 = 5;
 /// Messages taken in before what came of them is flushed.
 const MESSAGES_PER_FLUSH_MAX: usize = 1_024;
 /// Most bytes of entries for a node that follows, in one answer.
@@ -49,6 +58,7 @@ pub(crate) struct Runner {
     inbox: Receiver<Message>,
     clock: Clock,
     metrics: Metrics,
+    health: Health,
     images: watch::Sender<Arc<Image>>,
     leader: watch::Sender<Option<NodeId>>,
     peers: Peers,
@@ -73,30 +83,30 @@ impl Runner {
         disk: Disk,
         dir: &Path,
         config: RunnerConfig,
-        (clock, metrics): (Clock, Metrics),
+        (clock, metrics, health): (Clock, Metrics, Health),
         (images, leader, peers): Outlets,
     ) -> Result<(Self, ControllerHandle), QuorumError> {
         let tick = config.election_timeout / TICKS_PER_ELECTION;
         let quorum = QuorumConfig {
             tick_ms: millis(tick).max(1),
+            heartbeat_ms: millis(config.election_timeout) / HEARTBEATS_PER_ELECTION,
             election_timeout_ms: millis(config.election_timeout),
+            lost_leader_pause_max_ms: millis(config.election_timeout) / HEARTBEATS_PER_ELECTION,
             seed: uuid::Uuid::new_v4().as_u64_pair().0,
             ..QuorumConfig::default()
         };
         let (quorum, image) = RaftQuorum::open(disk, dir, config.me, quorum)?;
         let machine = ControllerConfig {
-            session_timeout_ms: millis(config.broker_session_timeout),
-            balance_interval_ms: millis(config.leader_balance_interval),
-            ..ControllerConfig::default()
+            broker_session_timeout_ms: millis(config.broker_session_timeout),
+            leader_balance_interval_ms: millis(config.leader_balance_interval),
         };
         images.send_replace(Arc::new(image.clone()));
-        let machine = ControllerMachine::new(machine, quorum, image);
+        let machine = ControllerMachine::new(quorum, image, machine);
         let (sender, inbox) = sync_channel(INBOX_MAX);
         let handle = ControllerHandle {
             inbox: sender,
             images: images.subscribe(),
             leader: leader.subscribe(),
-            clock: clock.clone(),
         };
         let runner = Self {
             config,
@@ -104,6 +114,7 @@ impl Runner {
             inbox,
             clock,
             metrics,
+            health,
             images,
             leader,
             peers,
@@ -141,16 +152,19 @@ impl Runner {
                 next_tick = self.clock.now() + tick;
                 self.step(ControllerEvent::Tick);
             }
-            self.step(ControllerEvent::Quorum(QuorumEvent::Flush));
+            if self.machine.wants_flush() {
+                self.step(ControllerEvent::Quorum(QuorumEvent::Flush));
+            }
+            self.show_quorum();
         }
     }
 
     fn take_in(&mut self, message: Message) {
         match message {
-            Message::Command { command, wall_ms, reply } => {
+            Message::Command { command, reply } => {
                 let token = self.token();
                 self.commands.insert(token, reply);
-                self.step(ControllerEvent::Command { token, command, wall_ms });
+                self.step(ControllerEvent::Command { token, command });
             }
             Message::Heartbeat { connection, request, reply } => {
                 let token = self.token();
@@ -173,12 +187,12 @@ impl Runner {
             Message::Status { reply } => drop(reply.send(self.machine.quorum().status())),
             Message::ChangeVoters { change, reply } => {
                 self.step(ControllerEvent::Quorum(QuorumEvent::ChangeVoters(change)));
-                drop(reply.send(()));
+                reply.send(()).ok();
             }
             Message::TransferLeadership { reply } => {
                 let to = None;
                 self.step(ControllerEvent::Quorum(QuorumEvent::TransferLeadership { to }));
-                drop(reply.send(()));
+                reply.send(()).ok();
             }
             Message::Close => unreachable!("the loop deals with it"),
         }
@@ -229,15 +243,47 @@ impl Runner {
                     drop(reply.send(outcome));
                 }
             }
-            ControllerEffect::Published { image } => {
+            ControllerEffect::Published { image, .. } => {
                 self.images.send_replace(image);
             }
-            ControllerEffect::Role { leader, .. } => {
-                tracing::info!(?leader, "the active controller");
-                self.leader.send_replace(leader);
+            ControllerEffect::Role { term, leader, is_active } => self.led_by(term, leader, is_active),
+            ControllerEffect::Audit(election) => {
+                self.metrics.cluster().unclean_election();
+                let UncleanElection { topic, id, leader, leader_epoch, passed_over } = election;
+                tracing::warn!(
+                    target: "audit", %topic, partition = id.partition, leader, leader_epoch, ?passed_over,
+                    "a replica that was not in sync leads now: committed records may be lost"
+                );
             }
-            ControllerEffect::Audit { message } => tracing::warn!(target: "audit", "{message}"),
+            ControllerEffect::Failed { message } => {
+                tracing::error!(message, "the metadata log failed; this node is no controller until it is restarted");
+                self.health.raise(Reason::Controller, message);
+            }
         }
+    }
+
+    fn led_by(&self, term: u64, leader: Option<NodeId>, is_active: bool) {
+        let changed = self.leader.send_if_modified(|known| {
+            // A leader of the quorum that is not active yet refuses commands, which are tried again.
+            std::mem::replace(known, leader) != leader
+        });
+        if changed {
+            tracing::info!(term, ?leader, "another active controller");
+            self.metrics.cluster().quorum_elected();
+        } else if is_active {
+            tracing::debug!(term, "this controller is active");
+        }
+    }
+
+    fn show_quorum(&self) {
+        let status = self.machine.quorum().status();
+        self.metrics.cluster().set_quorum(&QuorumState {
+            term: status.term,
+            leader: status.leader,
+            is_leader: status.is_leader,
+            committed_index: status.committed_index,
+            log_end_index: status.log_end_index,
+        });
     }
 
     fn send(&self, to: VoterId, message: Bytes) {

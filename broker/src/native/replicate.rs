@@ -11,6 +11,7 @@ use tidemark_protocol::{
         ReplicaPositionsRequest, ReplicaPushHeader, ReplicateRequest, ReplicateResponse,
     },
 };
+use tidemark_replication::ReplicaId;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -47,7 +48,9 @@ pub(super) fn begin(door: &mut NativeDoor, frame: &Frame, received_at: Instant) 
     let response = replier.reply::<ReplicateRequest>(&Ok(ReplicateResponse {}), Vec::new());
     let broker = &door.broker;
     let ended = broker.tasks.shutdown().child();
-    let session = broker.sessions.begin(request.broker_id, request.broker_epoch, ended);
+    let follower =
+        ReplicaId { broker_id: request.broker_id, broker_epoch: request.broker_epoch };
+    let session = broker.sessions.begin(follower, ended);
     door.stream = Some(Stream { correlation, session: Arc::clone(&session) });
     let pushes = NativePushes { correlation, pushes: door.pushes.clone() };
     let (answered, has_answered) = oneshot::channel();

@@ -33,7 +33,7 @@ impl IsrChanges {
                 send(&broker, changes).await;
             }
         };
-        shutdown.or_stop(sending).await
+        shutdown.or_stop(sending).await;
     }
 }
 

@@ -8,12 +8,13 @@ use std::{
 
 use bytes::Bytes;
 use tidemark_protocol::{
-    BrokerEpoch, BrokerId, ErrorCode, Failure, LeaderEpoch, Offset, TopicPartition,
+    BrokerId, ErrorCode, Failure, Offset, TopicPartition,
     messages::{ReplicaPosition, ReplicaPush, ReplicaPushHeader, ReplicaRefusal},
 };
+use tidemark_replication::{AnswerTo, ReplicaId};
 use tokio::sync::Notify;
 
-use super::outbox::Outbox;
+use super::{Moved, outbox::Outbox};
 use crate::{
     broker::Broker,
     partitions::PartitionView,
@@ -31,13 +32,13 @@ const PARTITIONS_PER_LOOK_MAX: usize = 1024;
 
 /// What is due to a follower in one partition.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Due {
-    /// Batches from `offset` on, in answer to this round.
-    Batches { leader_epoch: LeaderEpoch, round: u64, offset: Offset },
-    /// No batches, in answer to this round.
-    Refusal { leader_epoch: LeaderEpoch, round: u64, refusal: ReplicaRefusal },
-    /// Only the watermark or the log start has moved; the round stays open.
-    Watermark { leader_epoch: LeaderEpoch, round: u64 },
+pub(super) enum Due {
+    /// Batches from `offset` on.
+    Batches { offset: Offset },
+    /// No batches, and why.
+    Refusal(ReplicaRefusal),
+    /// Only these have moved; the question stays open.
+    Moved(Moved),
 }
 
 /// All followers of the partitions led here.
@@ -49,9 +50,8 @@ pub(crate) struct Sessions {
 /// One follower's stream.
 #[derive(Debug)]
 pub(crate) struct Session {
-    follower: BrokerId,
-    broker_epoch: BrokerEpoch,
-    due: Outbox<Due>,
+    follower: ReplicaId,
+    due: Outbox<(AnswerTo, Due)>,
     /// Partitions it has asked for.
     partitions: Mutex<BTreeSet<TopicPartition>>,
     /// The follower wants a sign of life.
@@ -71,31 +71,23 @@ pub(crate) trait ReplicaPushes: Send + Sync + 'static {
 
 impl Sessions {
     /// Notes what is due to a follower. Without a session it is dropped: a new one begins with new positions.
-    pub(crate) fn due(&self, follower: BrokerId, partition: TopicPartition, due: Due) {
-        let session = self.lock().get(&follower).cloned();
-        if let Some(session) = session {
-            // A watermark goes along with whatever answer is due already.
-            let is_watermark = matches!(due, Due::Watermark { .. });
-            session.due.put(partition, due, |_, _| is_watermark);
+    pub(super) fn due(&self, partition: TopicPartition, to: AnswerTo, due: Due) {
+        let session = self.lock().get(&to.follower.broker_id).cloned();
+        if let Some(session) = session.filter(|session| session.follower == to.follower) {
+            session.put(partition, to, due);
         }
     }
 
-    /// Begins a session, in place of an older one of the same follower.
-    pub(crate) fn begin(
-        &self,
-        follower: BrokerId,
-        broker_epoch: BrokerEpoch,
-        ended: Shutdown,
-    ) -> Arc<Session> {
+    /// Begins a session, in place of an older one of the same broker.
+    pub(crate) fn begin(&self, follower: ReplicaId, ended: Shutdown) -> Arc<Session> {
         let session = Arc::new(Session {
             follower,
-            broker_epoch,
             due: Outbox::default(),
             partitions: Mutex::default(),
             pinged: Notify::new(),
             ended,
         });
-        if let Some(older) = self.lock().insert(follower, Arc::clone(&session)) {
+        if let Some(older) = self.lock().insert(follower.broker_id, Arc::clone(&session)) {
             older.ended.start();
         }
         session
@@ -103,8 +95,8 @@ impl Sessions {
 
     fn end(&self, session: &Arc<Session>) {
         let mut sessions = self.lock();
-        if sessions.get(&session.follower).is_some_and(|known| Arc::ptr_eq(known, session)) {
-            sessions.remove(&session.follower);
+        if sessions.get(&session.follower.broker_id).is_some_and(|known| Arc::ptr_eq(known, session)) {
+            sessions.remove(&session.follower.broker_id);
         }
     }
 
@@ -119,6 +111,16 @@ impl Session {
         self.ended.start();
     }
 
+    fn put(&self, partition: TopicPartition, to: AnswerTo, due: Due) {
+        // What has moved goes along with an answer to the same question.
+        let is_covered = |older: &(AnswerTo, Due), newer: &(AnswerTo, Due)| {
+            matches!(newer.1, Due::Moved(_))
+                && !matches!(older.1, Due::Moved(_))
+                && older.0.round >= newer.0.round
+        };
+        self.due.put(partition, (to, due), is_covered);
+    }
+
     /// Takes in the follower's new positions; none at all asks for a sign of life.
     pub(crate) async fn positions(&self, broker: &Broker, positions: Vec<ReplicaPosition>) {
         if positions.is_empty() {
@@ -127,19 +129,13 @@ impl Session {
         for ReplicaPosition { partition, position } in positions {
             self.lock_partitions().insert(partition);
             let Some(view) = broker.partitions.get(partition) else {
-                let (leader_epoch, round) = (position.leader_epoch, position.round);
                 // Deleted, or not opened yet: the follower asks again, or hears from the controller.
                 let code = ErrorCode::UnknownTopicOrPartition;
-                let refusal = ReplicaRefusal::Error { code };
-                self.due.put(partition, Due::Refusal { leader_epoch, round, refusal }, |_, _| false);
+                let to = AnswerTo::position(self.follower, &position);
+                self.put(partition, to, Due::Refusal(ReplicaRefusal::Error { code }));
                 continue;
             };
-            let position = FollowerPosition {
-                partition,
-                follower: self.follower,
-                broker_epoch: self.broker_epoch,
-                position,
-            };
+            let position = FollowerPosition { partition, follower: self.follower, position };
             if view.shard.send(Command::FollowerPosition(position)).await.is_err() {
                 return;
             }
@@ -154,11 +150,7 @@ impl Session {
         let partitions: Vec<_> = self.lock_partitions().iter().copied().collect();
         for partition in partitions {
             let Some(view) = broker.partitions.get(partition) else { continue };
-            let lost = Command::FollowerLost {
-                partition,
-                follower: self.follower,
-                broker_epoch: self.broker_epoch,
-            };
+            let lost = Command::FollowerLost { partition, follower: self.follower };
             if view.shard.send(lost).await.is_err() {
                 return;
             }
@@ -173,8 +165,8 @@ impl Session {
             };
             let mut push = Push::default();
             let is_ping = due.is_empty();
-            for (partition, due) in due {
-                let (answer, bytes) = self.answer(broker, partition, due).await;
+            for (partition, (to, due)) in due {
+                let (answer, bytes) = answer(broker, partition, to, due).await;
                 push.add(answer, bytes);
                 if push.bytes >= PUSH_BYTES_MAX && !push.send(pushes).await {
                     return;
@@ -186,66 +178,61 @@ impl Session {
         }
     }
 
-    /// What to send for a partition.
-    async fn answer(
-        &self,
-        broker: &Broker,
-        partition: TopicPartition,
-        due: Due,
-    ) -> (ReplicaPush, Bytes) {
-        let view = broker.partitions.get(partition);
-        let (Due::Batches { leader_epoch, round, .. }
-        | Due::Refusal { leader_epoch, round, .. }
-        | Due::Watermark { leader_epoch, round }) = due;
-        let mut push = ReplicaPush {
-            partition,
-            leader_epoch,
-            round,
-            // Before the read.
-            high_watermark: view.as_ref().map_or(0, |view| view.high_watermark()),
-            log_start_offset: view.as_ref().map_or(0, |view| view.reader.log_start_offset()),
-            batch_bytes: 0,
-            refusal: None,
-        };
-        let mut bytes = Bytes::new();
-        match (due, view) {
-            (Due::Refusal { refusal, .. }, _) => push.refusal = Some(refusal),
-            (Due::Batches { offset, .. }, Some(view)) => {
-                match read(broker, &view, leader_epoch, offset).await {
-                    Ok(read) => bytes = read,
-                    Err(failure) => push.refusal = Some(refusal(&view, &failure)),
-                }
-            }
-            (Due::Batches { .. }, None) => {
-                let code = ErrorCode::UnknownTopicOrPartition;
-                push.refusal = Some(ReplicaRefusal::Error { code });
-            }
-            (Due::Watermark { .. }, _) => {}
-        }
-        push.batch_bytes = u32::try_from(bytes.len()).expect("a segment is shorter than 4 GiB");
-        (push, bytes)
-    }
-
     fn lock_partitions(&self) -> MutexGuard<'_, BTreeSet<TopicPartition>> {
         self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn read(
+/// What to send for a partition.
+async fn answer(
     broker: &Broker,
-    view: &Arc<PartitionView>,
-    leader_epoch: LeaderEpoch,
-    offset: Offset,
-) -> Result<Bytes, Failure> {
-    let read = reads::read_for_replica(
-        &broker.cold_reads,
-        view,
-        leader_epoch,
-        offset,
-        PARTITION_BYTES_MAX,
-        &broker.metrics,
-    );
-    Ok(read.await?.bytes)
+    partition: TopicPartition,
+    to: AnswerTo,
+    due: Due,
+) -> (ReplicaPush, Bytes) {
+    let mut push = ReplicaPush {
+        partition,
+        leader_epoch: to.leader_epoch,
+        round: to.round,
+        high_watermark: 0,
+        log_start_offset: 0,
+        batch_bytes: 0,
+        refusal: None,
+    };
+    let mut bytes = Bytes::new();
+    match due {
+        Due::Moved(moved) => {
+            push.high_watermark = moved.high_watermark;
+            push.log_start_offset = moved.log_start_offset;
+        }
+        Due::Refusal(refusal) => push.refusal = Some(refusal),
+        Due::Batches { offset } => {
+            let Some(view) = broker.partitions.get(partition) else {
+                let code = ErrorCode::UnknownTopicOrPartition;
+                push.refusal = Some(ReplicaRefusal::Error { code });
+                return (push, bytes);
+            };
+            let read = reads::read_for_replica(
+                &broker.cold_reads,
+                &view,
+                to.leader_epoch,
+                offset,
+                PARTITION_BYTES_MAX,
+                &broker.metrics,
+            );
+            match read.await {
+                Ok(read) => {
+                    push.high_watermark = read.high_watermark;
+                    push.log_start_offset = read.log_start_offset;
+                    bytes = read.bytes;
+                    broker.metrics.cluster().sent(bytes.len() as u64);
+                }
+                Err(failure) => push.refusal = Some(refusal(&view, &failure)),
+            }
+        }
+    }
+    push.batch_bytes = u32::try_from(bytes.len()).expect("a segment is shorter than 4 GiB");
+    (push, bytes)
 }
 
 fn refusal(view: &PartitionView, failure: &Failure) -> ReplicaRefusal {

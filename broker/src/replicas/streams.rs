@@ -10,8 +10,7 @@ use std::{
 };
 
 use tidemark_protocol::{
-    BrokerEpoch, BrokerId, Failure, TopicPartition,
-    batch::batches,
+    BrokerId, Failure, TopicPartition,
     frame::Frame,
     messages::{
         Position, ReplicaPosition, ReplicaPositionsRequest, ReplicaPushHeader, ReplicateRequest,
@@ -164,7 +163,7 @@ impl Stream {
     }
 
     async fn connect(&self, broker: &Broker) -> Result<Connected, Failure> {
-        let broker_epoch = broker.registered_epoch().await;
+        let broker_epoch = broker.registered_epoch().await?;
         let (peer, pushes) = broker.connect_to(self.leader).await?;
         let request = ReplicateRequest {
             cluster_id: broker.cluster_id.clone(),
@@ -180,7 +179,7 @@ impl Stream {
     async fn follow(&self, broker: &Broker, mut connected: Connected) {
         // What was meant for the connection before: every partition says anew where it is.
         self.outbox.clear();
-        for shard in broker.shards() {
+        for shard in &broker.shards {
             if shard.send(Command::LeaderConnected { leader: self.leader }).await.is_err() {
                 return;
             }
@@ -236,16 +235,10 @@ async fn deal_out(broker: &Broker, leader: BrokerId, frame: &Frame) -> Result<()
         broker.metrics.cluster().received(bytes.len() as u64);
         broker.streams.received(broker, push.partition, bytes.len());
         let Some(view) = broker.partitions.get(push.partition) else { continue };
-        // What cannot be cut into batches is refused by the shard like a batch with a wrong checksum.
-        let batches = batches(bytes).collect::<Result<Vec<_>, _>>();
-        let batches = batches.map_err(|error| error.to_string());
-        let answer = LeaderAnswer { leader, push, batches };
+        let answer = LeaderAnswer::new(leader, push, bytes);
         if view.shard.send(Command::LeaderAnswer(Box::new(answer))).await.is_err() {
             return Err("the broker is stopping".to_owned());
         }
     }
     Ok(())
 }
-
-/// The broker epoch, for whoever has to wait until there is one.
-pub(crate) type RegisteredEpoch = tokio::sync::watch::Receiver<Option<BrokerEpoch>>;

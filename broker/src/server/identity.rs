@@ -4,7 +4,7 @@ use std::{io, process, sync::Arc};
 
 use tidemark_controller::RaftQuorum;
 use tidemark_protocol::{DirectoryId, messages::VoterId};
-use tidemark_storage::{DataDir, DataDirIdentity, LockedDataDir};
+use tidemark_storage::{DataDir, DataDirIdentity, Disk as _, LockedDataDir};
 use tokio::net::TcpListener;
 
 use super::ServerError;
@@ -69,10 +69,10 @@ pub(super) async fn join(
             check_metadata(&dir, is_controller && is_configured)?;
             return Ok::<_, ServerError>(dir.open(identity)?);
         };
-        if is_controller {
+        if is_controller && !RaftQuorum::is_bootstrapped(dir.disk(), &dir.metadata_dir())? {
             // Before the directory belongs to the cluster: cut short, it is found out again.
-            let voters = voters.unwrap_or_default();
-            RaftQuorum::bootstrap(dir.disk().clone(), &dir.metadata_dir(), me, &voters)?;
+            let (disk, voters) = (dir.disk().clone(), voters.unwrap_or_default());
+            RaftQuorum::bootstrap(disk, &dir.metadata_dir(), me, &voters)?;
         }
         tracing::info!(cluster_id, "this node belongs to a cluster now");
         Ok(dir.open(DataDirIdentity { cluster_id, ..identity })?)
@@ -84,7 +84,7 @@ pub(super) async fn join(
 /// A controller whose metadata is gone has forgotten whom it voted for: it must not go on under its old name.
 fn check_metadata(dir: &LockedDataDir<Disk>, was_controller: bool) -> Result<(), ServerError> {
     let metadata_dir = dir.metadata_dir();
-    if was_controller && !RaftQuorum::is_bootstrapped(dir.disk(), &metadata_dir)? {
+    if was_controller && !dir.disk().exists(&metadata_dir)? {
         return Err(ServerError::MetadataGone { dir: metadata_dir });
     }
     Ok(())

@@ -15,6 +15,7 @@ use crate::{
     control::Control,
     controller::{ControllerHandle, Runner, RunnerConfig},
     disk::Disk,
+    health::Health,
     metadata_feed::MetadataFeed,
     metrics::Metrics,
     peers::{Addresses, Peers},
@@ -34,7 +35,7 @@ impl Plane {
         data_dir: &DataDir<Disk>,
         config: &Config,
         clock: &Clock,
-        metrics: &Metrics,
+        (metrics, health): (&Metrics, &Health),
         (threads, tasks): (&Tasks, &Tasks),
     ) -> Result<Self, ServerError> {
         let identity = data_dir.identity();
@@ -66,7 +67,7 @@ impl Plane {
             data_dir.disk().clone(),
             &data_dir.metadata_dir(),
             runner,
-            (clock.clone(), metrics.clone()),
+            (clock.clone(), metrics.clone(), health.clone()),
             outlets,
         )?;
         let recovered = Some(images.borrow().clone());

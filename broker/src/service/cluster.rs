@@ -1,6 +1,6 @@
 //! Node to node: messages of the quorum, heartbeats, commands for the active controller, committed metadata.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use tidemark_controller::{Command, encode_entry};
@@ -38,8 +38,8 @@ fn voter(broker: &Broker) -> VoterId {
 
 /// Who this node is, for one that starts for the first time.
 pub(crate) async fn quorum_hello(
-    broker: &Broker,
-    request: &QuorumHelloRequest,
+    broker: Arc<Broker>,
+    request: QuorumHelloRequest,
 ) -> Result<QuorumHelloResponse, Failure> {
     tracing::debug!(node = request.node, "a node asks for its cluster");
     let voters = match broker.control.local() {
@@ -69,7 +69,7 @@ pub(crate) async fn heartbeat(
 
 /// Carries out a command if the active controller is here.
 pub(crate) async fn controller_command(
-    broker: &Broker,
+    broker: Arc<Broker>,
     request: ControllerCommandRequest,
 ) -> Result<ControllerCommandResponse, Failure> {
     let command = Command::decode(&request.command).map_err(|error| {
@@ -79,7 +79,7 @@ pub(crate) async fn controller_command(
         let message = "only the controller itself decides that";
         return Err(Failure::new(ErrorCode::InvalidRequest, message));
     }
-    let deciding = local(broker)?.command(command);
+    let deciding = local(&broker)?.command(command);
     let deadline = Instant::now() + timeout(request.timeout_ms);
     let committed = timeout_at(deadline, deciding).await.map_err(|_elapsed| {
         Failure::new(ErrorCode::Timeout, "the controller has not decided in time")

@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use tidemark_controller::{Image, Partition, Topic};
-use tidemark_protocol::{ErrorCode, LeaderEpoch, TopicPartition};
+use tidemark_controller::{
+    Image, Topic,
+    plan::{self, Placed},
+};
+use tidemark_protocol::{ErrorCode, TopicPartition};
+use tidemark_replication::Assignment;
 
 use super::Steered;
 use crate::{
     partitions::PartitionView,
-    shard::{Adoption, Command, storage_durability},
+    roles,
+    shard::{Adoption, Command},
 };
 
 impl Steered {
@@ -19,10 +24,8 @@ impl Steered {
         if let Err(error) = self.dirs.left_behind.clear_topics(image, now_ms) {
             tracing::warn!(%error, "directories without partitions stay where they are");
         }
-        for topic in image.topics() {
-            for (id, assigned) in self.assigned_here(topic) {
-                self.open_log(topic, id, &assigned, false);
-            }
+        for placed in plan::difference(&Image::default(), image, self.config.broker_id).open {
+            self.open_log(&placed.topic, placed.id, None);
         }
         self.followed = image.clone();
     }
@@ -30,69 +33,64 @@ impl Steered {
     /// Follows the metadata to `image`, which is not older than the last one.
     pub fn follow(&mut self, image: &Image) {
         let before = std::mem::replace(&mut self.followed, image.clone());
-        assert!(before.metadata_index() <= image.metadata_index(), "the metadata went back");
-        for topic in before.topics().filter(|topic| image.topic_by_id(topic.id).is_none()) {
-            for (id, _) in self.assigned_here(topic) {
-                self.delete_log(topic, id);
-            }
+        let difference = plan::difference(&before, image, self.config.broker_id);
+        for topic in &difference.deleted_topics {
             self.metrics.forget_topic(&topic.name);
         }
-        for topic in image.topics() {
-            let known = before.topic_by_id(topic.id);
-            if known.is_some_and(|known| Arc::ptr_eq(known, topic)) {
-                continue;
+        for placed in difference.delete.iter().chain(&difference.release) {
+            self.delete_log(&placed.topic, placed.id);
+        }
+        for Placed { id, topic, .. } in difference.assign {
+            match self.partitions.get(id) {
+                Some(view) => self.update(&view, &topic),
+                None => self.open_log(&topic, id, self.assignment(&topic, id)),
             }
-            for (id, assigned) in self.assigned_here(topic) {
-                match self.partitions.get(id) {
-                    Some(view) => self.update(&view, known, topic, &assigned),
-                    None => self.open_log(topic, id, &assigned, true),
-                }
-            }
+        }
+        for Placed { id, topic, .. } in difference.open {
+            self.open_log(&topic, id, self.assignment(&topic, id));
         }
         self.wake();
     }
 
-    fn assigned_here(&self, topic: &Topic) -> Vec<(TopicPartition, Arc<Partition>)> {
+    /// Tells every replica what the image says of it.
+    pub(super) fn assign_all(&mut self) {
+        let image = self.followed.clone();
+        for topic in image.topics() {
+            for id in self.held_here(topic) {
+                if let Some(view) = self.partitions.get(id)
+                    && let Some(assignment) = self.assignment(topic, id)
+                {
+                    let assign = Command::Assign { partition: id, assignment };
+                    self.tell(view.shard.index, assign);
+                }
+            }
+        }
+    }
+
+    fn held_here(&self, topic: &Topic) -> Vec<TopicPartition> {
         let (topic_id, broker_id) = (topic.id, self.config.broker_id);
         let all = topic.partitions.iter().zip(0..);
         all.filter(|(assigned, _)| assigned.replicas.contains(&broker_id))
-            .map(|(assigned, partition)| {
-                (TopicPartition { topic_id, partition }, Arc::clone(assigned))
-            })
+            .map(|(_, partition)| TopicPartition { topic_id, partition })
             .collect()
     }
 
-    fn leads(&self, assigned: &Partition) -> Option<LeaderEpoch> {
-        (assigned.leader == Some(self.config.broker_id)).then_some(assigned.leader_epoch)
+    fn assignment(&self, topic: &Topic, id: TopicPartition) -> Option<Assignment> {
+        let known = self.followed.broker(self.config.broker_id)?;
+        let is_this_run = self.broker_epoch == Some(known.epoch);
+        let partition = topic.partition(id.partition).filter(|_| is_this_run)?;
+        Some(roles::assignment(&self.followed, partition))
     }
 
-    fn update(
-        &mut self,
-        view: &PartitionView,
-        known: Option<&Arc<Topic>>,
-        topic: &Topic,
-        assigned: &Partition,
-    ) {
+    fn update(&mut self, view: &PartitionView, topic: &Topic) {
         let partition = view.id;
-        if known.is_none_or(|known| known.config != topic.config) {
-            self.tell(view.shard.index, Command::Configure { partition, config: topic.config });
-        }
-        let before = known.and_then(|known| known.partition(partition.partition));
-        let led_before = before.and_then(|before| self.leads(before));
-        if let Some(epoch) = self.leads(assigned)
-            && led_before != Some(epoch)
-        {
-            self.tell(view.shard.index, Command::Lead { partition, epoch });
+        self.tell(view.shard.index, Command::Configure { partition, config: topic.config });
+        if let Some(assignment) = self.assignment(topic, partition) {
+            self.tell(view.shard.index, Command::Assign { partition, assignment });
         }
     }
 
-    fn open_log(
-        &mut self,
-        topic: &Arc<Topic>,
-        id: TopicPartition,
-        assigned: &Partition,
-        lead: bool,
-    ) {
+    fn open_log(&mut self, topic: &Arc<Topic>, id: TopicPartition, assignment: Option<Assignment>) {
         let now_ms = u64::try_from(self.clock.wall_ms()).unwrap_or(0);
         let known = self.partitions.unopened().remove(&id).flatten();
         let checkpoint = self.checkpoints.take(id).or(known);
@@ -110,18 +108,8 @@ impl Steered {
         let metrics = self.metrics.topic(&topic.name);
         let view =
             Arc::new(PartitionView::new(id, Arc::clone(&topic.name), metrics, log.reader(), shard));
-        let adoption = Adoption {
-            log,
-            view: Arc::clone(&view),
-            replica: tidemark_replication::Config {
-                broker_id: self.config.broker_id,
-                replicas: assigned.replicas.clone(),
-                isr: assigned.isr.clone(),
-                durability: storage_durability(topic.config.durability),
-                min_insync_replicas: topic.config.min_insync_replicas,
-            },
-            leader_epoch: if lead { self.leads(assigned) } else { None },
-        };
+        let replica = roles::config(self.config.broker_id, topic, self.config.replica_lag_ms);
+        let adoption = Adoption { log, view: Arc::clone(&view), replica, assignment };
         self.ask(index, |reply| Command::Adopt { adoption: Box::new(adoption), reply });
         self.partitions.insert(view);
     }

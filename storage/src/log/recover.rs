@@ -100,8 +100,11 @@ impl<D: Disk> Log<D> {
         let meta = PartitionMeta::read(disk, dir, identity)?;
         let incarnation = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.incarnation);
         let has_meta = meta.is_some();
-        let meta = meta.unwrap_or(PartitionMeta { partition: identity.partition, incarnation });
+        let mut meta = meta.unwrap_or(PartitionMeta { partition: identity.partition, incarnation });
         let plan = Plan::make(disk, dir, &meta, &names, checkpoint)?;
+        if let Some(restart) = plan.truncations.restart {
+            meta.incarnation = restart.incarnation;
+        }
         let mut log = Self::empty(files, dir, meta, config);
         log.dir_exists = dir_exists;
         // Only a flush that completed shows that the names of directory and identity are durable.
@@ -421,7 +424,10 @@ impl<D: Disk> Opening<D> {
             // Names that a flush never covered may be among what was found.
             log.names_created = 1;
         }
-        if log.truncations.pending.take().is_some() {
+        if let Some(restart) = log.truncations.restart {
+            self.report.truncation_completed = true;
+            log.complete_restart(restart.offset)?;
+        } else if log.truncations.pending.take().is_some() {
             self.report.truncation_completed = true;
             self.complete_truncation()?;
         }

@@ -5,7 +5,11 @@ use std::collections::BTreeSet;
 
 use tidemark_protocol::{BrokerId, ErrorCode, Failure, TopicPartition, bug};
 
-use super::{Changes, Decision, change::Change, check_request_partitions, named_twice};
+use super::{
+    Changes, Decision,
+    change::{After, Change},
+    check_request_partitions, named_twice,
+};
 use crate::{
     command::{AlterPartition, AlterPartitions, Answer, IsrMember, PartitionState},
     image::{Image, Partition},
@@ -19,22 +23,22 @@ pub(super) fn decide(image: &Image, command: &AlterPartitions) -> Result<Decisio
     let mut outcomes = Vec::with_capacity(command.changes.len());
     for change in &command.changes {
         let outcome = alter(image, command.broker_id, change, &mut seen);
-        outcomes.push(outcome.map(|(after, is_new)| {
-            let state = state_of(&after);
-            changes.add(change.topic_id, change.partition, is_new.then_some(after));
+        outcomes.push(outcome.map(|(before, after)| {
+            let state = state_of(after.as_ref().map_or(before, |after| &after.state));
+            changes.add(change.topic_id, change.partition, after);
             state
         }));
     }
     Ok((changes.into_records().collect(), Answer::PartitionsAltered(outcomes)))
 }
 
-/// The partition after the change, and whether anything of it is new.
-fn alter(
-    image: &Image,
+/// The partition before the change, and after it if anything of it changes.
+fn alter<'a>(
+    image: &'a Image,
     sender: BrokerId,
     change: &AlterPartition,
     seen: &mut BTreeSet<TopicPartition>,
-) -> Result<(Partition, bool), Failure> {
+) -> Result<(&'a Partition, Option<After>), Failure> {
     let id = TopicPartition { topic_id: change.topic_id, partition: change.partition };
     let (topic, partition) = image.require_partition(id)?;
     check_base(sender, partition, change)?;
@@ -43,9 +47,7 @@ fn alter(
         return Err(named_twice(topic, change.partition));
     }
     let isr = change.isr.iter().map(|member| member.id).collect();
-    let after = Change::of(image, &topic.config, partition).with_isr(isr).build();
-    let is_new = after.is_some();
-    Ok((after.unwrap_or_else(|| Partition::clone(partition)), is_new))
+    Ok((partition, Change::of(image, &topic.config, partition).with_isr(isr).build()))
 }
 
 /// Whether the sender may change the partition, and knows the state it changes.

@@ -34,6 +34,13 @@ pub(super) struct Restarted {
     pub(super) is_wiped: bool,
 }
 
+/// A partition after a change.
+pub(super) struct After {
+    pub(super) state: Partition,
+    /// It has a leader that may lack committed records.
+    pub(super) is_unclean: bool,
+}
+
 /// Who may be elected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Choice {
@@ -52,6 +59,7 @@ struct Elected {
     leader: Option<BrokerId>,
     isr: Vec<BrokerId>,
     elr: Vec<BrokerId>,
+    is_unclean: bool,
 }
 
 impl<'a> Change<'a> {
@@ -129,11 +137,11 @@ impl<'a> Change<'a> {
     }
 
     /// The partition after the change; `None` when nothing changes.
-    pub(super) fn build(mut self) -> Option<Partition> {
+    pub(super) fn build(mut self) -> Option<After> {
         self.complete_reassignment();
         let isr = self.in_order(&self.isr);
         let elr = self.eligible_replicas(&isr);
-        let Elected { leader, isr, elr } = self.elect(isr, elr);
+        let Elected { leader, isr, elr, is_unclean } = self.elect(isr, elr);
         // Who is elected without others in sync may be the only one who was to stay.
         self.isr = isr;
         self.complete_reassignment();
@@ -160,7 +168,7 @@ impl<'a> Change<'a> {
             after.leader_epoch = before.leader_epoch.checked_add(1).expect("elections are rare");
         }
         after.partition_epoch = before.partition_epoch.checked_add(1).expect("changes are rare");
-        Some(after)
+        Some(After { state: after, is_unclean })
     }
 
     /// A reassignment is complete when all who stay are in sync: not when those who come are (KAFKA-15665).
@@ -214,21 +222,22 @@ impl<'a> Change<'a> {
                 isr.push(leader);
                 elr.retain(|id| *id != leader);
             }
-            return Elected { leader: Some(leader), isr, elr };
+            return Elected { leader: Some(leader), isr, elr, is_unclean: false };
         }
         if isr.is_empty() && elr.is_empty() {
             let last = self.last_known_leader().filter(|id| self.may_lead(*id));
             if let Some(leader) = last {
-                return Elected { leader: Some(leader), isr: vec![leader], elr };
+                return Elected { leader: Some(leader), isr: vec![leader], elr, is_unclean: false };
             }
         }
         if self.election == Choice::Unclean
             && let Some(leader) = self.replicas.iter().copied().find(|id| self.may_lead(*id))
         {
             // What others have beyond this leader's log is no part of the partition any more.
-            return Elected { leader: Some(leader), isr: vec![leader], elr: Vec::new() };
+            let (isr, elr) = (vec![leader], Vec::new());
+            return Elected { leader: Some(leader), isr, elr, is_unclean: true };
         }
-        Elected { leader: None, isr, elr }
+        Elected { leader: None, isr, elr, is_unclean: false }
     }
 
     fn clean_choice(&self, isr: &[BrokerId], elr: &[BrokerId]) -> Option<BrokerId> {

@@ -6,7 +6,11 @@ use tidemark_protocol::{
     BrokerId, ErrorCode, Failure, TopicPartition, limits::REQUEST_PARTITIONS_MAX,
 };
 
-use super::{Changes, Decision, change::Change, check_request_partitions, named_twice};
+use super::{
+    Changes, Decision,
+    change::{After, Change},
+    check_request_partitions, named_twice,
+};
 use crate::{
     command::{Answer, ElectLeaders, Elected, Election},
     image::{Image, Partition},
@@ -41,7 +45,7 @@ fn elect_one(
         return Err(named_twice(topic, id.partition));
     }
     let after = elect(image, &topic.config, partition, election);
-    let leader = after.as_ref().map_or(partition.leader, |after| after.leader);
+    let leader = after.as_ref().map_or(partition.leader, |after| after.state.leader);
     let wanted = match election {
         Election::Preferred => leader.filter(|leader| *leader == partition.replicas[0]),
         Election::Transfer { to } => leader.filter(|leader| *leader == to),
@@ -67,7 +71,8 @@ fn elect_all(image: &Image, election: Election, changes: &mut Changes) -> Electe
     let mut elected = Elected { partitions: Vec::new(), remaining: 0 };
     for (topic, partition, state) in image.partitions() {
         let Some(after) = elect(image, &topic.config, state, election) else { continue };
-        let Some(leader) = after.leader.filter(|_| after.leader != state.leader) else { continue };
+        let leader = after.state.leader;
+        let Some(leader) = leader.filter(|_| leader != state.leader) else { continue };
         if elected.partitions.len() == REQUEST_PARTITIONS_MAX {
             elected.remaining += 1;
             continue;
@@ -85,7 +90,7 @@ fn elect(
     config: &TopicConfig,
     partition: &Partition,
     election: Election,
-) -> Option<Partition> {
+) -> Option<After> {
     let change = Change::of(image, config, partition);
     match election {
         Election::Preferred => change.preferred().build(),

@@ -5,7 +5,11 @@ use std::collections::BTreeSet;
 
 use tidemark_protocol::{BrokerId, ErrorCode, Failure, TopicPartition};
 
-use super::{Changes, Decision, change::Change, check_request_partitions, named_twice, throttle};
+use super::{
+    Changes, Decision,
+    change::{After, Change},
+    check_request_partitions, named_twice, throttle,
+};
 use crate::{
     command::{Answer, Reassign, ReassignPartition},
     image::{Image, Partition, REPLICAS_MAX},
@@ -31,7 +35,7 @@ fn reassign(
     image: &Image,
     change: &ReassignPartition,
     seen: &mut BTreeSet<TopicPartition>,
-) -> Result<Option<Partition>, Failure> {
+) -> Result<Option<After>, Failure> {
     let (topic, partition) = image.require_partition(change.partition)?;
     if !seen.insert(change.partition) {
         return Err(named_twice(topic, change.partition.partition));
@@ -47,10 +51,12 @@ fn reassign(
         None => return Err(invalid("no reassignment of the partition is under way".to_owned())),
     };
     match after {
-        Some(after) if !may_be_unclean && loses_all(partition, &after) => Err(invalid(format!(
-            "of the replicas that have all records, {:?}, none would stay",
-            holders(partition)
-        ))),
+        Some(after) if !may_be_unclean && loses_all(partition, &after.state) => {
+            Err(invalid(format!(
+                "of the replicas that have all records, {:?}, none would stay",
+                holders(partition)
+            )))
+        }
         after => Ok(after),
     }
 }

@@ -28,6 +28,9 @@ struct Board {
     held: BTreeMap<BrokerId, u32>,
     led: BTreeMap<BrokerId, u32>,
     racks: BTreeMap<BrokerId, Option<String>>,
+    /// What everybody holds when all is even: this many, or one more where it does not divide.
+    fewest: u32,
+    most: u32,
 }
 
 impl Board {
@@ -36,11 +39,16 @@ impl Board {
         let none = || places.iter().map(|place| (place.broker, 0)).collect();
         let (held, led) = (none(), none());
         let racks = image.brokers().map(|broker| (broker.id, broker.rack.clone())).collect();
-        let mut board = Self { places, held, led, racks };
+        let mut board = Self { places, held, led, racks, fewest: 0, most: 0 };
         for (_, partition) in partitions(image) {
             let target: Vec<_> = partition.target_replicas().collect();
             board.count(&target, 1);
         }
+        let total: u32 = board.held.values().sum();
+        let brokers =
+            u32::try_from(board.held.len()).expect("a broker id fits, so does their number");
+        board.fewest = total / brokers.max(1);
+        board.most = total.div_ceil(brokers.max(1));
         board
     }
 
@@ -62,12 +70,9 @@ impl Board {
     /// What it is worth to move a replica from one broker to another; `None` when one of the two would have to be
     /// set right again later.
     fn gain(&self, giver: BrokerId, taker: BrokerId) -> Option<u32> {
-        let total: u32 = self.held.values().sum();
-        let brokers =
-            u32::try_from(self.held.len()).expect("a broker id fits, so does their number");
-        let (fewest, most) = (total / brokers, total.div_ceil(brokers));
         let (gives, takes) = (*self.held.get(&giver)?, *self.held.get(&taker)?);
-        let is_needed = (gives > most && takes < most) || (gives > fewest && takes < fewest);
+        let is_needed = (gives > self.most && takes < self.most)
+            || (gives > self.fewest && takes < self.fewest);
         is_needed.then(|| gives - takes)
     }
 

@@ -7,11 +7,10 @@ pub struct QuorumConfig {
     pub tick_ms: u64,
     /// How often a leader says that it is there.
     pub heartbeat_ms: u64,
-    /// Silence after which a follower may stand for election, at least; a leader that hears nothing from a majority
-    /// for as long steps down. Longer than the disk takes to flush, or a slow disk costs leaderships.
-    pub election_timeout_min_ms: u64,
-    /// The same, at most (exclusive). Each node draws its own, again for every election.
-    pub election_timeout_max_ms: u64,
+    /// Silence after which a follower may stand for election: each draws between this and twice as much, again for
+    /// every election. A leader that hears nothing from a majority for this long steps down. Longer than the disk
+    /// takes to flush, or a slow disk costs leaderships.
+    pub election_timeout_ms: u64,
     /// A follower that sees the connection to its leader close waits up to this long before it stands for election.
     pub lost_leader_pause_max_ms: u64,
     /// Log written since the last snapshot before another is due: what a restart replays.
@@ -25,8 +24,7 @@ impl Default for QuorumConfig {
         Self {
             tick_ms: 20,
             heartbeat_ms: 60,
-            election_timeout_min_ms: 200,
-            election_timeout_max_ms: 400,
+            election_timeout_ms: 200,
             lost_leader_pause_max_ms: 60,
             snapshot_every_bytes: 4 << 20,
             seed: 0,
@@ -48,12 +46,11 @@ impl QuorumConfig {
     pub(super) fn ticks(&self) -> Ticks {
         let ticks = |ms: u64| usize::try_from(ms / self.tick_ms.max(1)).unwrap_or(usize::MAX / 4);
         let heartbeat = ticks(self.heartbeat_ms).max(1);
-        let election_min = ticks(self.election_timeout_min_ms).max(heartbeat + 1);
-        let election_max = ticks(self.election_timeout_max_ms).max(election_min + 1);
+        let election_min = ticks(self.election_timeout_ms).max(heartbeat + 1);
         Ticks {
             heartbeat,
             election_min,
-            election_max,
+            election_max: 2 * election_min,
             lost_leader_pause_max: ticks(self.lost_leader_pause_max_ms).max(1),
         }
     }

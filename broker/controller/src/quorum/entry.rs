@@ -13,6 +13,9 @@ use crate::record::{self, MetadataRecord, RecordError};
 pub(super) const RECORDS: u8 = 0;
 pub(super) const CHANGE: u8 = 1;
 
+/// What an entry is taken to add to its payload, in bytes.
+const OVERHEAD_BYTES: usize = 32;
+
 /// What an entry says.
 #[derive(Debug)]
 pub(super) enum Content {
@@ -57,6 +60,11 @@ pub(super) fn payload(entry: &Entry) -> (u8, &Bytes) {
         EntryType::EntryNormal => (RECORDS, &entry.data),
         EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => (CHANGE, &entry.context),
     }
+}
+
+/// What an entry is taken to cost in memory and on the wire.
+pub(super) fn bytes(entry: &Entry) -> usize {
+    payload(entry).1.len() + OVERHEAD_BYTES
 }
 
 /// What an entry says.

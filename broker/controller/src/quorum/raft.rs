@@ -36,7 +36,10 @@ use super::{
     vote_file::VoteFile,
     wal::{ENTRY_BYTES_MAX, Reserve, Wal, WalError, may_use_it},
 };
-use crate::{image::Image, record};
+use crate::{
+    image::Image,
+    record::{self, MetadataRecord},
+};
 
 /// One controller of the cluster, or of a cluster of one.
 pub struct RaftQuorum<D: Disk> {
@@ -209,10 +212,7 @@ impl Latest {
 }
 
 impl<D: Disk> Quorum for RaftQuorum<D> {
-    fn propose(
-        &mut self,
-        records: &[crate::record::MetadataRecord],
-    ) -> Result<EntryId, ProposeError> {
+    fn propose(&mut self, records: &[MetadataRecord]) -> Result<EntryId, ProposeError> {
         self.check_leading()?;
         let payload = record::encode_entry(records);
         let id = self.write_ahead(Payload::Records(&payload), may_use_it(records))?;
@@ -250,12 +250,14 @@ impl<D: Disk> Quorum for RaftQuorum<D> {
         let leads = self.is_leader();
         let log_end_index = self.node.store().last();
         let status = |(id, voter): (u64, VoterId)| {
-            let matched = match raft.prs().get(id) {
-                Some(_) if id == self.my_id => Some(log_end_index),
-                Some(progress) if leads => Some(progress.matched),
-                _ => None,
+            let progress = raft.prs().get(id).filter(|_| leads);
+            let matched = if id == self.my_id {
+                Some(log_end_index)
+            } else {
+                progress.map(|progress| progress.matched)
             };
-            VoterStatus { id: voter, log_end_index: matched }
+            let is_alive = leads && (id == self.my_id || self.elections.is_alive(id));
+            VoterStatus { id: voter, log_end_index: matched, is_alive }
         };
         QuorumStatus {
             me: self.me,
@@ -304,7 +306,7 @@ impl<D: Disk> Quorum for RaftQuorum<D> {
         let mut found = Vec::new();
         for index in from_index + 1..=self.applied {
             let entry = store.get(index)?;
-            let bytes = entry::payload(entry).1.len();
+            let bytes = entry::bytes(entry);
             if bytes > room && !found.is_empty() {
                 break;
             }

@@ -10,6 +10,8 @@ use raft::{
     eraftpb::{ConfState, Entry, HardState, Snapshot},
 };
 
+use super::entry;
+
 /// Where a snapshot stands, without its bytes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SnapshotMark {
@@ -108,7 +110,7 @@ impl Storage for Store {
         let mut found = Vec::new();
         for index in low..high {
             let entry = self.get(index).ok_or(Error::Store(StorageError::Unavailable))?;
-            let bytes = (entry.data.len() + entry.context.len() + ENTRY_OVERHEAD_BYTES) as u64;
+            let bytes = entry::bytes(entry) as u64;
             if bytes > room && !found.is_empty() {
                 break;
             }
@@ -146,6 +148,3 @@ impl Storage for Store {
         Ok(snapshot)
     }
 }
-
-/// What an entry is taken to cost beside its payload, in bytes.
-const ENTRY_OVERHEAD_BYTES: usize = 16;

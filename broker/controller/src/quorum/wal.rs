@@ -98,12 +98,7 @@ pub(super) struct Found {
 
 impl<D: Disk> Wal<D> {
     /// Opens the log in `dir`, or begins one that will hold everything from the first entry on.
-    pub(super) fn open(
-        disk: &D,
-        dir: &Path,
-        segment_bytes: u64,
-        now_ms: u64,
-    ) -> Result<Self, Boxed> {
+    pub(super) fn open(disk: &D, dir: &Path, segment_bytes: u64) -> Result<Self, Boxed> {
         let above = dir.join(LOG_DIR);
         create_dir(disk, &above)?;
         let bases = bases(disk, &above)?;
@@ -114,7 +109,7 @@ impl<D: Disk> Wal<D> {
         if bases.is_empty() {
             create_dir(disk, &log_dir(dir, base))?;
         }
-        let log = open_log(disk, &log_dir(dir, base), base, segment_bytes, now_ms)?;
+        let log = open_log(disk, &log_dir(dir, base), base, segment_bytes)?;
         Ok(Self {
             log,
             disk: disk.clone(),
@@ -221,10 +216,10 @@ impl<D: Disk> Wal<D> {
     }
 
     /// Begins again with the entry at an index, as everybody but the library counts, and nothing before it.
-    pub(super) fn restart(&mut self, base: u64, now_ms: u64) -> Result<(), WalError> {
+    pub(super) fn restart(&mut self, base: u64) -> Result<(), WalError> {
         begin_anew(&self.disk, &self.dir, base)?;
         let dir = log_dir(&self.dir, base);
-        self.log = open_log(&self.disk, &dir, base, self.segment_bytes, now_ms)?;
+        self.log = open_log(&self.disk, &dir, base, self.segment_bytes)?;
         self.base = base;
         self.unflushed.clear();
         self.bytes_since_snapshot = 0;
@@ -248,6 +243,13 @@ impl<D: Disk> Wal<D> {
                     return Err(nothing_at(self.base + from));
                 }
                 let (stamp, payload) = unpack(&batch)?;
+                if stamp.term != batch.header.leader_epoch {
+                    let entry = self.base + from;
+                    return Err(format!(
+                        "entry {entry} is damaged: its term is there twice, and not the same"
+                    )
+                    .into());
+                }
                 found.commit = found.commit.max(stamp.commit);
                 let index = self.base + from + 1;
                 let term = u64::from(stamp.term);
@@ -295,13 +297,7 @@ fn log_dir(dir: &Path, base: u64) -> PathBuf {
     dir.join(LOG_DIR).join(format!("{base:020}"))
 }
 
-fn open_log<D: Disk>(
-    disk: &D,
-    dir: &Path,
-    base: u64,
-    segment_bytes: u64,
-    now_ms: u64,
-) -> Result<Log<D>, Boxed> {
+fn open_log<D: Disk>(disk: &D, dir: &Path, base: u64, segment_bytes: u64) -> Result<Log<D>, Boxed> {
     let identity =
         LogIdentity { partition: TopicPartition { topic_id: METADATA_TOPIC_ID, partition: 0 } };
     let config = LogConfig {
@@ -316,7 +312,7 @@ fn open_log<D: Disk>(
     };
     let files = SegmentFiles::new(disk.clone(), OPEN_FILES_MAX);
     if disk.list(dir)?.is_empty() {
-        return Ok(Log::create(&files, dir, identity, config, now_ms)?);
+        return Ok(Log::create(&files, dir, identity, config, 0)?);
     }
     damage::check(disk, dir, base)?;
     let (mut log, recovery) = Log::open(&files, dir, identity, config, None)?;

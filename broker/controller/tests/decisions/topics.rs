@@ -173,7 +173,7 @@ fn a_record_that_does_not_fit_is_an_error_and_not_a_guess() {
         let mut state = cluster.image.topic("orders").unwrap().partitions[0].as_ref().clone();
         state.partition_epoch += 1;
         alter(&mut state);
-        let changes = vec![PartitionChange { partition: 0, state }];
+        let changes = vec![PartitionChange { partition: 0, state, is_unclean: false }];
         MetadataRecord::PartitionsChanged { topic_id, changes }
     };
     let deleted = MetadataRecord::TopicDeleted { topic_id: TopicId([9; 16]) };

@@ -39,10 +39,10 @@ pub(crate) fn describe(effect: &Effect) -> String {
 pub(crate) fn status(follower: FollowerStatus) -> String {
     let FollowerStatus { id, log_end_offset, flushed_offset, .. } = follower;
     format!(
-        "{id}: {}, {}, at {log_end_offset}, flushed {flushed_offset}, behind by {}",
+        "{id}: {}, {}, at {log_end_offset}, flushed {flushed_offset}, caught up at {}",
         if follower.is_in_sync { "in sync" } else { "out of sync" },
         if follower.is_known { "known" } else { "unknown" },
-        follower.lag_ms.map_or("?".to_owned(), |ms| format!("{ms}ms")),
+        follower.caught_up_ms.map_or("?".to_owned(), |ms| format!("{ms}ms")),
     )
 }
 

@@ -8,7 +8,7 @@ use tidemark_protocol::bug;
 use tidemark_storage::Disk;
 
 use super::{Content, Failed, Latest, RaftQuorum, committed, entry, may_use_it};
-use crate::quorum::{Boxed, QuorumAction, members::Change, vote_file::Vote, wal::WalError, wire};
+use crate::quorum::{QuorumAction, members::Change, vote_file::Vote, wal::WalError, wire};
 
 impl<D: Disk> RaftQuorum<D> {
     /// Carries out everything the library has to ask for.
@@ -98,7 +98,7 @@ impl<D: Disk> RaftQuorum<D> {
             other => other?,
         }
         // From here on there is no way back, not for want of space either.
-        let restarted = self.disk.wal.restart(snapshot.end, self.now_ms);
+        let restarted = self.disk.wal.restart(snapshot.end);
         let settled = restarted.and_then(|()| Ok(self.disk.snapshots.settle(snapshot.end)?));
         settled.map_err(|error| match error {
             WalError::Full => WalError::Failed("the disk is full".into()),

@@ -3,6 +3,8 @@
 //! The library draws its election timeouts from the thread's generator. Each draw is overridden from a seeded one
 //! before it can matter, so that a run is decided by its seed.
 
+use std::collections::BTreeMap;
+
 use raft::{INVALID_ID, ProgressState, RawNode, SnapshotStatus, StateRole};
 use tidemark_protocol::{NodeId, bug};
 use tidemark_storage::Disk;
@@ -27,6 +29,9 @@ pub(super) struct Elections {
     drawn_for: Option<(u64, StateRole, u64)>,
     /// Ticks until this node stands for election because it saw its leader go.
     stands_in_ticks: Option<usize>,
+    now_ticks: usize,
+    /// When a member was heard last.
+    heard_at_ticks: BTreeMap<u64, usize>,
 }
 
 impl Elections {
@@ -38,7 +43,19 @@ impl Elections {
             timeout_ticks: ticks.election_min,
             drawn_for: None,
             stands_in_ticks: None,
+            now_ticks: 0,
+            heard_at_ticks: BTreeMap::new(),
         }
+    }
+
+    pub(super) fn note_heard(&mut self, member: u64) {
+        self.heard_at_ticks.insert(member, self.now_ticks);
+    }
+
+    /// Whether a member was heard within an election timeout.
+    pub(super) fn is_alive(&self, member: u64) -> bool {
+        let heard_at_ticks = self.heard_at_ticks.get(&member);
+        heard_at_ticks.is_some_and(|then| self.now_ticks - then <= self.ticks.election_min)
     }
 
     /// Overrides what the library may have drawn. A timeout is drawn again whenever term, role or leader change.
@@ -70,6 +87,7 @@ impl Elections {
 impl<D: Disk> RaftQuorum<D> {
     pub(super) fn tick(&mut self, actions: &mut Vec<QuorumAction>) {
         self.flush_what_a_bug_put_off();
+        self.elections.now_ticks += 1;
         let (role, elapsed) = (self.node.raft.state, self.node.raft.election_elapsed);
         self.node.tick();
         if role != StateRole::Leader && self.node.raft.election_elapsed <= elapsed {
@@ -103,6 +121,7 @@ impl<D: Disk> RaftQuorum<D> {
         let lost: Vec<u64> =
             members.filter(|(_, voter)| voter.node == node).map(|(id, _)| id).collect();
         for id in lost {
+            self.elections.heard_at_ticks.remove(&id);
             if self.is_leader() {
                 if self.outgoing.stop(id) {
                     self.node.report_snapshot(id, SnapshotStatus::Failure);

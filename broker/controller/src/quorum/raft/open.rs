@@ -5,7 +5,6 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use bytes::Bytes;
 use raft::{
     Config, RawNode,
     eraftpb::{Entry, HardState},
@@ -20,7 +19,6 @@ use crate::{
         Boxed, QuorumError,
         config::QuorumConfig,
         members::{CONTROLLERS_MAX, Change, Members, raft_id},
-        replay::apply_entry,
         snapshots::{Snapshot, Snapshots},
         store::Store,
         transfer::{Incoming, Outgoing},
@@ -35,20 +33,21 @@ const APPEND_BYTES: u64 = 256 << 10;
 const APPENDS_IN_FLIGHT_MAX: usize = 64;
 /// Term of the first entry of a cluster, which no leader wrote.
 const FIRST_TERM: u64 = 1;
-/// What an entry is taken to add to its payload, in bytes.
-const ENTRY_OVERHEAD_BYTES: u64 = 128;
 
 impl<D: Disk> RaftQuorum<D> {
-    /// Begins a cluster: writes down who its voters are, which all of them must do with the same list. The
-    /// directory's parent exists; the directory may not belong to a cluster already.
+    /// Begins a cluster: writes down who its voters are, which all of them must do with the same list. Without any, it
+    /// makes a node that waits to be added to a cluster. The directory's parent exists; the directory may not belong
+    /// to a cluster already.
     pub fn bootstrap(
-        disk: &D,
+        disk: D,
         dir: &Path,
         me: VoterId,
         voters: &[VoterId],
-        now_ms: u64,
     ) -> Result<(), QuorumError> {
-        let begun = begin(disk, dir, me, voters, now_ms);
+        let begun = match voters {
+            [] => prepare(&disk, dir, me),
+            voters => begin(&disk, dir, me, voters),
+        };
         begun.map_err(|source| {
             QuorumError::new(format!("beginning a cluster in {}", dir.display()), source)
         })
@@ -65,25 +64,29 @@ impl<D: Disk> RaftQuorum<D> {
     /// committed. A directory without a cluster makes a node that waits to be added to one, and never stands for
     /// election before. Fails when anything that was durable is missing or damaged.
     pub fn open(
-        disk: &D,
+        disk: D,
         dir: &Path,
         me: VoterId,
         config: QuorumConfig,
-        now_ms: u64,
     ) -> Result<(Self, Image), QuorumError> {
-        open(disk, dir, me, config, now_ms).map_err(|source| {
+        open(&disk, dir, me, config).map_err(|source| {
             QuorumError::new(format!("opening the metadata in {}", dir.display()), source)
         })
     }
 }
 
-fn begin<D: Disk>(
-    disk: &D,
-    dir: &Path,
-    me: VoterId,
-    voters: &[VoterId],
-    now_ms: u64,
-) -> Result<(), Boxed> {
+/// A node without a cluster.
+fn prepare<D: Disk>(disk: &D, dir: &Path, me: VoterId) -> Result<(), Boxed> {
+    wal::create_dir(disk, dir)?;
+    refuse_other_formats(disk, dir)?;
+    if !VoteFile::exists(disk, dir)? {
+        wal::begin_anew(disk, dir, 0)?;
+        VoteFile::create(disk, dir, me, (Vote::default(), 0))?;
+    }
+    Ok(())
+}
+
+fn begin<D: Disk>(disk: &D, dir: &Path, me: VoterId, voters: &[VoterId]) -> Result<(), Boxed> {
     let mut voters = voters.to_vec();
     voters.sort_unstable();
     let members = Members::new(&voters, &[])
@@ -101,10 +104,10 @@ fn begin<D: Disk>(
     }
     // What an attempt that was interrupted has left counts for nothing.
     wal::begin_anew(disk, dir, 0)?;
-    let mut wal = Wal::open(disk, dir, SEGMENT_BYTES, now_ms)?;
+    let mut wal = Wal::open(disk, dir, SEGMENT_BYTES)?;
     let payload = Change::Begin(voters).encode();
     let first = entry::entry(1, FIRST_TERM, entry::CHANGE, payload.into())?;
-    let written = wal.write(&[first], 0, now_ms).and_then(|()| wal.flush());
+    let written = wal.write(&[first], 0, 0).and_then(|()| wal.flush());
     written.map_err(|error| match error {
         WalError::Full => "the disk is full".into(),
         WalError::Failed(error) => error,
@@ -140,7 +143,6 @@ fn open<D: Disk>(
     dir: &Path,
     me: VoterId,
     config: QuorumConfig,
-    now_ms: u64,
 ) -> Result<(RaftQuorum<D>, Image), Boxed> {
     wal::create_dir(disk, dir)?;
     refuse_other_formats(disk, dir)?;
@@ -151,7 +153,7 @@ fn open<D: Disk>(
         snapshots.settle(end)?;
     }
     let segment_bytes = 2 * config.snapshot_every_bytes;
-    let open_wal = || Wal::open(disk, dir, segment_bytes, now_ms);
+    let open_wal = || Wal::open(disk, dir, segment_bytes);
     let mut wal = match open_wal() {
         Err(error) if wal::is_full(&error) && reserve.release() => open_wal(),
         other => other,
@@ -180,7 +182,7 @@ fn open<D: Disk>(
         latest,
         role: None,
         failed: Failed::No,
-        now_ms,
+        now_ms: 0,
     };
     quorum.elections.settle(&mut quorum.node);
     if quorum.is_only_voter() {
@@ -202,7 +204,7 @@ fn open_votes<D: Disk>(
             return Err("there is metadata, but not the file `vote` that belongs to it".into());
         }
         if wal.last() == 1 {
-            wal.restart(0, 0).map_err(|_| "the beginnings of a cluster cannot be removed")?;
+            wal.restart(0).map_err(|_| "the beginnings of a cluster cannot be removed")?;
         }
         VoteFile::create(disk, dir, me, (Vote::default(), 0))?;
     }
@@ -260,10 +262,7 @@ fn recover<D: Disk>(
     store.conf = members.conf_state();
     let latest = snapshot.as_ref().map(Latest::of);
     store.snapshot = latest.as_ref().map(|latest| latest.mark.clone());
-    let bytes = |index: u64| {
-        let payload = store.get(index).map_or(0, |entry| entry::payload(entry).1.len());
-        payload as u64 + ENTRY_OVERHEAD_BYTES
-    };
+    let bytes = |index: u64| store.get(index).map_or(0, |entry| entry::bytes(entry) as u64);
     let bytes_since_snapshot = (end + 1..=last).map(bytes).sum();
     Ok(Recovered { store, members, image, latest, bytes_since_snapshot })
 }
@@ -332,7 +331,7 @@ fn replay(
                 Vec::new()
             }
         };
-        apply_entry(&mut image, entry::shown(index), &records)?;
+        image.apply(entry::shown(index), &records)?;
     }
     Ok((image, members))
 }

@@ -67,7 +67,11 @@ impl<D: Disk> RaftQuorum<D> {
     }
 
     fn remember(&mut self, id: u64, voter: VoterId) {
-        if self.members.get(id).is_some() || self.heard.contains_key(&id) {
+        if self.members.get(id).is_some() {
+            self.elections.note_heard(id);
+            return;
+        }
+        if self.heard.contains_key(&id) {
             return;
         }
         if self.heard.len() >= HEARD_MAX {
