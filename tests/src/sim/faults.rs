@@ -342,7 +342,7 @@ impl World {
         held
     }
 
-    pub(super) fn partitions(&self) -> Vec<TopicPartition> {
+    pub fn partitions(&self) -> Vec<TopicPartition> {
         let topics = self.ghost.metadata.image.topics();
         let of = |topic: &std::sync::Arc<tidemark_controller::Topic>| {
             let (topic_id, count) = (topic.id, topic.partition_count());

@@ -12,7 +12,7 @@ use tidemark_protocol::{
 
 use super::{Answer, Caller, ClientId, REFRESH_US, Reach, named};
 use crate::{
-    history::{Action, Delivery, History, OpId, Outcome, Send, Value},
+    history::{Action, History, OpId, Outcome, Repeats, Send, Value},
     sim::{
         core::{Core, Event, MS, Micros, SECOND},
         message::{Correlation, Request, Response},
@@ -125,11 +125,11 @@ impl Producer {
         let topic = self.caller.topics.iter().find(|topic| topic.id == partition.topic_id);
         let name = topic.map(|topic| topic.name.as_str()).unwrap_or_default();
         let survives = self.survives.get(name).copied().unwrap_or(false);
-        let delivery = if self.repeats { Delivery::AtLeastOnce } else { Delivery::AtMostOnce };
+        let repeats = if self.repeats { Repeats::Blindly } else { Repeats::Never };
         let send = Send {
             values,
             survives: survives && self.acks == Acks::All,
-            ..Send::durable(named(partition), 0, delivery)
+            ..Send::durable(named(partition), 0, repeats)
         };
         let op = history.invoke(self.caller.id, reach.core.now_us() * 1_000, Action::Send(send));
         self.sending.push(Sending {
