@@ -267,6 +267,7 @@ impl Follower {
             id: self.member.id,
             is_known: self.is_known,
             is_in_sync: self.is_in_sync(),
+            is_proposed: self.in_sync == InSync::Proposed,
             log_end_offset: known(self.log_end),
             flushed_offset: known(self.flushed),
             caught_up_ms: self.caught_up_ms,
