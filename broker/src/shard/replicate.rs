@@ -100,13 +100,17 @@ impl Shard {
 
 impl Partition {
     pub(super) fn assign(&mut self, assignment: Assignment, hands: &mut Hands) {
-        if assignment.leader != Some(self.replica.config().broker_id) {
+        let is_to_lead = assignment.leader == Some(self.replica.config().broker_id);
+        if !is_to_lead {
             // Before anything changes that only a leader may show.
             self.view.set_leader_epoch(None);
         }
         let log = self.log_state();
         self.step(Event::Assigned { assignment, log }, hands);
-        self.view.set_leader_epoch(self.replica.leader_epoch());
+        // A log that failed can still be read, as long as nobody else leads.
+        if !(is_to_lead && self.replica.has_ended()) {
+            self.view.set_leader_epoch(self.replica.leader_epoch());
+        }
         self.publish_followers();
     }
 

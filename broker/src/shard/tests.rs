@@ -199,6 +199,24 @@ fn a_follower_with_a_failed_disk_says_nothing_more() {
 }
 
 #[test]
+fn a_leader_with_a_failed_disk_can_be_read_until_another_leads() {
+    let mut pair = Pair::new();
+    pair.lead(1, 1, &[1]);
+    let _produced = pair.produce(1, 3, Acks::All);
+    pair.pump();
+    pair[1].disk.set_faults(Faults { failing_syncs: 1, ..Faults::default() });
+    let mut failed = pair.produce(1, 1, Acks::All);
+    pair[1].work();
+    assert_eq!(failed.try_recv().unwrap().unwrap_err().code, ErrorCode::StorageFailed);
+    // The metadata says something else that is new.
+    pair.assign(1, 1, 1, &[1]);
+    assert_eq!(pair[1].view.leader_epoch(Some(1)).unwrap(), 1);
+    assert_eq!(pair.ends(1).high_watermark, 3);
+    pair.lead(2, 2, &[2]);
+    assert_eq!(pair[1].view.leader_epoch(None).unwrap_err().code, ErrorCode::NotLeader);
+}
+
+#[test]
 fn a_full_disk_makes_a_follower_wait_and_not_fail() {
     let mut pair = Pair::new();
     pair.lead(1, 1, &[1, 2]);
