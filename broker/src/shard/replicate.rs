@@ -138,6 +138,10 @@ impl Partition {
             return;
         }
         let answer = match push.refusal {
+            _ if !is_possible(&push) => {
+                tracing::warn!(topic = %self.view.topic, partition = self.view.id.partition, leader, ?push, "the leader speaks of offsets that no log has");
+                Answer::Error { code: ErrorCode::InvalidRequest }
+            }
             Some(ReplicaRefusal::Diverging { epoch, end_offset }) => Answer::Diverging {
                 leader: EpochEnd { epoch, end_offset },
                 own: self.epoch_end(epoch),
@@ -265,6 +269,18 @@ impl Partition {
             Event::StorageFailed
         })
     }
+}
+
+/// Whether all offsets are such that a log can have: they are signed in batches.
+fn is_possible(push: &ReplicaPush) -> bool {
+    let refused = match push.refusal {
+        Some(ReplicaRefusal::Diverging { end_offset, .. }) => end_offset,
+        Some(ReplicaRefusal::OutOfRange { log_start_offset, log_end_offset }) => {
+            log_start_offset.max(log_end_offset)
+        }
+        Some(ReplicaRefusal::Error { .. }) | None => 0,
+    };
+    refused.max(push.high_watermark).max(push.log_start_offset) <= i64::MAX.cast_unsigned()
 }
 
 /// Whether a leader in `leader_epoch` can have sent these.

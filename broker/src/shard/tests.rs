@@ -270,6 +270,55 @@ fn a_partition_that_is_not_here_is_refused() {
 }
 
 #[test]
+fn leaderships_without_records_are_forgotten() {
+    let mut pair = Pair::new();
+    pair.lead(1, 1, &[1, 2]);
+    let _produced = pair.produce(1, 2, Acks::All);
+    pair.pump();
+    pair.lead(1, 2, &[1, 2]);
+    pair.pump();
+    pair.lead(2, 3, &[1, 2]);
+    pair.pump();
+    let mut produced = pair.produce(2, 1, Acks::All);
+    pair.pump();
+    assert!(produced.try_recv().expect("it is answered").is_ok());
+    assert_eq!(pair.bytes(1), pair.bytes(2));
+}
+
+#[test]
+fn offsets_that_no_log_has_are_not_believed() {
+    let mut pair = Pair::new();
+    pair.lead(1, 1, &[1, 2]);
+    let _produced = pair.produce(1, 3, Acks::All);
+    pair.pump();
+    let before = pair.bytes(2);
+    pair[2].tell(Command::LeaderConnected { leader: 1 });
+    pair[2].work();
+    let asked = pair[2].port.take();
+    let [PortEffect::Position { position, .. }] = asked[..] else { panic!("{asked:?}") };
+    let push = ReplicaPush {
+        partition: ID,
+        leader_epoch: position.leader_epoch,
+        round: position.round,
+        high_watermark: 3,
+        log_start_offset: 0,
+        batch_bytes: 0,
+        refusal: Some(ReplicaRefusal::OutOfRange {
+            log_start_offset: 1 << 63,
+            log_end_offset: 1 << 63,
+        }),
+    };
+    let answer = LeaderAnswer::new(1, push, Bytes::new());
+    pair[2].tell(Command::LeaderAnswer(Box::new(answer)));
+    pair.pump();
+    assert_eq!(pair.bytes(2), before);
+    pair.wait_ms(PAUSE_MS);
+    let mut produced = pair.produce(1, 1, Acks::All);
+    pair.pump();
+    assert!(produced.try_recv().expect("it asks again").is_ok());
+}
+
+#[test]
 fn batches_of_older_epochs_are_taken_with_them() {
     let mut pair = Pair::new();
     pair.lead(1, 1, &[1]);
