@@ -145,31 +145,30 @@ impl Member {
     /// A broker whose disk takes no writes is of no use as a leader.
     fn wanted(&self) -> WantedState {
         match *self.wanted.borrow() {
-            WantedState::Active if self.broker.disk_watch.failure().is_some() => WantedState::Fenced,
+            WantedState::Active if self.broker.disk_watch.failure().is_some() => {
+                WantedState::Fenced
+            }
             wanted => wanted,
         }
     }
 
     /// Draws the consequences of an answer. Says whether this broker is fenced.
-    fn take_in(
-        &mut self,
-        epoch: BrokerEpoch,
-        outcome: Result<HeartbeatResponse, Failure>,
-    ) -> bool {
+    fn take_in(&mut self, epoch: BrokerEpoch, outcome: Result<HeartbeatResponse, Failure>) -> bool {
         match outcome {
             Ok(HeartbeatResponse { fenced, may_shut_down }) => {
                 self.heard = Instant::now();
                 self.failures = 0;
                 self.broker.health.clear(Reason::Controller);
-                let standing =
-                    Standing { epoch: Some(epoch), active: !fenced, may_shut_down };
+                let standing = Standing { epoch: Some(epoch), active: !fenced, may_shut_down };
                 self.standing.send_if_modified(|known| {
                     let is_new = *known != standing;
                     *known = standing;
                     is_new
                 });
                 if fenced {
-                    self.broker.health.raise(Reason::Fenced, "the controller has not let this broker in");
+                    self.broker
+                        .health
+                        .raise(Reason::Fenced, "the controller has not let this broker in");
                 } else {
                     self.broker.health.clear(Reason::Fenced);
                 }

@@ -12,10 +12,7 @@ use tidemark_protocol::{
     NodeId,
     messages::{FetchMetadataRequest, FetchMetadataResponse},
 };
-use tokio::{
-    sync::watch,
-    time::sleep,
-};
+use tokio::{sync::watch, time::sleep};
 
 use crate::{
     peer::Peer,
@@ -107,12 +104,12 @@ impl MetadataFeed {
         }
         let applied = match response.snapshot {
             Some(snapshot) if snapshot.index < self.image.metadata_index() => Ok(false),
-            Some(snapshot) => Image::from_snapshot(&payload)
-                .map_err(|error| error.to_string())
-                .map(|image| {
+            Some(snapshot) => {
+                Image::from_snapshot(&payload).map_err(|error| error.to_string()).map(|image| {
                     (self.image, self.term) = (image, snapshot.term);
                     true
-                }),
+                })
+            }
             None => self.apply(response, payload),
         };
         match applied {
@@ -121,7 +118,10 @@ impl MetadataFeed {
             }
             Ok(false) => {}
             Err(problem) => {
-                tracing::error!(problem, "metadata does not apply; it is fetched from the beginning");
+                tracing::error!(
+                    problem,
+                    "metadata does not apply; it is fetched from the beginning"
+                );
                 (self.image, self.term) = (Image::default(), 0);
                 return Err(problem);
             }
@@ -134,14 +134,18 @@ impl MetadataFeed {
         Ok(())
     }
 
-    fn apply(&mut self, response: &FetchMetadataResponse, mut payload: Bytes) -> Result<bool, String> {
+    fn apply(
+        &mut self,
+        response: &FetchMetadataResponse,
+        mut payload: Bytes,
+    ) -> Result<bool, String> {
         for entry in &response.entries {
             let record_bytes = entry.record_bytes as usize;
             if record_bytes > payload.len() || entry.term < self.term {
                 return Err(format!("entry {} contradicts the one before", entry.index));
             }
-            let records = decode_entry(&payload.split_to(record_bytes))
-                .map_err(|error| error.to_string())?;
+            let records =
+                decode_entry(&payload.split_to(record_bytes)).map_err(|error| error.to_string())?;
             self.image.apply(entry.index, &records).map_err(|error| error.to_string())?;
             self.term = entry.term;
         }

@@ -128,7 +128,8 @@ impl Runner {
 
     /// Serves until told to close, or until every handle is gone.
     pub(crate) fn run(mut self) {
-        let tick = (self.config.election_timeout / TICKS_PER_ELECTION).max(Duration::from_millis(1));
+        let tick =
+            (self.config.election_timeout / TICKS_PER_ELECTION).max(Duration::from_millis(1));
         let mut next_tick = self.clock.now() + tick;
         loop {
             let now = self.clock.now();
@@ -246,7 +247,9 @@ impl Runner {
             ControllerEffect::Published { image, .. } => {
                 self.images.send_replace(image);
             }
-            ControllerEffect::Role { term, leader, is_active } => self.led_by(term, leader, is_active),
+            ControllerEffect::Role { term, leader, is_active } => {
+                self.led_by(term, leader, is_active)
+            }
             ControllerEffect::Audit(election) => {
                 self.metrics.cluster().unclean_election();
                 let UncleanElection { topic, id, leader, leader_epoch, passed_over } = election;
@@ -256,7 +259,10 @@ impl Runner {
                 );
             }
             ControllerEffect::Failed { message } => {
-                tracing::error!(message, "the metadata log failed; this node is no controller until it is restarted");
+                tracing::error!(
+                    message,
+                    "the metadata log failed; this node is no controller until it is restarted"
+                );
                 self.health.raise(Reason::Controller, message);
             }
         }

@@ -66,12 +66,7 @@ impl Streams {
 
     /// Sends a position to its leader, as soon as there is a stream, and room for the answer if the replica is not in
     /// sync.
-    pub(crate) fn position(
-        &self,
-        leader: BrokerId,
-        partition: TopicPartition,
-        position: Position,
-    ) {
+    pub(crate) fn position(&self, leader: BrokerId, partition: TopicPartition, position: Position) {
         let Some(broker) = self.broker.get().and_then(Weak::upgrade) else { return };
         if self.throttle.holds() && !is_in_sync(&broker, partition) {
             self.throttle.keep(leader, partition, position);
@@ -172,7 +167,8 @@ impl Stream {
             leader_id: self.leader,
         };
         let (correlation, answer) = peer.begin(&request).await?;
-        let _opened: ReplicateResponse = peer.finish::<ReplicateRequest>(answer, OPEN_TIMEOUT).await?.0;
+        let _opened: ReplicateResponse =
+            peer.finish::<ReplicateRequest>(answer, OPEN_TIMEOUT).await?.0;
         Ok(Connected { peer, pushes, correlation })
     }
 

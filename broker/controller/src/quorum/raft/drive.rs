@@ -97,13 +97,15 @@ impl<D: Disk> RaftQuorum<D> {
             }
             other => other?,
         }
-        // From here on there is no way back, not for want of space either.
-        let restarted = self.disk.wal.restart(snapshot.end);
-        let settled = restarted.and_then(|()| Ok(self.disk.snapshots.settle(snapshot.end)?));
-        settled.map_err(|error| match error {
-            WalError::Full => WalError::Failed("the disk is full".into()),
-            WalError::Failed(error) => WalError::Failed(error),
-        })
+        match self.disk.wal.restart(snapshot.end) {
+            Ok(()) => Ok(self.disk.snapshots.settle(snapshot.end)?),
+            Err(WalError::Full) => {
+                // The log goes on, and must not be replaced when it has got further.
+                self.disk.snapshots.withdraw(snapshot.end)?;
+                Err(WalError::Full)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn adopt_snapshot(&mut self, actions: &mut Vec<QuorumAction>) {
