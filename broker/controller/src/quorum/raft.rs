@@ -14,6 +14,8 @@ mod elections;
 mod library_log;
 mod open;
 mod receive;
+#[cfg(test)]
+mod tests;
 mod voters;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
