@@ -1,31 +1,30 @@
 //! Follows the committed metadata: opens the logs of partitions assigned to this broker, hands them to their
-//! shards, leads what it is told to lead, and deletes what is gone.
+//! shards, tells them whom to lead or follow, and deletes what is gone.
 //!
-//! It compares the image it last followed with the newest, so that a burst of changes costs one comparison,
-//! and topics that share their memory in both are not looked at. Disk work is done on blocking threads, several
-//! logs at a time. A log that cannot be opened is reported and tried again; it holds up no other.
+//! It compares the image it last followed with the newest, so that a burst of changes costs one comparison. Disk work is
+//! done on blocking threads, several logs at a time. A log that cannot be opened is reported and tried again; it holds up
+//! no other.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use tidemark_controller::{Image, Partition, Topic};
-use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, TopicPartition};
-use tidemark_storage::{
-    Checkpoint, Checkpoints, LogIdentity, OpenError, StorageError, delete_log_dir,
+use tidemark_controller::{
+    Image,
+    plan::{self, Placed},
 };
+use tidemark_protocol::{ErrorCode, Failure, TopicPartition};
+use tidemark_replication::Assignment;
+use tidemark_storage::{Checkpoint, Checkpoints};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
     broker::Broker,
-    disk::{Log, SegmentFiles},
+    disk::Log,
     health::Reason,
-    left_behind::LeftBehind,
+    log_dirs::LogDirs,
     partitions::PartitionView,
-    shard::{Adoption, Command, ShardHandle, log_config, storage_durability},
+    roles,
+    shard::{Adoption, Command, ShardHandle},
     tasks::Shutdown,
 };
 
@@ -37,58 +36,48 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Opens and deletes logs, and tells their shards.
 pub(crate) struct Assignments {
     broker: Arc<Broker>,
-    shards: Vec<ShardHandle>,
-    dirs: Dirs,
+    dirs: LogDirs,
     /// The partitions here are as this image says, except for those noted as unopened.
     followed: Image,
     assigned: watch::Sender<u64>,
 }
 
-/// Where logs are.
-#[derive(Clone)]
-pub(crate) struct Dirs {
-    pub(crate) files: SegmentFiles,
-    pub(crate) topics_dir: PathBuf,
-    pub(crate) left_behind: LeftBehind,
-}
-
 /// A log to be opened.
 struct Opening {
-    id: TopicPartition,
-    topic: Arc<Topic>,
-    assigned: Arc<Partition>,
-    /// Lead at once; a log from before this process waits until the restart is in the metadata.
-    lead: bool,
+    placed: Placed,
+    /// `None`: a log from before this process, which has no role until the restart is in the metadata.
+    assignment: Option<Assignment>,
     checkpoint: Option<Checkpoint>,
+}
+
+impl Opening {
+    fn new(placed: Placed, assignment: Assignment) -> Self {
+        Self { placed, assignment: Some(assignment), checkpoint: None }
+    }
 }
 
 impl Assignments {
     /// `assigned` is told how far this has come.
-    pub(crate) fn new(
-        broker: Arc<Broker>,
-        shards: Vec<ShardHandle>,
-        dirs: Dirs,
-        assigned: watch::Sender<u64>,
-    ) -> Self {
-        Self { broker, shards, dirs, followed: Image::default(), assigned }
+    pub(crate) fn new(broker: Arc<Broker>, dirs: LogDirs, assigned: watch::Sender<u64>) -> Self {
+        Self { broker, dirs, followed: Image::default(), assigned }
     }
 
-    /// Opens the logs of everything that was assigned to this broker before it started. They are not led yet.
+    /// Opens the logs of everything that was assigned to this broker before it started. They have no role yet.
     pub(crate) async fn open_existing(&mut self, image: &Image, mut checkpoints: Checkpoints) {
-        let mut openings = Vec::new();
-        for topic in image.topics() {
-            for (id, assigned) in self.assigned_here(topic) {
-                let checkpoint = checkpoints.take(id);
-                let (topic, assigned) = (Arc::clone(topic), Arc::clone(assigned));
-                openings.push(Opening { id, topic, assigned, lead: false, checkpoint });
-            }
-        }
+        let held = plan::difference(&self.followed, image, self.broker.id).open;
+        let openings = held.into_iter().map(|placed| {
+            let checkpoint = checkpoints.take(placed.id);
+            Opening { placed, assignment: None, checkpoint }
+        });
+        let openings = openings.collect();
         self.open(openings).await;
         self.followed = image.clone();
     }
 
     /// Follows every image that comes, until shutdown.
     pub(crate) async fn run(mut self, mut images: watch::Receiver<Arc<Image>>, shutdown: Shutdown) {
+        // What came while logs were opened.
+        images.mark_changed();
         loop {
             let has_unopened = !self.broker.partitions.unopened().is_empty();
             tokio::select! {
@@ -98,55 +87,54 @@ impl Assignments {
                         return;
                     }
                     let image = Image::clone(&images.borrow_and_update());
-                    self.follow(image).await;
+                    if self.may_follow(&image) {
+                        self.broker.behind_since.send_replace(Some(self.broker.clock.now()));
+                        self.follow(image).await;
+                        self.broker.behind_since.send_replace(None);
+                    }
                 }
                 () = tokio::time::sleep(RETRY_INTERVAL), if has_unopened => self.retry().await,
             }
         }
     }
 
+    /// Until this run of the broker is registered, the metadata speaks of the one before: what that one led, this one
+    /// must not lead in the same epoch, since it may lack records that others have of it. And whoever fetches the
+    /// metadata from the beginning again has older images for a while.
+    fn may_follow(&self, image: &Image) -> bool {
+        let registered = image.broker(self.broker.id);
+        image.metadata_index() > self.followed.metadata_index()
+            && registered.is_some_and(|broker| broker.incarnation == self.broker.incarnation)
+    }
+
     async fn follow(&mut self, image: Image) {
-        // Topics missing from an older image would be taken for deleted.
-        assert!(
-            image.metadata_index() >= self.followed.metadata_index(),
-            "the metadata went back from {} to {}",
-            self.followed.metadata_index(),
-            image.metadata_index()
-        );
         let before = std::mem::replace(&mut self.followed, image.clone());
-        let mut releases = Vec::new();
-        for topic in before.topics().filter(|topic| image.topic_by_id(topic.id).is_none()) {
-            releases.extend(self.assigned_here(topic).map(|(id, _)| id));
+        let difference = plan::difference(&before, &image, self.broker.id);
+        for topic in &difference.deleted_topics {
             self.broker.metrics.forget_topic(&topic.name);
         }
         // Before anything is created: a topic may have come back under its old name.
-        self.delete(releases, &before).await;
-
+        self.delete(difference.delete, ErrorCode::UnknownTopicOrPartition).await;
+        self.delete(difference.release, ErrorCode::NotLeader).await;
         let mut openings = Vec::new();
-        for topic in image.topics() {
-            let known = before.topic_by_id(topic.id);
-            if known.is_some_and(|known| Arc::ptr_eq(known, topic)) {
-                continue;
+        for placed in difference.assign {
+            let assignment = roles::assignment(&image, &placed.partition);
+            match self.broker.partitions.get(placed.id) {
+                Some(view) => self.update(&view, &placed, assignment).await,
+                // Not opened so far; it is tried again when its turn comes.
+                None => openings.push(Opening::new(placed, assignment)),
             }
-            for (id, assigned) in self.assigned_here(topic) {
-                match self.broker.partitions.get(id) {
-                    Some(view) => self.update(&view, known, topic, assigned).await,
-                    None => openings.push(Opening {
-                        id,
-                        topic: Arc::clone(topic),
-                        assigned: Arc::clone(assigned),
-                        lead: true,
-                        checkpoint: None,
-                    }),
-                }
-            }
+        }
+        for placed in difference.open {
+            let assignment = roles::assignment(&image, &placed.partition);
+            openings.push(Opening::new(placed, assignment));
         }
         self.open(openings).await;
         if self.broker.tasks.shutdown().has_started() {
             return;
         }
         // What was only sent so far, to lead and to configure, has to be done before it is called done.
-        for shard in &self.shards {
+        for shard in &self.broker.shards {
             shard.ask(|reply| Command::Barrier { reply }).await.ok();
         }
         self.assigned.send_replace(image.metadata_index());
@@ -157,49 +145,19 @@ impl Assignments {
         let unopened = self.broker.partitions.unopened().into_keys();
         let openings = unopened.filter_map(|id| {
             let topic = Arc::clone(image.topic_by_id(id.topic_id)?);
-            let assigned = Arc::clone(topic.partition(id.partition)?);
-            Some(Opening { id, topic, assigned, lead: true, checkpoint: None })
+            let partition = Arc::clone(topic.partition(id.partition)?);
+            let assignment = roles::assignment(&image, &partition);
+            Some(Opening::new(Placed { id, topic, partition }, assignment))
         });
         let openings = openings.collect();
         self.open(openings).await;
     }
 
-    /// The partitions of a topic that have a replica here.
-    fn assigned_here<'t>(
-        &self,
-        topic: &'t Topic,
-    ) -> impl Iterator<Item = (TopicPartition, &'t Arc<Partition>)> + use<'t> {
-        let (topic_id, broker_id) = (topic.id, self.broker.id);
-        let all = topic.partitions.iter().zip(0..);
-        all.filter(move |(assigned, _)| assigned.replicas.contains(&broker_id))
-            .map(move |(assigned, partition)| (TopicPartition { topic_id, partition }, assigned))
-    }
-
     /// Passes on what has changed for a partition that is open.
-    async fn update(
-        &self,
-        view: &PartitionView,
-        known: Option<&Arc<Topic>>,
-        topic: &Topic,
-        assigned: &Partition,
-    ) {
-        let partition = view.id;
-        if known.is_none_or(|known| known.config != topic.config) {
-            let config = topic.config;
-            self.tell(&view.shard, Command::Configure { partition, config }).await;
-        }
-        let before = known.and_then(|known| known.partition(partition.partition));
-        let led_before = before.and_then(|before| self.leads(before));
-        if let Some(epoch) = self.leads(assigned)
-            && led_before != Some(epoch)
-        {
-            self.tell(&view.shard, Command::Lead { partition, epoch }).await;
-        }
-    }
-
-    /// The epoch in which this broker leads, if it does.
-    fn leads(&self, assigned: &Partition) -> Option<LeaderEpoch> {
-        (assigned.leader == Some(self.broker.id)).then_some(assigned.leader_epoch)
+    async fn update(&self, view: &PartitionView, placed: &Placed, assignment: Assignment) {
+        let (partition, config) = (view.id, placed.topic.config);
+        self.tell(&view.shard, Command::Configure { partition, config }).await;
+        self.tell(&view.shard, Command::Assign { partition, assignment }).await;
     }
 
     /// Opens logs and hands them over; leaves off when the broker is told to stop.
@@ -209,12 +167,13 @@ impl Assignments {
         let now_ms = u64::try_from(broker.clock.wall_ms()).unwrap_or(0);
         let mut unopened = broker.partitions.unopened();
         let jobs = openings.into_iter().map(|mut opening| {
-            if let Some(known) = unopened.remove(&opening.id) {
+            if let Some(known) = unopened.remove(&opening.placed.id) {
                 opening.checkpoint = known;
             }
             let dirs = self.dirs.clone();
             tokio::task::spawn_blocking(move || {
-                let log = open_log(&dirs, &opening, now_ms);
+                let Opening { placed: Placed { id, topic, .. }, checkpoint, .. } = &opening;
+                let log = dirs.open(topic, *id, checkpoint.as_ref(), now_ms);
                 (opening, log)
             })
         });
@@ -224,13 +183,14 @@ impl Assignments {
         while let Some(Some(job)) = shutdown.or_stop(opened.next()).await {
             match job {
                 Ok((opening, Ok(log))) => {
-                    broker.partitions.remove_unopened(opening.id);
+                    broker.partitions.remove_unopened(opening.placed.id);
                     adopting.push(self.adopt(opening, log).await);
                 }
                 Ok((opening, Err(error))) => {
-                    let (topic, partition) = (&opening.topic.name, opening.id.partition);
+                    let Placed { id, topic, .. } = &opening.placed;
+                    let (topic, partition) = (&topic.name, id.partition);
                     // Said once, and tried again and again.
-                    if broker.partitions.add_unopened(opening.id, opening.checkpoint) {
+                    if broker.partitions.add_unopened(*id, opening.checkpoint) {
                         tracing::error!(%topic, partition, %error, "a log cannot be opened");
                     }
                 }
@@ -256,24 +216,16 @@ impl Assignments {
         opening: Opening,
         log: Log,
     ) -> (Arc<PartitionView>, oneshot::Receiver<()>) {
-        let Opening { id, topic, assigned, lead, .. } = opening;
+        let Opening { placed: Placed { id, topic, .. }, assignment, .. } = opening;
         let shard = self.shard_of(id);
         let metrics = self.broker.metrics.topic(&topic.name);
         let view =
             PartitionView::new(id, Arc::clone(&topic.name), metrics, log.reader(), shard.clone());
         let view = Arc::new(view);
-        let adoption = Adoption {
-            log,
-            view: Arc::clone(&view),
-            replica: tidemark_replication::Config {
-                broker_id: self.broker.id,
-                replicas: assigned.replicas.clone(),
-                isr: assigned.isr.clone(),
-                durability: storage_durability(topic.config.durability),
-                min_insync_replicas: topic.config.min_insync_replicas,
-            },
-            leader_epoch: if lead { self.leads(&assigned) } else { None },
-        };
+        let lag_ms = self.broker.config.replica_lag_timeout.as_millis();
+        let lag_ms = u64::try_from(lag_ms).unwrap_or(u64::MAX);
+        let replica = roles::config(self.broker.id, &topic, lag_ms);
+        let adoption = Adoption { log, view: Arc::clone(&view), replica, assignment };
         let (reply, adopted) = oneshot::channel();
         self.tell(&shard, Command::Adopt { adoption: Box::new(adoption), reply }).await;
         (view, adopted)
@@ -281,25 +233,28 @@ impl Assignments {
 
     fn shard_of(&self, id: TopicPartition) -> ShardHandle {
         let seed: u32 = id.topic_id.0.iter().map(|byte| u32::from(*byte)).sum();
-        let index = seed.wrapping_add(id.partition) as usize % self.shards.len();
-        self.shards[index].clone()
+        let index = seed.wrapping_add(id.partition) as usize % self.broker.shards.len();
+        self.broker.shards[index].clone()
     }
 
-    /// Takes partitions of topics that `image` has away from their shards and deletes their files.
-    async fn delete(&self, ids: Vec<TopicPartition>, image: &Image) {
-        let mut logs = Vec::with_capacity(ids.len());
-        for partition in ids {
+    /// Takes partitions away from their shards and deletes their files; `reason` goes to everybody who waits.
+    async fn delete(&self, gone: Vec<Placed>, reason: ErrorCode) {
+        let mut logs = Vec::with_capacity(gone.len());
+        for placed in gone {
+            let partition = placed.id;
             if self.broker.partitions.remove_unopened(partition) {
-                self.delete_unopened(partition, image).await;
+                self.delete_unopened(&placed).await;
             }
             let Some(view) = self.broker.partitions.remove(partition) else { continue };
             view.set_deleted();
-            let reason = ErrorCode::UnknownTopicOrPartition;
             let released =
                 view.shard.ask(|reply| Command::Release { partition, reason, reply }).await;
             logs.extend(released.ok().flatten());
         }
-        let jobs = logs.into_iter().map(|log| tokio::task::spawn_blocking(move || delete_log(log)));
+        let jobs = logs.into_iter().map(|log| {
+            let dirs = self.dirs.clone();
+            tokio::task::spawn_blocking(move || dirs.delete(log))
+        });
         let mut deleted = stream::iter(jobs).buffer_unordered(DISK_JOBS_MAX);
         while let Some(outcome) = deleted.next().await {
             if let Ok(Err(error)) = outcome {
@@ -308,14 +263,9 @@ impl Assignments {
         }
     }
 
-    async fn delete_unopened(&self, id: TopicPartition, image: &Image) {
-        let Some(topic) = image.topic_by_id(id.topic_id) else { return };
-        let (disk, dir) = (self.dirs.files.disk().clone(), self.dirs.log_dir(topic, id.partition));
-        let delete = move || {
-            delete_log_dir(&disk, &dir)?;
-            remove_topic_dir(&dir);
-            Ok::<_, StorageError>(())
-        };
+    async fn delete_unopened(&self, placed: &Placed) {
+        let (dirs, topic, id) = (self.dirs.clone(), Arc::clone(&placed.topic), placed.id);
+        let delete = move || dirs.delete_unopened(&topic, id.partition);
         let deleted = tokio::task::spawn_blocking(delete).await;
         if let Ok(Err(error)) = deleted {
             tracing::error!(%error, "files of a deleted partition are left behind");
@@ -326,72 +276,5 @@ impl Assignments {
         if let Err(Failure { message, .. }) = shard.send(command).await {
             tracing::debug!(%message, "a shard is gone");
         }
-    }
-}
-
-impl Dirs {
-    fn log_dir(&self, topic: &Topic, partition: u32) -> PathBuf {
-        self.topics_dir.join(&*topic.name).join(partition.to_string())
-    }
-}
-
-fn open_log(dirs: &Dirs, opening: &Opening, now_ms: u64) -> Result<Log, OpenError> {
-    let dir = dirs.log_dir(&opening.topic, opening.id.partition);
-    let identity = LogIdentity { partition: opening.id };
-    let config = log_config(&opening.topic.config);
-    let open =
-        || Log::open(&dirs.files, &dir, identity, config.clone(), opening.checkpoint.clone());
-    let (mut log, recovery) = match open() {
-        Err(OpenError::Foreign { found, .. }) => {
-            // The metadata has no such partition any more, or it would have been opened here: its deletion
-            // was interrupted.
-            tracing::warn!(dir = %dir.display(), %found, "another partition's directory is in the way");
-            dirs.left_behind.move_aside(&dir, now_ms)?;
-            open()?
-        }
-        other => other?,
-    };
-    if recovery.torn_bytes > 0 || !recovery.corrupt.is_empty() {
-        tracing::warn!(dir = %dir.display(), ?recovery, "log recovered");
-    } else {
-        tracing::debug!(dir = %dir.display(), ?recovery, "log opened");
-    }
-    let quarantined = log.reader().quarantined();
-    if !quarantined.is_empty() {
-        tracing::warn!(dir = %dir.display(), ?quarantined, "offsets with damaged data are not served");
-    }
-    flush_recovered(&mut log);
-    Ok(log)
-}
-
-/// What a crash left unflushed was perhaps readable before it. Flushed here, the high watermark is where it was
-/// when the log is served again; a consumer that had come that far would be told otherwise that its offset is
-/// out of range.
-fn flush_recovered(log: &mut Log) {
-    while let Some(job) = log.flush_job() {
-        match job.run() {
-            Ok(done) => log.flushed(done),
-            Err(error) => {
-                // The log opens all the same: its shard flushes again, and draws the consequences.
-                tracing::warn!(dir = %log.dir().display(), %error, "a recovered log is not flushed");
-                return;
-            }
-        }
-    }
-}
-
-fn delete_log(log: Log) -> Result<(), StorageError> {
-    let dir = log.dir().to_owned();
-    log.delete()?;
-    remove_topic_dir(&dir);
-    Ok(())
-}
-
-/// The last partition to go takes the topic's directory with it; before that it is not empty.
-fn remove_topic_dir(partition_dir: &Path) {
-    if let Some(topic_dir) = partition_dir.parent()
-        && std::fs::remove_dir(topic_dir).is_ok()
-    {
-        tracing::debug!(dir = %topic_dir.display(), "removed");
     }
 }

@@ -26,7 +26,7 @@ pub(crate) async fn run(broker: Arc<Broker>, shutdown: Shutdown) {
 
 /// The partitions here whose topics ask for compaction.
 fn compacted(broker: &Broker) -> Vec<TopicPartition> {
-    let image = broker.controller.image();
+    let image = broker.image();
     let topics = image.topics().filter(|topic| topic.config.cleanup_policy.compact);
     let ids = topics.flat_map(|topic| {
         let topic_id = topic.id;

@@ -22,6 +22,7 @@ use tokio::{
 
 pub(crate) use self::door::{Begun, Door, Pending, Refusal, Reply};
 use self::{door::InFlight, send_queue::SendQueue};
+use crate::config::Config;
 
 /// Bytes waiting for the socket, beyond which no further reply is taken; a single reply may exceed it.
 const SEND_QUEUE_BYTES_MAX: usize = 4 << 20;
@@ -46,6 +47,17 @@ pub(crate) struct Limits {
     pub(crate) send_timeout: Duration,
     /// A connection with nothing in flight and nothing received for this long is closed.
     pub(crate) idle_timeout: Duration,
+}
+
+impl Limits {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            requests_max: config.max_connection_requests as usize,
+            memory_bytes_max: usize::try_from(config.connection_memory_bytes).unwrap_or(usize::MAX),
+            send_timeout: config.send_timeout,
+            idle_timeout: config.idle_timeout,
+        }
+    }
 }
 
 /// Why a connection ended.

@@ -1,18 +1,14 @@
-//! The disk this broker runs on, and storage's types over it: the one place that chooses.
+//! The disk this broker runs on, and storage's types over it: the one place that chooses. It knows of no log.
 
+mod either;
 #[cfg(test)]
 mod faulty;
 
 use tidemark_storage as storage;
 
+pub(crate) use either::Disk;
 #[cfg(test)]
 pub(crate) use faulty::{Fault, FaultyDisk};
-
-#[cfg(not(test))]
-pub(crate) type Disk = storage::disk::RealDisk;
-/// The same, except that a test may hold up its syncs or have them fail.
-#[cfg(test)]
-pub(crate) type Disk = FaultyDisk;
 
 pub(crate) type Log = storage::Log<Disk>;
 pub(crate) type Reader = storage::LogReader<Disk>;

@@ -87,13 +87,30 @@ struct State {
 
 impl Flusher {
     /// Starts the flush threads.
-    pub(crate) fn start(tasks: &Tasks, clock: Clock, metrics: &Metrics) -> io::Result<Self> {
+    pub(crate) fn start(tasks: &Tasks, clock: &Clock, metrics: &Metrics) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         for index in 0..FLUSH_THREADS {
-            let (queue, metrics) = (Arc::clone(&queue), metrics.clone());
-            tasks.spawn_thread(&format!("flush-{index}"), move || queue.serve(clock, &metrics))?;
+            let (queue, clock, metrics) = (Arc::clone(&queue), clock.clone(), metrics.clone());
+            tasks.spawn_thread(&format!("flush-{index}"), move || queue.serve(&clock, &metrics))?;
         }
         Ok(Self { queue })
+    }
+
+    /// A queue without threads: whoever steers time takes the flushes out and runs them.
+    pub(crate) fn by_hand() -> Self {
+        Self { queue: Arc::default() }
+    }
+
+    /// Everything that waits, in the order in which the threads would begin it.
+    pub(crate) fn take_waiting(&self) -> Vec<Flush> {
+        let mut state = self.queue.lock();
+        let State { urgent, background, .. } = &mut *state;
+        urgent.drain(..).chain(background.drain(..)).collect()
+    }
+
+    /// Runs a flush that was taken out, and tells its owner.
+    pub(crate) fn run(&self, flush: Flush, clock: &Clock, metrics: &Metrics) {
+        self.queue.run(flush, clock, metrics);
     }
 
     /// Queues a flush. Never blocks.
@@ -139,22 +156,27 @@ impl Flusher {
 }
 
 impl Queue {
-    fn serve(&self, clock: Clock, metrics: &Metrics) {
+    fn serve(&self, clock: &Clock, metrics: &Metrics) {
         while let Some(flush) = self.next() {
-            let Flush { partition, job, urgent, done } = flush;
-            let (began, bytes) = (clock.now(), job.bytes());
-            let outcome = job.run();
-            if outcome.is_ok() {
-                metrics.disk().flushed(began.elapsed(), bytes, 1);
-                self.progress.add(bytes);
-            }
-            // The owner may be gone, at the end of the process.
-            drop(done.send(Flushed { partition, outcome }));
+            let urgent = flush.urgent;
+            self.run(flush, clock, metrics);
             if !urgent {
                 self.lock().background_running -= 1;
                 self.arrived.notify_one();
             }
         }
+    }
+
+    fn run(&self, flush: Flush, clock: &Clock, metrics: &Metrics) {
+        let Flush { partition, job, urgent: _, done } = flush;
+        let (began, bytes) = (clock.now(), job.bytes());
+        let outcome = job.run();
+        if outcome.is_ok() {
+            metrics.disk().flushed(clock.since(began), bytes, 1);
+            self.progress.add(bytes);
+        }
+        // The owner may be gone, at the end of the process.
+        drop(done.send(Flushed { partition, outcome }));
     }
 
     /// The next flush to run; `None` when the queue is closed and empty.

@@ -19,14 +19,25 @@ pub enum Reason {
     /// A data directory is full; produce is refused until space returns. Reading and administration work, so
     /// this alone does not take the broker out of service.
     DiskFull,
-    /// The controller cannot commit metadata.
+    /// The active controller cannot be reached, or cannot commit metadata.
     Controller,
+    /// Not part of the cluster yet: waiting for its controllers, or for them to let this broker in.
+    Joining,
+    /// The controller has fenced this broker: it leads nothing until it is let in again.
+    Fenced,
 }
 
 impl Reason {
     /// Every reason, for metrics and documents.
-    pub const ALL: &[Self] =
-        &[Self::Starting, Self::Stopping, Self::DiskFailed, Self::DiskFull, Self::Controller];
+    pub const ALL: &[Self] = &[
+        Self::Starting,
+        Self::Stopping,
+        Self::DiskFailed,
+        Self::DiskFull,
+        Self::Controller,
+        Self::Joining,
+        Self::Fenced,
+    ];
 
     /// Name for metric labels, JSON and documents.
     pub const fn name(self) -> &'static str {
@@ -36,6 +47,8 @@ impl Reason {
             Self::DiskFailed => "disk_failed",
             Self::DiskFull => "disk_full",
             Self::Controller => "controller",
+            Self::Joining => "joining",
+            Self::Fenced => "fenced",
         }
     }
 

@@ -17,7 +17,7 @@ use crate::{
     disk::Disk,
     flusher::Flusher,
     left_behind::LeftBehind,
-    shard::{Command, LogCheckpoint, ShardHandle},
+    shard::{Command, LogCheckpoint},
     tasks::Shutdown,
 };
 
@@ -26,7 +26,6 @@ const PARTITIONS_PER_COMMAND: usize = 64;
 
 pub(crate) struct Janitor {
     pub(crate) broker: Arc<Broker>,
-    pub(crate) shards: Vec<ShardHandle>,
     pub(crate) flusher: Flusher,
     pub(crate) data_dir: Arc<DataDir<Disk>>,
     pub(crate) left_behind: LeftBehind,
@@ -100,7 +99,8 @@ impl Janitor {
         }
         for (index, partitions) in by_shard {
             for some in partitions.chunks(PARTITIONS_PER_COMMAND) {
-                let asked = self.shards[index].ask(|reply| command(some.to_vec(), reply)).await;
+                let asked =
+                    self.broker.shards[index].ask(|reply| command(some.to_vec(), reply)).await;
                 if let Ok(answered) = asked {
                     answer(answered);
                 }

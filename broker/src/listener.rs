@@ -107,7 +107,8 @@ async fn serve(broker: Arc<Broker>, mut stream: TcpStream, peer: SocketAddr, ope
     };
     let (pushes_in, pushes_out) = mpsc::channel(PUSHES_QUEUED_MAX);
     let door = NativeDoor::new(Arc::clone(&broker), Caller { local_address }, pushes_in);
-    let connection = Connection::new(stream, received, door, pushes_out, limits(&broker));
+    let connection =
+        Connection::new(stream, received, door, pushes_out, Limits::of(&broker.config));
     let closed = connection.run(shutdown.started()).await;
     if let Closed::BadFrame(_) | Closed::NeverReads = closed {
         tracing::info!(%peer, reason = %closed, "connection closed");
@@ -141,16 +142,6 @@ fn refuse(broker: &Broker, peer: SocketAddr, error: &GreetError) {
         }
     }
     tracing::info!(%peer, reason = %error, "connection refused");
-}
-
-fn limits(broker: &Broker) -> Limits {
-    let config = &broker.config;
-    Limits {
-        requests_max: config.max_connection_requests as usize,
-        memory_bytes_max: usize::try_from(config.connection_memory_bytes).unwrap_or(usize::MAX),
-        send_timeout: config.send_timeout,
-        idle_timeout: config.idle_timeout,
-    }
 }
 
 fn ending(closed: &Closed) -> Ending {

@@ -4,6 +4,7 @@
 //! data path touches handles that were registered before ([`RequestMetrics`], [`TopicMetrics`]); everything
 //! that can be asked for is asked for at scrape time ([`ScrapeSource`]). Names are in [`table`] and nowhere else.
 
+pub mod cluster;
 pub mod connections;
 pub mod disk;
 mod process;
@@ -19,7 +20,7 @@ use std::{
 
 use metrics_exporter_prometheus::PrometheusRecorder;
 
-use self::{connections::ConnectionMetrics, traffic::Topics};
+use self::{cluster::ClusterMetrics, connections::ConnectionMetrics, traffic::Topics};
 pub use self::{
     disk::DiskMetrics,
     requests::{ApiMetrics, RequestMetrics, Stage},
@@ -44,6 +45,7 @@ struct Inner {
     requests: RequestMetrics,
     connections: ConnectionMetrics,
     disk: DiskMetrics,
+    cluster: ClusterMetrics,
     topics: Topics,
     sources: Mutex<Vec<Weak<dyn ScrapeSource>>>,
 }
@@ -64,6 +66,7 @@ impl Metrics {
             requests: RequestMetrics::new(&recorder),
             connections: ConnectionMetrics::new(&recorder),
             disk: DiskMetrics::new(&recorder),
+            cluster: ClusterMetrics::new(&recorder),
             topics: Topics::default(),
             sources: Mutex::default(),
             recorder,
@@ -81,6 +84,10 @@ impl Metrics {
 
     pub fn disk(&self) -> &DiskMetrics {
         &self.inner.disk
+    }
+
+    pub fn cluster(&self) -> &ClusterMetrics {
+        &self.inner.cluster
     }
 
     /// The counters of a topic. Takes a lock: look them up when a partition is opened, and keep them.
@@ -128,7 +135,7 @@ impl Metrics {
     }
 
     fn scrape_self(&self, scrape: &Scrape) {
-        let Inner { clock, health, connections, disk, topics, .. } = &*self.inner;
+        let Inner { clock, health, connections, disk, cluster, topics, .. } = &*self.inner;
         scrape.gauge(&table::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1);
         scrape.gauge_f64(&table::UPTIME, &[], clock.uptime().as_secs_f64());
         let started = u64::try_from(clock.started_wall_ms() / 1000).unwrap_or(0);
@@ -141,6 +148,7 @@ impl Metrics {
         }
         connections.scrape(scrape);
         disk.scrape(scrape);
+        cluster.scrape(scrape);
         topics.scrape(scrape);
     }
 }
@@ -217,7 +225,7 @@ mod tests {
         struct Logs;
         impl ScrapeSource for Logs {
             fn scrape(&self, scrape: &Scrape) {
-                scrape.gauge(&table::PARTITIONS, &[], 1);
+                scrape.gauge(&table::PARTITIONS, &["leader"], 1);
                 if scrape.wants_partitions() {
                     scrape.gauge(&table::LOG_END_OFFSET, &["orders", "0"], 42);
                 }
@@ -227,7 +235,10 @@ mod tests {
         let logs = Arc::new(Logs);
         metrics.add_source(&logs);
         let plain = metrics.render(ScrapeDetail::default());
-        assert!(plain.contains("tidemark_partitions 1") && !plain.contains("log_end_offset"));
+        assert!(
+            plain.contains("tidemark_partitions{role=\"leader\"} 1")
+                && !plain.contains("log_end_offset")
+        );
         let detailed = metrics.render(ScrapeDetail { partitions: true });
         assert!(detailed.contains("tidemark_log_end_offset{topic=\"orders\",partition=\"0\"} 42"));
         drop(logs);

@@ -3,9 +3,11 @@
 //! Requests that carry payload or outlive their answer have a file each; all others are a row in
 //! [`NativeDoor::begin_request`]. Nothing here decides anything about topics or logs.
 
+mod cluster;
 mod fetch;
 mod handshake;
 mod produce;
+mod replicate;
 mod reply;
 mod subscribe;
 
@@ -18,7 +20,7 @@ use tidemark_protocol::{
     message::{Api, Request},
     messages::{
         CreditHeader, DescribeBrokerRequest, DescribeLogDirsRequest, DescribeTopicRequest,
-        MetadataRequest,
+        MetadataRequest, PlanMovesRequest,
     },
 };
 use tokio::sync::{mpsc, oneshot};
@@ -29,10 +31,23 @@ use crate::{
     broker::{Broker, Caller},
     connection::{Begun, Door, Pending, Refusal, Reply},
     service::{
-        add_partitions::add_partitions, alter_topic::alter_topic, create_topic::create_topic,
-        delete_records::delete_records, delete_topic::delete_topic,
-        describe_broker::describe_broker, describe_log_dirs::describe_log_dirs,
-        describe_topic::describe_topic, list_offsets::list_offsets, metadata::metadata,
+        add_partitions::add_partitions,
+        alter_topic::alter_topic,
+        change_broker::change_broker,
+        cluster::{controller_command, quorum_hello},
+        create_topic::create_topic,
+        delete_records::delete_records,
+        delete_topic::delete_topic,
+        describe_broker::describe_broker,
+        describe_log_dirs::describe_log_dirs,
+        describe_replicas::describe_replicas,
+        describe_topic::describe_topic,
+        elect_leaders::elect_leaders,
+        list_offsets::list_offsets,
+        metadata::metadata,
+        plan_moves::plan_moves,
+        quorum::{change_quorum, describe_quorum},
+        reassign_partitions::reassign_partitions,
     },
 };
 
@@ -47,6 +62,23 @@ pub(crate) struct NativeDoor {
     subscriptions: Subscriptions,
     /// Fetches that may wait, by correlation. Bounded by the requests in flight of the connection.
     cancellable: HashMap<u32, oneshot::Sender<()>>,
+    pushes: mpsc::Sender<Reply>,
+    /// A follower's, if it is one that asks.
+    stream: Option<replicate::Stream>,
+    /// Tells this connection from every other of this process.
+    connection: u64,
+    /// A broker was heard over this connection.
+    has_heartbeats: bool,
+}
+
+impl Drop for NativeDoor {
+    fn drop(&mut self) {
+        if self.has_heartbeats
+            && let Some(local) = self.broker.control.local()
+        {
+            local.connection_closed(self.connection);
+        }
+    }
 }
 
 impl NativeDoor {
@@ -54,11 +86,15 @@ impl NativeDoor {
     pub(crate) fn new(broker: Arc<Broker>, caller: Caller, pushes: mpsc::Sender<Reply>) -> Self {
         let max_frame_bytes = usize::try_from(broker.config.max_frame_bytes).unwrap_or(usize::MAX);
         Self {
-            subscriptions: Subscriptions::new(&broker, pushes),
+            subscriptions: Subscriptions::new(&broker, pushes.clone()),
+            connection: broker.next_connection(),
             broker,
             caller,
             decoder: FrameDecoder::new(max_frame_bytes),
             cancellable: HashMap::new(),
+            pushes,
+            stream: None,
+            has_heartbeats: false,
         }
     }
 
@@ -92,20 +128,22 @@ impl NativeDoor {
                     Ok(describe_broker(&self.broker, request))
                 })
             }
-            Api::QuorumMessage
-            | Api::QuorumHello
-            | Api::ControllerCommand
-            | Api::Heartbeat
-            | Api::FetchMetadata
-            | Api::DescribeQuorum
-            | Api::ChangeQuorum
-            | Api::ChangeBroker
-            | Api::ReassignPartitions
-            | Api::PlanMoves
-            | Api::ElectLeaders
-            | Api::DescribeReplicas
-            | Api::Replicate
-            | Api::ReplicaPositions => refuse_unknown(&frame),
+            Api::DescribeQuorum => self.answer(&frame, received_at, describe_quorum),
+            Api::ChangeQuorum => self.answer(&frame, received_at, change_quorum),
+            Api::ChangeBroker => self.answer(&frame, received_at, change_broker),
+            Api::ReassignPartitions => self.answer(&frame, received_at, reassign_partitions),
+            Api::ElectLeaders => self.answer(&frame, received_at, elect_leaders),
+            Api::PlanMoves => self.answer_now(&frame, received_at, |request: PlanMovesRequest| {
+                plan_moves(&self.broker, &request)
+            }),
+            Api::DescribeReplicas => self.answer(&frame, received_at, describe_replicas),
+            Api::QuorumMessage => cluster::quorum_message(self, &frame),
+            Api::QuorumHello => self.answer(&frame, received_at, quorum_hello),
+            Api::ControllerCommand => self.answer(&frame, received_at, controller_command),
+            Api::Heartbeat => cluster::heartbeat(self, &frame, received_at),
+            Api::FetchMetadata => cluster::fetch_metadata(self, &frame, received_at),
+            Api::Replicate => replicate::begin(self, &frame, received_at),
+            Api::ReplicaPositions => replicate::positions(self, frame).await,
             Api::DescribeLogDirs => {
                 self.answer_now(&frame, received_at, |_: DescribeLogDirsRequest| {
                     Ok(describe_log_dirs(&self.broker))
@@ -204,7 +242,7 @@ impl Door for NativeDoor {
     }
 
     fn has_subscriptions(&self) -> bool {
-        !self.subscriptions.is_empty()
+        !self.subscriptions.is_empty() || self.stream.is_some()
     }
 }
 

@@ -13,6 +13,7 @@ use std::{
 };
 
 use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, Offset, TopicPartition};
+use tidemark_replication::FollowerStatus;
 use tidemark_storage::Checkpoint;
 use tokio::sync::Notify;
 
@@ -33,6 +34,10 @@ pub(crate) struct PartitionView {
     high_watermark: AtomicU64,
     /// The epoch led in, plus one.
     leadership: AtomicU64,
+    /// Whether the watermark is as high as readers may have seen it under an earlier leader.
+    watermark_known: AtomicBool,
+    /// What the leader knows of its followers, as of the last it heard from any.
+    followers: Mutex<Vec<FollowerStatus>>,
     deleted: AtomicBool,
     waiters: Waiters,
 }
@@ -53,6 +58,8 @@ impl PartitionView {
             shard,
             high_watermark: AtomicU64::new(0),
             leadership: AtomicU64::new(NOT_LEADING),
+            watermark_known: AtomicBool::new(false),
+            followers: Mutex::default(),
             deleted: AtomicBool::new(false),
             waiters: Waiters::default(),
         }
@@ -81,10 +88,37 @@ impl PartitionView {
         self.deleted.load(Ordering::Acquire)
     }
 
-    /// Raises the watermark and wakes whoever waits. Only for the owner.
+    /// Exclusive end of what may be read, if that is the latest offset for anybody: a leader that is new may have yet to
+    /// learn what was committed before.
+    pub(crate) fn latest_offset(&self) -> Result<Offset, Failure> {
+        if !self.watermark_known.load(Ordering::Acquire) {
+            let message = format!("the leader of {} does not know yet what is committed", self.id);
+            return Err(Failure::new(ErrorCode::OffsetNotAvailable, message));
+        }
+        Ok(self.high_watermark())
+    }
+
+    /// What the leader knows of its followers; empty where the partition is not led.
+    pub(crate) fn followers(&self) -> Vec<FollowerStatus> {
+        lock(&self.followers).clone()
+    }
+
+    /// Moves the watermark and wakes whoever waits. Only for the owner.
     pub(crate) fn set_high_watermark(&self, offset: Offset) {
         self.high_watermark.store(offset, Ordering::Release);
         self.waiters.wake();
+    }
+
+    /// Only for the owner, and after the watermark.
+    pub(crate) fn set_watermark_known(&self, known: bool) {
+        self.watermark_known.store(known, Ordering::Release);
+    }
+
+    /// Only for the owner.
+    pub(crate) fn set_followers(&self, followers: impl Iterator<Item = FollowerStatus>) {
+        let mut known = lock(&self.followers);
+        known.clear();
+        known.extend(followers);
     }
 
     /// Only for the owner.

@@ -18,9 +18,7 @@ use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
 use tidemark_protocol::{
     ErrorCode, Failure,
-    frame::{
-        Frame, FrameDecoder, FrameError, FrameKind, PREFACE_BYTES, Preface, encode_head,
-    },
+    frame::{Frame, FrameDecoder, FrameError, FrameKind, PREFACE_BYTES, Preface, encode_head},
     limits::FRAME_BYTES_MAX,
     message::Request,
 };
@@ -142,13 +140,25 @@ impl Peer {
         wait: Duration,
     ) -> Result<(R::Response, Bytes), Failure> {
         let (correlation, answer) = self.begin(request).await?;
-        let answered = timeout(wait, answer).await.map_err(|_elapsed| {
+        let answered = self.finish::<R>(answer, wait).await;
+        if answered.is_err() {
             self.waiting.lock().as_mut().map(|answers| answers.remove(&correlation));
-            lost(ErrorCode::Timeout, "a node did not answer in time")
-        })?;
-        let frame = answered
+        }
+        answered
+    }
+
+    /// Waits for the answer to what [`Peer::begin`] began.
+    pub(crate) async fn finish<R: Request>(
+        &self,
+        answer: oneshot::Receiver<Frame>,
+        wait: Duration,
+    ) -> Result<(R::Response, Bytes), Failure> {
+        let frame = timeout(wait, answer)
+            .await
+            .map_err(|_elapsed| lost(ErrorCode::Timeout, "a node did not answer in time"))?
             .map_err(|_dropped| lost(ErrorCode::NotReady, "the connection to a node was lost"))?;
-        let outcome: Result<R::Response, Failure> = frame.message().map_err(undecodable)?;
+        let outcome: Result<R::Response, Failure> =
+            frame.message().map_err(|error| undecodable(&error))?;
         outcome.map(|response| (response, frame.payload))
     }
 
@@ -190,7 +200,7 @@ fn lost(code: ErrorCode, message: &str) -> Failure {
     Failure::new(code, message)
 }
 
-fn undecodable(error: FrameError) -> Failure {
+fn undecodable(error: &FrameError) -> Failure {
     Failure::new(ErrorCode::Internal, format!("a node's answer cannot be decoded: {error}"))
 }
 
@@ -242,10 +252,16 @@ async fn read(
                         drop(reply.send(frame));
                     }
                 }
-                FrameKind::Push if pushes.send(frame).await.is_ok() => {}
-                FrameKind::Push => return Ok(()),
+                FrameKind::Push => {
+                    if pushes.send(frame).await.is_err() {
+                        return Ok(());
+                    }
+                }
                 FrameKind::Request | FrameKind::Credit | FrameKind::Cancel => {
-                    return Err(io::Error::other(format!("a node answered with a {:?}", frame.kind)));
+                    return Err(io::Error::other(format!(
+                        "a node answered with a {:?}",
+                        frame.kind
+                    )));
                 }
             }
         }

@@ -1,7 +1,8 @@
-//! Committed reads. They do not visit the owner: hot data is sliced on the caller's task, cold data goes
-//! through a bounded pool of blocking threads first, so that a reader of old data stalls nobody but itself.
+//! Reads, of what is committed and for followers. They do not visit the owner: hot data is sliced on the
+//! caller's task, cold data goes through a bounded pool of blocking threads first, so that a reader of old
+//! data stalls nobody but itself.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, Offset, batch::BatchHeader};
@@ -28,13 +29,19 @@ pub(crate) struct Read {
 /// The pool for reads that may wait for the disk.
 #[derive(Debug)]
 pub(crate) struct ColdReads {
-    threads: Arc<Semaphore>,
+    /// `None`: whoever reads waits for the disk himself.
+    threads: Option<Arc<Semaphore>>,
 }
 
 impl ColdReads {
     /// At most `threads` reads at the same time; others wait their turn, in order.
     pub(crate) fn new(threads: u32) -> Self {
-        Self { threads: Arc::new(Semaphore::new(threads as usize)) }
+        Self { threads: Some(Arc::new(Semaphore::new(threads as usize))) }
+    }
+
+    /// Reads on the caller's thread: for whoever steers the disk, which answers at once.
+    pub(crate) fn inline() -> Self {
+        Self { threads: None }
     }
 
     /// Runs `read` where it may block. Once begun it is run to its end, and counted until then, whether or not
@@ -44,7 +51,8 @@ impl ColdReads {
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        let permit = Arc::clone(&self.threads).acquire_owned().await;
+        let Some(threads) = &self.threads else { return Ok(read()) };
+        let permit = Arc::clone(threads).acquire_owned().await;
         let counted = move || {
             let _permit = permit;
             read()
@@ -77,18 +85,58 @@ pub(crate) async fn read(
         let (bytes, next_offset) = (Bytes::new(), offset);
         return Ok(Read { bytes, next_offset, high_watermark, log_start_offset, leader_epoch });
     }
+    let (bytes, next_offset) =
+        read_batches(pool, view, offset..high_watermark, max_bytes, metrics).await?;
+    Ok(Read { bytes, next_offset, high_watermark, log_start_offset, leader_epoch })
+}
+
+/// Reads whole batches for a follower, from the one that holds `offset` up to the log end, committed or not: about
+/// `max_bytes`, at least one batch if there is any.
+///
+/// What is not committed may be cut off and overwritten as soon as this broker leads no more. It is copied, and
+/// given away only if the leadership was still the same after that.
+pub(crate) async fn read_for_replica(
+    pool: &ColdReads,
+    view: &Arc<PartitionView>,
+    leader_epoch: LeaderEpoch,
+    offset: Offset,
+    max_bytes: usize,
+    metrics: &Metrics,
+) -> Result<Read, Failure> {
+    view.leader_epoch(Some(leader_epoch))?;
+    let high_watermark = view.high_watermark();
+    let log_start_offset = view.reader.log_start_offset();
+    let log_end = view.reader.log_end_offset();
+    let (mut bytes, next_offset) =
+        read_batches(pool, view, offset..log_end, max_bytes, metrics).await?;
+    if next_offset > high_watermark {
+        bytes = Bytes::copy_from_slice(&bytes);
+    }
+    view.leader_epoch(Some(leader_epoch))?;
+    Ok(Read { bytes, next_offset, high_watermark, log_start_offset, leader_epoch })
+}
+
+/// Reads whole batches in a range of offsets, on the caller's task if they are in memory.
+async fn read_batches(
+    pool: &ColdReads,
+    view: &Arc<PartitionView>,
+    range: Range<Offset>,
+    max_bytes: usize,
+    metrics: &Metrics,
+) -> Result<(Bytes, Offset), Failure> {
+    let Range { start: offset, end } = range;
     let mut tier = Tier::Hot;
-    let mut outcome = view.reader.read(offset, high_watermark, max_bytes, Residency::Hot);
+    let mut outcome = view.reader.read(offset, end, max_bytes, Residency::Hot);
     if let Ok(ReadOutcome::Cold) = outcome {
         tier = Tier::Cold;
         let reader = view.reader.clone();
-        let read = move || reader.read(offset, high_watermark, max_bytes, Residency::Any);
+        let read = move || reader.read(offset, end, max_bytes, Residency::Any);
         outcome = pool.run(read).await?;
     }
     match outcome {
         Ok(ReadOutcome::Batches { bytes, next_offset }) => {
             metrics.disk().read(tier, bytes.len() as u64);
-            Ok(Read { bytes, next_offset, high_watermark, log_start_offset, leader_epoch })
+            Ok((bytes, next_offset))
         }
         Ok(ReadOutcome::Cold) => {
             Err(Failure::new(ErrorCode::Internal, "storage answered cold to a read that may wait"))

@@ -4,30 +4,32 @@
 //! requests, answer those in flight, flush and close the logs, say that the shutdown was clean. The parts start
 //! their own work; here is only who is made with what, and in which order.
 
+mod identity;
+mod plane;
+
 use std::{
-    future::Future, io, net::SocketAddr, path::PathBuf, process, sync::Arc, thread, time::Duration,
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+    thread,
+    time::Duration,
 };
 
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tidemark_controller::{
-    Command, Controller, ControllerHandle, Image, IncarnationId, QuorumError, QuorumOfOne,
-    RegisterBroker,
-};
-use tidemark_protocol::Failure;
-use tidemark_storage::{
-    Checkpoints, DataDir, DataDirIdentity, DiskError, LockedDataDir, OpenError,
-};
-use tokio::{
-    net::TcpListener,
-    sync::{oneshot, watch},
-};
+use tidemark_controller::{IncarnationId, QuorumError, RegisterBroker};
+use tidemark_protocol::{BrokerEpoch, DirectoryId, messages::WantedState};
+use tidemark_storage::{Checkpoints, DataDir, DiskError, OpenError};
+use tokio::{net::TcpListener, sync::watch, time::timeout};
 
+use self::plane::Plane;
 use crate::{
-    assignments::{Assignments, Dirs},
+    assignments::Assignments,
     broker::Broker,
     clock::Clock,
     compactor,
     config::Config,
+    controller::{ControllerHandle, LOCAL_CONNECTION},
     disk::{Disk, SegmentFiles},
     disk_watch::DiskWatch,
     flusher::Flusher,
@@ -36,9 +38,12 @@ use crate::{
     left_behind::LeftBehind,
     listen_error::ListenError,
     listener,
+    log_dirs::LogDirs,
+    member::{Member, Standing},
     metrics::Metrics,
     partitions::Partitions,
     reads::ColdReads,
+    replicas::{IsrChanges, ReplicaNetwork, ReplicaPort, Sessions, Streams},
     shard::{self, Shard, ShardConfig, ShardHandle},
     tasks::{Shutdown, Tasks},
 };
@@ -63,16 +68,13 @@ pub enum ServerError {
     Metadata(#[from] QuorumError),
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
-    #[error(
-        "{} has logs, but the metadata that says what they are is missing from {}; put it back from a copy of \
-         the data directory",
-        topics_dir.display(), dir.display()
-    )]
-    MetadataLost { dir: PathBuf, topics_dir: PathBuf },
     #[error("{0}")]
     Disk(#[from] DiskError),
-    #[error("the controller refused to register this broker: {0}")]
-    Register(Failure),
+    #[error(
+        "the metadata of this controller is missing from {}; put it back from a copy of the data directory, or start          with an empty directory and add this node to the controllers again with `tidemark cluster`",
+        dir.display()
+    )]
+    MetadataGone { dir: PathBuf },
     #[error("{0} logs were not closed in order; the next start recovers them")]
     Unclean(usize),
     #[error("the mark of a clean shutdown was not written: {0}")]
@@ -86,7 +88,7 @@ pub async fn run(
     health: Health,
     shutdown: Shutdown,
 ) -> Result<(), ServerError> {
-    run_on(Disk::default(), config, metrics, health, shutdown).await
+    Box::pin(run_on(Disk::default(), config, metrics, health, shutdown)).await
 }
 
 async fn run_on(
@@ -96,10 +98,21 @@ async fn run_on(
     health: Health,
     shutdown: Shutdown,
 ) -> Result<(), ServerError> {
-    let (server, start) = Server::assemble(disk, config, metrics, health, shutdown.clone()).await?;
-    match shutdown.or_stop(server.start(start)).await {
+    let refused = |cause| ListenError::new("listen", &config.listen, cause);
+    let locked = identity::lock(disk, &config).await?;
+    let listener = listener::bind(&config.listen).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    let joining = identity::join(locked, &listener, &config, &health, &shutdown);
+    let Some(data_dir) = joining.await? else {
+        tracing::info!("told to stop before this node belonged to a cluster");
+        return Ok(());
+    };
+    let (server, start) = Server::assemble(data_dir, config, metrics, health)?;
+    server.serve(listener, address);
+    match shutdown.or_stop(server.start(start, address)).await {
         Some(Ok(())) => {
             shutdown.started().await;
+            server.leave().await;
             server.stop().await
         }
         Some(Err(error)) => {
@@ -119,7 +132,6 @@ struct Server {
     broker: Arc<Broker>,
     /// Threads that outlive the connections, because these wait for them.
     threads: Tasks,
-    shards: Vec<ShardHandle>,
     flusher: Flusher,
     data_dir: Arc<DataDir<Disk>>,
     left_behind: LeftBehind,
@@ -128,141 +140,182 @@ struct Server {
 /// What a server needs once, to start.
 struct Start {
     assignments: Assignments,
-    images: watch::Receiver<Arc<Image>>,
     checkpoints: Checkpoints,
-    listener: TcpListener,
-    address: SocketAddr,
+    standing: watch::Sender<Standing>,
+    isr_changes: IsrChanges,
 }
 
 impl Server {
-    /// Takes the directory and the port, and starts the threads. Nothing is served yet.
-    async fn assemble(
-        disk: Disk,
+    /// Starts the threads on an open directory. Nothing is served yet.
+    fn assemble(
+        data_dir: Arc<DataDir<Disk>>,
         config: Config,
         metrics: Metrics,
         health: Health,
-        shutdown: Shutdown,
     ) -> Result<(Self, Start), ServerError> {
         let clock = Clock::start();
         let open_files_max = raise_open_files_limit();
-        let data_dir = open_data_dir(disk, &config).await?;
-        let refused = |cause| ListenError::new("listen", &config.listen, cause);
-        let listener = listener::bind(&config.listen).await.map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
         let checkpoints = data_dir.load_checkpoints()?;
         let topics_dir = data_dir.topics_dir();
         let left_behind =
             LeftBehind::new(data_dir.disk().clone(), data_dir.root(), topics_dir.clone());
 
-        // Told to stop one by one, not by the signal.
-        let threads = Tasks::new(Shutdown::new());
-        let (quorum, image) =
-            QuorumOfOne::open(data_dir.disk().clone(), &data_dir.metadata_dir(), clock.wall_ms())?;
-        if left_behind.is_metadata_lost(&image)? {
-            return Err(ServerError::MetadataLost { dir: data_dir.metadata_dir(), topics_dir });
-        }
-        let (mut controller, controller_handle) = Controller::new(quorum, image);
-        let (images_in, images) = watch::channel(controller_handle.image());
-        controller.subscribe(Box::new(move |applied| {
-            images_in.send_replace(Arc::clone(&applied.image));
-        }));
-        threads.spawn_thread("controller", move || controller.run())?;
+        // Told to stop one by one, not by the signal: it begins with leaving the cluster in order.
+        let (threads, tasks) = (Tasks::new(Shutdown::new()), Tasks::new(Shutdown::new()));
+        let plane =
+            Plane::start(&data_dir, &config, &clock, (&metrics, &health), (&threads, &tasks))?;
 
         let root = data_dir.root().to_owned();
         let disk_watch = DiskWatch::new(root, config.disk_reserve_bytes, health.clone());
-        let flusher = Flusher::start(&threads, clock, &metrics)?;
+        let flusher = Flusher::start(&threads, &clock, &metrics)?;
+        let (sessions, streams) = (Arc::<Sessions>::default(), Arc::<Streams>::default());
+        let (port, isr_changes) = ReplicaNetwork::new(Arc::clone(&sessions), Arc::clone(&streams));
+        let port: Arc<dyn ReplicaPort> = Arc::new(port);
         let make = |index| {
             let config = ShardConfig {
                 index,
                 queue_max: config.shard_queue_requests as usize,
                 flush_interval: config.flush_interval,
             };
-            Shard::new(config, clock, metrics.clone(), disk_watch.clone(), flusher.clone())
+            let (metrics, disk_watch) = (metrics.clone(), disk_watch.clone());
+            let (flusher, port) = (flusher.clone(), Arc::clone(&port));
+            Shard::new(config, clock.clone(), metrics, disk_watch, flusher, port)
         };
         let shards = start_shards(&threads, config.shard_threads, make)?;
         let (assigned_in, assigned) = watch::channel(0);
+        let (standing_in, standing) = watch::channel(Standing::default());
+        let identity = data_dir.identity();
         let broker = Arc::new(Broker {
             id: config.node_id,
-            cluster_id: data_dir.identity().cluster_id.clone(),
+            cluster_id: identity.cluster_id.clone(),
+            directory: DirectoryId(identity.directory_id),
+            incarnation: IncarnationId(uuid::Uuid::new_v4().into_bytes()),
             clock,
             metrics: metrics.clone(),
             health,
-            tasks: Tasks::new(shutdown),
-            controller: controller_handle,
+            tasks,
+            control: plane.control,
+            images: plane.images,
+            shards,
             partitions: Partitions::default(),
             cold_reads: ColdReads::new(config.cold_read_threads),
             disk_watch,
             assigned,
+            behind_since: watch::Sender::new(None),
+            standing,
+            wanted: watch::Sender::new(WantedState::Active),
+            sessions,
+            streams,
+            connections: AtomicU64::new(LOCAL_CONNECTION),
             config,
         });
+        broker.streams.start(&broker);
         metrics.add_source(&broker);
 
         let files = SegmentFiles::new(data_dir.disk().clone(), open_files_max);
-        let dirs = Dirs { files, topics_dir, left_behind: left_behind.clone() };
-        let assignments = Assignments::new(Arc::clone(&broker), shards.clone(), dirs, assigned_in);
-        let server = Self { broker, threads, shards, flusher, data_dir, left_behind };
-        Ok((server, Start { assignments, images, checkpoints, listener, address }))
+        let dirs = LogDirs { files, topics_dir, left_behind: left_behind.clone() };
+        let assignments = Assignments::new(Arc::clone(&broker), dirs, assigned_in);
+        let server = Self { broker, threads, flusher, data_dir, left_behind };
+        Ok((server, Start { assignments, checkpoints, standing: standing_in, isr_changes }))
     }
 
-    /// Recovers, registers and serves.
-    async fn start(&self, start: Start) -> Result<(), ServerError> {
-        let Start { assignments, images, checkpoints, listener, address } = start;
-        self.open_logs(assignments, images, checkpoints).await;
-        self.register(address).await?;
-        self.serve(listener, address);
+    /// Accepts connections: controllers need to reach each other before anything else can happen.
+    fn serve(&self, listener: TcpListener, address: SocketAddr) {
+        let broker = &self.broker;
+        broker.health.raise(Reason::Starting, "recovering logs");
+        broker.tasks.spawn("listener", listener::run(listener, Arc::clone(broker)));
+        tracing::info!(%address, "listening");
+    }
+
+    /// Recovers, registers, and takes part.
+    async fn start(&self, start: Start, address: SocketAddr) -> Result<(), ServerError> {
+        let Start { mut assignments, checkpoints, standing, isr_changes } = start;
+        let broker = &self.broker;
+        let shutdown = broker.tasks.shutdown();
+        let is_broker = broker.config.roles.is_broker();
+        if is_broker {
+            let previous_broker_epoch = checkpoints.clean_epoch();
+            self.open_logs(&mut assignments, checkpoints).await;
+            broker
+                .tasks
+                .spawn("assignments", assignments.run(broker.images.clone(), shutdown.clone()));
+            broker.tasks.spawn("isr", isr_changes.run(Arc::clone(broker), shutdown.clone()));
+            let registration = self.registration(address, previous_broker_epoch);
+            let wanted = broker.wanted.subscribe();
+            let member = Member::new(Arc::clone(broker), registration, standing, wanted);
+            broker.tasks.spawn("member", member.run(shutdown.clone()));
+        }
+        self.take_care();
+        broker.health.set_data_address(address);
+        if is_broker {
+            broker.health.raise(Reason::Joining, "registering with the active controller");
+            self.joined().await;
+        } else {
+            // An error: told to stop while starting.
+            drop(broker.control.leader_changes().wait_for(Option::is_some).await);
+        }
+        broker.health.clear(Reason::Joining);
+        broker.health.clear(Reason::Starting);
+        tracing::info!(%address, "serving");
         Ok(())
     }
 
-    /// Opens what was here before, and follows the metadata from then on.
-    async fn open_logs(
-        &self,
-        mut assignments: Assignments,
-        images: watch::Receiver<Arc<Image>>,
-        checkpoints: Checkpoints,
-    ) {
+    /// Opens what was here before.
+    async fn open_logs(&self, assignments: &mut Assignments, checkpoints: Checkpoints) {
         let broker = &self.broker;
         let (clean, began) = (checkpoints.is_clean(), broker.clock.now());
-        broker.health.raise(Reason::Starting, "recovering logs");
-        let image = Arc::clone(&images.borrow());
+        let mut images = broker.images.clone();
+        // Whoever is no controller has to be told first what there is.
+        let known = images.wait_for(|image| image.metadata_index() > 0).await;
+        let Ok(image) = known.map(|image| Arc::clone(&image)) else { return };
+        assignments.open_existing(&image, checkpoints).await;
+        broker.metrics.disk().recovered(broker.clock.since(began));
+        let (logs, took) = (broker.partitions.count(), broker.clock.since(began));
+        tracing::info!(logs, clean, ?took, "logs open");
+    }
+
+    /// How the controller gets to know this broker.
+    fn registration(
+        &self,
+        address: SocketAddr,
+        previous_broker_epoch: Option<BrokerEpoch>,
+    ) -> RegisterBroker {
+        let (broker, config) = (&self.broker, &self.broker.config);
+        let configured = config.controllers.get(&config.node_id);
+        let advertised = config.advertised_address.as_ref().or(configured);
+        let advertised = advertised.and_then(|address| split_address(address));
+        let (host, port) = advertised.unwrap_or_else(|| (address.ip().to_string(), address.port()));
+        RegisterBroker {
+            broker_id: broker.id,
+            incarnation: broker.incarnation,
+            directory: broker.directory,
+            host,
+            port,
+            rack: config.rack.clone(),
+            previous_broker_epoch,
+        }
+    }
+
+    /// Waits until the controller has let this broker in, and it is as the metadata says.
+    async fn joined(&self) {
+        let broker = &self.broker;
+        let mut standing = broker.standing.clone();
+        // Errors: told to stop while starting.
+        drop(standing.wait_for(|standing| standing.active).await);
+        let index = broker.image().metadata_index();
+        drop(broker.assigned.clone().wait_for(|assigned| *assigned >= index).await);
+        // By now the metadata is at least as new as what this broker followed before it stopped.
+        let (left_behind, known) = (self.left_behind.clone(), broker.image());
         let now_ms = u64::try_from(broker.clock.wall_ms()).unwrap_or(0);
-        let (left_behind, known) = (self.left_behind.clone(), Arc::clone(&image));
         let cleared = tokio::task::spawn_blocking(move || left_behind.clear_topics(&known, now_ms));
         if let Ok(Err(error)) = cleared.await {
             // On a full disk, say. What nobody knows of is in nobody's way.
             tracing::warn!(%error, "directories without partitions stay where they are");
         }
-        assignments.open_existing(&image, checkpoints).await;
-        broker.metrics.disk().recovered(began.elapsed());
-        let (logs, took) = (broker.partitions.count(), began.elapsed());
-        tracing::info!(logs, clean, ?took, "logs open");
-        let shutdown = broker.tasks.shutdown().clone();
-        broker.tasks.spawn("assignments", assignments.run(images, shutdown));
     }
 
-    /// Tells the controller that this broker is up, and waits until it leads what that makes it lead.
-    async fn register(&self, address: SocketAddr) -> Result<(), ServerError> {
-        let broker = &self.broker;
-        let advertised = broker.config.advertised_address.as_deref().and_then(split_address);
-        let (host, port) = advertised.unwrap_or_else(|| (address.ip().to_string(), address.port()));
-        let command = Command::RegisterBroker(RegisterBroker {
-            broker_id: broker.id,
-            incarnation: IncarnationId(uuid::Uuid::new_v4().into_bytes()),
-            host,
-            port,
-            rack: None,
-        });
-        let (done, outcome) = oneshot::channel();
-        let completion = Box::new(move |outcome| drop(done.send(outcome)));
-        broker.controller.propose(command, broker.clock.wall_ms(), completion);
-        let committed = outcome.await.expect("the controller runs until `stop`");
-        let committed = committed.map_err(ServerError::Register)?;
-        let mut assigned = broker.assigned.clone();
-        // An error: told to stop while starting.
-        drop(assigned.wait_for(|index| *index >= committed.metadata_index).await);
-        Ok(())
-    }
-
-    fn serve(&self, listener: TcpListener, address: SocketAddr) {
+    /// Starts what looks after disk and logs.
+    fn take_care(&self) {
         let (broker, tasks) = (&self.broker, &self.broker.tasks);
         let shutdown = tasks.shutdown();
         let data_dir = Arc::clone(&self.data_dir);
@@ -271,22 +324,43 @@ impl Server {
         tasks.spawn("disk-watch", disk_watch.run(space, DISK_WATCH_INTERVAL, shutdown.clone()));
         let janitor = Janitor {
             broker: Arc::clone(broker),
-            shards: self.shards.clone(),
             flusher: self.flusher.clone(),
             data_dir: Arc::clone(&self.data_dir),
             left_behind: self.left_behind.clone(),
         };
         tasks.spawn("janitor", janitor.run(shutdown.clone()));
         tasks.spawn("compactor", compactor::run(Arc::clone(broker), shutdown.clone()));
-        tasks.spawn("listener", listener::run(listener, Arc::clone(broker)));
-        broker.health.set_data_address(address);
-        broker.health.clear(Reason::Starting);
-        tracing::info!(%address, "serving");
+    }
+
+    /// Has others lead what this broker leads, and gives up the quorum's leadership, as far as the time for stopping
+    /// allows. A broker that is alone has nobody to leave to.
+    async fn leave(&self) {
+        let broker = &self.broker;
+        let is_alone = broker.image().live_brokers().all(|other| other.id == broker.id);
+        let leaving = async {
+            if !is_alone && broker.config.roles.is_broker() {
+                broker.wanted.send_replace(WantedState::ShutDown);
+                let mut standing = broker.standing.clone();
+                drop(standing.wait_for(|standing| standing.may_shut_down).await);
+            }
+            if broker.control.leader() == Some(broker.id)
+                && let Some(local) = broker.control.local()
+                && local.transfer_leadership().await.is_ok()
+            {
+                let mut leader = broker.control.leader_changes();
+                drop(leader.wait_for(|leader| *leader != Some(broker.id)).await);
+            }
+        };
+        if !is_alone && timeout(broker.config.shutdown_timeout, leaving).await.is_err() {
+            tracing::warn!("stopping although this node still leads something");
+        }
+        broker.tasks.shutdown().start();
     }
 
     /// Connections have been told to stop; everything else follows here.
     async fn stop(self) -> Result<(), ServerError> {
         let broker = Arc::clone(&self.broker);
+        let broker_epoch = broker.standing.borrow().epoch;
         let (closed, data_dir) = self.take_apart().await;
         if closed.unclean > 0 {
             return Err(ServerError::Unclean(closed.unclean));
@@ -301,7 +375,7 @@ impl Server {
             return Ok(());
         };
         if unopened.is_empty() {
-            return data_dir.close(&closed.checkpoints).map_err(ServerError::Close);
+            return data_dir.close(&closed.checkpoints, broker_epoch).map_err(ServerError::Close);
         }
         // Nobody knows whether these are in order: there is no clean shutdown with them.
         tracing::warn!(logs = unopened.len(), "logs that cannot be opened; the next start scans");
@@ -319,7 +393,8 @@ impl Server {
 
     /// Ends everything, flushing what is not durable.
     async fn take_apart(self) -> (shard::Closed, Arc<DataDir<Disk>>) {
-        let Self { broker, threads, shards, flusher, data_dir, .. } = self;
+        let Self { broker, threads, flusher, data_dir, .. } = self;
+        let shards = broker.shards.clone();
         let timeout = broker.config.shutdown_timeout;
         if let Err(error) = broker.tasks.finished(timeout).await {
             tracing::warn!(%error, "stopping all the same");
@@ -335,34 +410,15 @@ impl Server {
             closed.unclean += one.unclean;
         }
         flusher.close();
-        close_controller(&broker.controller).await;
+        if let Some(controller) = broker.control.local() {
+            close_controller(controller).await;
+        }
         drop((shards, broker));
         if let Err(error) = threads.finished(THREADS_TIMEOUT).await {
             tracing::warn!(%error, "stopping all the same");
         }
         (closed, data_dir)
     }
-}
-
-/// Locks the directory and makes it ours. A directory that was never used becomes a cluster of its own.
-async fn open_data_dir(disk: Disk, config: &Config) -> Result<Arc<DataDir<Disk>>, ServerError> {
-    let (root, node_id) = (config.data_dir.clone(), config.node_id);
-    let open = move || {
-        let holder = format!("process {}", process::id());
-        let locked = LockedDataDir::lock(disk, &root, &holder)?;
-        let identity = locked.identity()?.map_or_else(
-            || DataDirIdentity {
-                cluster_id: uuid::Uuid::new_v4().to_string(),
-                node_id,
-                directory_id: uuid::Uuid::new_v4().into_bytes(),
-            },
-            // Refused by `open`, in words, when it is another node's.
-            |found| DataDirIdentity { node_id, ..found },
-        );
-        locked.open(identity)
-    };
-    let opened = tokio::task::spawn_blocking(open).await;
-    Ok(Arc::new(opened.map_err(io::Error::other)??))
 }
 
 fn start_shards(

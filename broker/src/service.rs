@@ -3,23 +3,29 @@
 
 pub(crate) mod add_partitions;
 pub(crate) mod alter_topic;
+pub(crate) mod change_broker;
+pub(crate) mod cluster;
 pub(crate) mod create_topic;
 pub(crate) mod delete_records;
 pub(crate) mod delete_topic;
 pub(crate) mod describe_broker;
 pub(crate) mod describe_log_dirs;
+pub(crate) mod describe_replicas;
 pub(crate) mod describe_topic;
+pub(crate) mod elect_leaders;
 pub(crate) mod fetch;
 pub(crate) mod list_offsets;
 pub(crate) mod metadata;
+pub(crate) mod plan_moves;
 pub(crate) mod produce;
+pub(crate) mod quorum;
+pub(crate) mod reassign_partitions;
 pub(crate) mod subscribe;
 
 use std::{sync::Arc, time::Duration};
 
 use tidemark_controller::{Answer, Command};
 use tidemark_protocol::{ErrorCode, Failure, TopicPartition};
-use tokio::sync::oneshot;
 
 use crate::{
     broker::Broker,
@@ -40,7 +46,7 @@ fn find_partition(broker: &Broker, id: TopicPartition) -> Result<Arc<PartitionVi
     if let Some(view) = broker.partitions.get(id) {
         return Ok(view);
     }
-    match broker.controller.image().partition(id) {
+    match broker.image().partition(id) {
         None => Err(unknown_partition(id)),
         Some(_) if broker.partitions.is_unopened(id) => {
             let message = format!("the log of {id} cannot be opened; see the broker's log");
@@ -62,20 +68,16 @@ async fn change_metadata(
     command: Command,
     timeout_ms: u32,
 ) -> Result<Answer, Failure> {
+    let wait = timeout(timeout_ms);
     let change = async {
-        let (done, outcome) = oneshot::channel();
-        // Whoever waited may have given up.
-        let completion = Box::new(move |outcome| drop(done.send(outcome)));
-        broker.controller.propose(command, broker.clock.wall_ms(), completion);
-        let stopping = || Failure::new(ErrorCode::NotReady, "the broker is stopping");
-        let committed = outcome.await.map_err(|_dropped| stopping())?;
+        let committed = broker.control.command(command, wait).await;
         let committed = committed.inspect_err(|failure| fence_if_failed(broker, failure))?;
         let mut assigned = broker.assigned.clone();
         let followed = assigned.wait_for(|index| *index >= committed.metadata_index).await;
-        followed.map_err(|_closed| stopping())?;
+        followed.map_err(|_closed| Failure::new(ErrorCode::NotReady, "the broker is stopping"))?;
         Ok(committed.answer)
     };
-    tokio::time::timeout(timeout(timeout_ms), change).await.unwrap_or_else(|_elapsed| {
+    tokio::time::timeout(wait, change).await.unwrap_or_else(|_elapsed| {
         let message = format!("not done within {timeout_ms} ms; it may still happen");
         Err(Failure::new(ErrorCode::Timeout, message))
     })

@@ -5,28 +5,36 @@
 //! flush covers all of it. The thread never waits for the disk beyond what an append or a deletion does itself,
 //! and never for a socket.
 
+mod closing;
 mod effects;
 mod partition;
 mod produce;
+mod replicate;
+mod seen;
 mod upkeep;
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasherDefault, DefaultHasher},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tidemark_controller::TopicConfig;
-use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, Offset, TopicPartition};
-use tidemark_replication::{Event, Token};
+use tidemark_protocol::{BrokerId, ErrorCode, Failure, Offset, PartitionEpoch, TopicPartition};
+use tidemark_replication::{Assignment, Event, ReplicaId, Token};
 use tidemark_storage::Checkpoint;
 use tokio::sync::{mpsc, oneshot};
 
-use self::{partition::Partition, produce::Awaiting};
 pub(crate) use self::{
+    closing::Closed,
     partition::{log_config, storage_durability},
     produce::{Produce, ProduceOutcome},
+    replicate::{FollowerPosition, LeaderAnswer},
+    seen::Glance,
 };
+pub use self::seen::SeenReplica;
+use self::{closing::Closing, partition::Partition, produce::Awaiting, replicate::Incoming};
 use crate::{
     clock::Clock,
     disk::{CompactionDone, CompactionJob, Log},
@@ -34,6 +42,7 @@ use crate::{
     flusher::{Flushed, FlushedSender, Flusher},
     metrics::Metrics,
     partitions::{PartitionView, unknown_partition},
+    replicas::ReplicaPort,
 };
 
 /// Commands and flushes handled before the next look at the other queue and at the time.
@@ -50,8 +59,22 @@ pub(crate) enum Command {
     Produce(Produce),
     /// Take over an open log. The reply comes when it is served as its state says, leadership included.
     Adopt { adoption: Box<Adoption>, reply: oneshot::Sender<()> },
-    /// Lead a partition from now on.
-    Lead { partition: TopicPartition, epoch: LeaderEpoch },
+    /// Take over what the metadata says of a partition: whom it follows, whether it leads, who is in sync.
+    Assign { partition: TopicPartition, assignment: Assignment },
+    /// A follower says where it is.
+    FollowerPosition(FollowerPosition),
+    /// The stream of a follower is gone.
+    FollowerLost { partition: TopicPartition, follower: ReplicaId },
+    /// A leader answers a position.
+    LeaderAnswer(Box<LeaderAnswer>),
+    /// A new stream to this leader stands.
+    LeaderConnected { leader: BrokerId },
+    /// The controller has answered a change of the in-sync replicas that was based on this epoch.
+    IsrAnswered {
+        partition: TopicPartition,
+        partition_epoch: PartitionEpoch,
+        answer: Result<(), ErrorCode>,
+    },
     /// Reply when everything sent before has been done.
     Barrier { reply: oneshot::Sender<()> },
     /// Give a partition up, its log with it; everybody who waits is answered with `reason`. `None`: it is not
@@ -80,22 +103,14 @@ pub(crate) enum Command {
 /// What a log knows to be durable.
 pub(crate) type LogCheckpoint = (TopicPartition, Checkpoint);
 
-/// The end of a shard.
-#[derive(Debug, Default)]
-pub(crate) struct Closed {
-    pub(crate) checkpoints: Vec<LogCheckpoint>,
-    /// Logs whose last records may not be durable.
-    pub(crate) unclean: usize,
-}
-
 /// A log and what its owner has to know.
 #[derive(Debug)]
 pub(crate) struct Adoption {
     pub(crate) log: Log,
     pub(crate) view: Arc<PartitionView>,
     pub(crate) replica: tidemark_replication::Config,
-    /// The epoch to lead in at once; `None`: not yet.
-    pub(crate) leader_epoch: Option<LeaderEpoch>,
+    /// What to do at once; `None`: nothing yet.
+    pub(crate) assignment: Option<Assignment>,
 }
 
 /// Sends commands to a shard. Cheap to clone.
@@ -110,6 +125,11 @@ impl ShardHandle {
     /// Waits for room in the mailbox: this is how a busy shard slows its producers down.
     pub(crate) async fn send(&self, command: Command) -> Result<(), Failure> {
         self.mailbox.send(command).await.map_err(|_closed| stopping())
+    }
+
+    /// Like [`Self::send`] without the wait: gives the command back when there is no room, or nobody there.
+    pub(crate) fn try_send(&self, command: Command) -> Result<(), Command> {
+        self.mailbox.try_send(command).map_err(mpsc::error::TrySendError::into_inner)
     }
 
     /// Sends what `command` makes of a reply channel, and waits for the reply.
@@ -148,6 +168,9 @@ struct Hands {
     disk_watch: DiskWatch,
     flusher: Flusher,
     flushed: FlushedSender,
+    port: Arc<dyn ReplicaPort>,
+    /// What came with the answer of a leader that is being dealt with.
+    incoming: Incoming,
     /// Produce requests in the hands of a replica.
     awaiting: HashMap<Token, Awaiting>,
     next_token: Token,
@@ -162,15 +185,21 @@ struct Hands {
     next_expiry_ms: u64,
 }
 
+/// By partition. A look at all of them goes in an order that follows from what happened before, and from nothing
+/// else: a run from a seed can be repeated.
+type Partitions = HashMap<TopicPartition, Partition, BuildHasherDefault<DefaultHasher>>;
+
 /// The owner of some partitions.
 pub(crate) struct Shard {
     config: ShardConfig,
     mailbox: mpsc::Receiver<Command>,
     flushes: mpsc::UnboundedReceiver<Flushed>,
-    partitions: HashMap<TopicPartition, Partition>,
+    partitions: Partitions,
     hands: Hands,
     next_background_flush: Instant,
     next_flush_retry: Option<Instant>,
+    /// It ends as soon as everything is flushed.
+    closing: Option<Closing>,
 }
 
 impl Shard {
@@ -180,9 +209,11 @@ impl Shard {
         metrics: Metrics,
         disk_watch: DiskWatch,
         flusher: Flusher,
+        port: Arc<dyn ReplicaPort>,
     ) -> (Self, ShardHandle) {
         let (sender, mailbox) = mpsc::channel(config.queue_max);
         let (flushed, flushes) = mpsc::unbounded_channel();
+        let next_background_flush = clock.now() + config.flush_interval;
         let hands = Hands {
             clock,
             now_ms: 0,
@@ -191,6 +222,8 @@ impl Shard {
             disk_watch,
             flusher,
             flushed,
+            port,
+            incoming: None,
             awaiting: HashMap::new(),
             next_token: 0,
             effects: Vec::new(),
@@ -199,16 +232,16 @@ impl Shard {
             flush_again: Vec::new(),
             next_expiry_ms: u64::MAX,
         };
-        let next_background_flush = clock.now() + config.flush_interval;
         let handle = ShardHandle { index: config.index, mailbox: sender };
         let shard = Self {
             config,
             mailbox,
             flushes,
-            partitions: HashMap::new(),
+            partitions: Partitions::default(),
             hands,
             next_background_flush,
             next_flush_retry: None,
+            closing: None,
         };
         (shard, handle)
     }
@@ -238,21 +271,45 @@ impl Shard {
                 }
                 () = tokio::time::sleep_until(wake_at.into()) => {}
             }
-            self.hands.look_at_clock();
-            for flushed in flushes.drain(..) {
-                self.flushed(flushed);
+            if !self.turn(&mut commands, &mut flushes) {
+                return;
             }
-            for command in commands.drain(..) {
-                if let Command::Close { reply } = command {
-                    // The server may have stopped waiting.
-                    drop(reply.send(self.close().await));
-                    return;
-                }
+        }
+    }
+
+    /// A wake without the wait in front of it, for whoever steers time. Says whether the shard goes on.
+    pub(crate) fn wake(&mut self) -> bool {
+        let (mailbox, flushes) = (&mut self.mailbox, &mut self.flushes);
+        let commands = std::iter::from_fn(|| mailbox.try_recv().ok());
+        let mut commands: Vec<_> = commands.take(COMMANDS_PER_WAKE_MAX).collect();
+        let flushes = std::iter::from_fn(|| flushes.try_recv().ok());
+        let mut flushes: Vec<_> = flushes.take(COMMANDS_PER_WAKE_MAX).collect();
+        self.turn(&mut commands, &mut flushes)
+    }
+
+    /// How long it may be left alone if nothing arrives.
+    pub(crate) fn wake_in(&self) -> Duration {
+        self.wake_at().saturating_duration_since(self.hands.clock.now())
+    }
+
+    /// What one wake does with what has arrived. Says whether the shard goes on.
+    fn turn(&mut self, commands: &mut Vec<Command>, flushes: &mut Vec<Flushed>) -> bool {
+        self.hands.look_at_clock();
+        for flushed in flushes.drain(..) {
+            self.flushed(flushed);
+        }
+        for command in commands.drain(..) {
+            // Whoever asks a shard that closes is told so by the end of the reply channel.
+            if self.closing.is_none() {
                 self.handle(command);
             }
-            self.keep_time();
-            self.begin_flushes();
         }
+        if self.closing.is_some() {
+            return !self.end_if_flushed();
+        }
+        self.keep_time();
+        self.begin_flushes();
+        true
     }
 
     fn handle(&mut self, command: Command) {
@@ -263,7 +320,16 @@ impl Shard {
                 // Whoever asked may have stopped.
                 reply.send(()).ok();
             }
-            Command::Lead { partition, epoch } => self.lead(partition, epoch),
+            Command::Assign { partition, assignment } => self.assign(partition, assignment),
+            Command::FollowerPosition(position) => self.follower_position(position),
+            Command::FollowerLost { partition, follower } => {
+                self.step_one(partition, Event::FollowerLost { follower });
+            }
+            Command::LeaderAnswer(answer) => self.leader_answer(*answer),
+            Command::LeaderConnected { leader } => self.leader_connected(leader),
+            Command::IsrAnswered { partition, partition_epoch, answer } => {
+                self.step_one(partition, Event::IsrAnswered { partition_epoch, answer });
+            }
             Command::Barrier { reply } => {
                 reply.send(()).ok();
             }
@@ -287,24 +353,18 @@ impl Shard {
             Command::Checkpoints { partitions, reply } => {
                 drop(reply.send(self.checkpoints(&partitions)));
             }
-            Command::Close { .. } => unreachable!("the loop deals with it"),
+            Command::Close { reply } => self.close(reply),
         }
     }
 
     fn adopt(&mut self, adoption: Adoption) {
-        let Adoption { log, view, replica, leader_epoch } = adoption;
+        let Adoption { log, view, replica, assignment } = adoption;
         let id = view.id;
         let partition = Partition::new(log, view, replica);
         let before = self.partitions.insert(id, partition);
         assert!(before.is_none(), "partition {id} has two logs");
-        if let Some(epoch) = leader_epoch {
-            self.lead(id, epoch);
-        }
-    }
-
-    fn lead(&mut self, partition: TopicPartition, epoch: LeaderEpoch) {
-        if let Some(partition) = self.partitions.get_mut(&partition) {
-            partition.lead(epoch, &mut self.hands);
+        if let Some(assignment) = assignment {
+            self.assign(id, assignment);
         }
     }
 
@@ -326,11 +386,13 @@ impl Shard {
     }
 
     fn flushed(&mut self, flushed: Flushed) {
-        if let Some(partition) = self.partitions.get_mut(&flushed.partition) {
-            partition.flushed(flushed.outcome, &mut self.hands);
-            if !self.hands.flush_again.is_empty() {
-                self.next_flush_retry.get_or_insert(self.hands.clock.now() + FLUSH_RETRY);
-            }
+        let Some(partition) = self.partitions.get_mut(&flushed.partition) else { return };
+        let succeeded = flushed.outcome.is_ok();
+        partition.flushed(flushed.outcome, &mut self.hands);
+        if let Some(closing) = &mut self.closing {
+            closing.flushed(partition, succeeded, &mut self.hands);
+        } else if !self.hands.flush_again.is_empty() {
+            self.next_flush_retry.get_or_insert(self.hands.clock.now() + FLUSH_RETRY);
         }
     }
 
@@ -396,36 +458,6 @@ impl Shard {
             ids.iter().filter_map(|id| Some((*id, self.partitions.get(id)?.log.checkpoint())));
         held.collect()
     }
-
-    /// Answers everybody who waits, has the flusher flush what is dirty, all logs side by side, and says what
-    /// is durable.
-    async fn close(&mut self) -> Closed {
-        let mut flushing = 0;
-        for partition in self.partitions.values_mut() {
-            partition.step(Event::Stop { reason: ErrorCode::NotReady }, &mut self.hands);
-            flushing += usize::from(partition.flush_rest(&mut self.hands));
-        }
-        while flushing > 0 {
-            let flushed = self.flushes.recv().await.expect("the shard holds a sender itself");
-            let Some(partition) = self.partitions.get_mut(&flushed.partition) else { continue };
-            let succeeded = flushed.outcome.is_ok();
-            partition.flushed(flushed.outcome, &mut self.hands);
-            if !(succeeded && partition.flush_rest(&mut self.hands)) {
-                flushing -= 1;
-            }
-        }
-        let mut closed = Closed::default();
-        for (id, partition) in std::mem::take(&mut self.partitions) {
-            if partition.is_flushed() {
-                closed.checkpoints.push((id, partition.log.checkpoint()));
-            } else {
-                let topic = &partition.view.topic;
-                tracing::error!(%topic, partition = id.partition, "a log was closed unflushed");
-                closed.unclean += 1;
-            }
-        }
-        closed
-    }
 }
 
 impl Hands {
@@ -434,3 +466,6 @@ impl Hands {
         self.wall_ms = u64::try_from(self.clock.wall_ms()).unwrap_or(0);
     }
 }
+
+#[cfg(test)]
+mod tests;

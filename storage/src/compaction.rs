@@ -28,7 +28,10 @@ use tidemark_protocol::{
     batch::{Batch, BatchHeader},
 };
 
-pub(crate) use self::{latest::LatestOffsets, rewrite::Rules};
+pub(crate) use self::{
+    latest::LatestOffsets,
+    rewrite::{Rules, cut_empty},
+};
 use crate::{
     disk::{Disk, DiskError, DiskFile},
     error::{ReadError, StorageError},

@@ -18,7 +18,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tidemark_protocol::{BrokerId, TopicPartition};
+use tidemark_protocol::{BrokerEpoch, BrokerId, TopicPartition};
 
 use crate::{
     checkpoint::Checkpoint,
@@ -69,6 +69,9 @@ pub struct DataDirIdentity {
 struct CleanMarker {
     /// Of the checkpoint file that was last written.
     checkpoint_crc: u32,
+    /// What the process was registered with in its cluster.
+    #[serde(default)]
+    broker_epoch: Option<BrokerEpoch>,
 }
 
 /// What a data directory says about its logs when it is opened.
@@ -76,6 +79,7 @@ struct CleanMarker {
 pub struct Checkpoints {
     by_log: BTreeMap<TopicPartition, Checkpoint>,
     clean: bool,
+    clean_epoch: Option<BrokerEpoch>,
 }
 
 impl Checkpoints {
@@ -87,6 +91,11 @@ impl Checkpoints {
     /// Whether the last process shut down cleanly: no log will be scanned.
     pub fn is_clean(&self) -> bool {
         self.clean
+    }
+
+    /// The broker epoch of the last process, if it was registered and shut down cleanly.
+    pub fn clean_epoch(&self) -> Option<BrokerEpoch> {
+        self.clean_epoch
     }
 
     pub fn len(&self) -> usize {
@@ -140,6 +149,15 @@ impl<D: Disk> LockedDataDir<D> {
         Ok(Self { disk, root: root.to_owned(), lock })
     }
 
+    /// Where the controller's log is.
+    pub fn metadata_dir(&self) -> PathBuf {
+        self.root.join(METADATA_DIR)
+    }
+
+    pub fn disk(&self) -> &D {
+        &self.disk
+    }
+
     /// Whose data is in the directory; `None` when it was never used.
     pub fn identity(&self) -> Result<Option<DataDirIdentity>, OpenError> {
         let path = self.root.join(FORMAT_FILE);
@@ -151,17 +169,42 @@ impl<D: Disk> LockedDataDir<D> {
         Ok(found)
     }
 
-    /// Opens the directory as `identity`'s, which an unused one becomes now.
-    pub fn open(self, identity: DataDirIdentity) -> Result<DataDir<D>, OpenError> {
-        let path = self.root.join(FORMAT_FILE);
+    /// The directory's identity. An unused one becomes `unused`, which may be without a cluster (an empty id) as
+    /// long as it is not known which: [`Self::open`] fills it in.
+    pub fn claim(&self, unused: DataDirIdentity) -> Result<DataDirIdentity, OpenError> {
         match self.identity()? {
             None => {
-                state_file::write(&self.disk, &path, Kind::Format, &identity)?;
-                if let Some(above) = self.root.parent().filter(|above| *above != Path::new("")) {
-                    self.disk.sync_dir(above)?;
-                }
+                self.write_identity(&unused)?;
+                Ok(unused)
             }
+            Some(found) if found.node_id == unused.node_id => Ok(found),
+            Some(found) => Err(OpenError::Foreign {
+                path: self.root.clone(),
+                found: render(&found),
+                expected: format!("node {}", unused.node_id),
+            }),
+        }
+    }
+
+    fn write_identity(&self, identity: &DataDirIdentity) -> Result<(), OpenError> {
+        let path = self.root.join(FORMAT_FILE);
+        state_file::write(&self.disk, &path, Kind::Format, identity)?;
+        if let Some(above) = self.root.parent().filter(|above| *above != Path::new("")) {
+            self.disk.sync_dir(above)?;
+        }
+        Ok(())
+    }
+
+    /// Opens the directory as `identity`'s, which an unused one becomes now.
+    pub fn open(self, identity: DataDirIdentity) -> Result<DataDir<D>, OpenError> {
+        match self.identity()? {
+            None => self.write_identity(&identity)?,
             Some(found) if found == identity => {}
+            Some(found)
+                if found == (DataDirIdentity { cluster_id: String::new(), ..identity.clone() }) =>
+            {
+                self.write_identity(&identity)?;
+            }
             Some(found) => {
                 return Err(OpenError::Foreign {
                     path: self.root,
@@ -248,10 +291,12 @@ impl<D: Disk> DataDir<D> {
                 }
             };
         let crc = crc32fast::hash(&bytes);
-        let clean = marker.is_some_and(|marker| marker.checkpoint_crc == crc);
+        let marker = marker.filter(|marker| marker.checkpoint_crc == crc);
+        let clean = marker.is_some();
         let by_log =
             entries.into_iter().map(|(log, checkpoint)| (log, Checkpoint { clean, ..checkpoint }));
-        Ok(Checkpoints { by_log: by_log.collect(), clean })
+        let clean_epoch = marker.and_then(|marker| marker.broker_epoch);
+        Ok(Checkpoints { by_log: by_log.collect(), clean, clean_epoch })
     }
 
     /// Replaces the checkpoint file by one that covers exactly these logs. A log that is left out
@@ -266,10 +311,15 @@ impl<D: Disk> DataDir<D> {
 
     /// Writes the checkpoints and the mark of a clean shutdown: the last thing a process does, when
     /// every log is closed.
-    pub fn close(self, logs: &[(TopicPartition, Checkpoint)]) -> Result<(), DiskError> {
+    /// `broker_epoch` is what the process was registered with.
+    pub fn close(
+        self,
+        logs: &[(TopicPartition, Checkpoint)],
+        broker_epoch: Option<BrokerEpoch>,
+    ) -> Result<(), DiskError> {
         let bytes = state_file::encode(Kind::Checkpoint, &logs);
         self.disk.write_file(&self.root.join(CHECKPOINT_FILE), &bytes)?;
-        let marker = CleanMarker { checkpoint_crc: crc32fast::hash(&bytes) };
+        let marker = CleanMarker { checkpoint_crc: crc32fast::hash(&bytes), broker_epoch };
         let path = self.root.join(CLEAN_FILE);
         state_file::write(&self.disk, &path, Kind::CleanMarker, &marker)
     }

@@ -33,7 +33,7 @@ pub use disk::{Disk, DiskError, DiskFile, RealDisk};
 pub use epochs::{EpochEnd, EpochHistory, EpochStart};
 pub use error::{AppendError, FlushError, OpenError, ReadError, StorageError};
 pub use log::{
-    Compacted, CompactionDone, CompactionJob, Deleted, FlushDone, FlushJob, Log, LogReader,
+    Compacted, CompactionDone, CompactionJob, Deleted, Extent, FlushDone, FlushJob, Log, LogReader,
     ReadOutcome, Recovery, Residency, delete_log_dir,
 };
 pub use segment_files::SegmentFiles;

@@ -14,6 +14,7 @@ mod flush;
 mod quarantine;
 mod read;
 mod recover;
+mod restart;
 mod retention;
 mod truncate;
 
@@ -31,7 +32,7 @@ use arc_swap::ArcSwap;
 pub use compact::{Compacted, CompactionDone, CompactionJob};
 pub use flush::{FlushDone, FlushJob};
 pub use read::{LogReader, ReadOutcome, Residency};
-pub use recover::Recovery;
+pub use recover::{Extent, Recovery};
 pub use retention::Deleted;
 use tidemark_protocol::{LeaderEpoch, Offset, TimestampMs, ids::NO_TIMESTAMP};
 
@@ -74,6 +75,8 @@ struct StateFiles {
     epochs_version: u64,
     /// Truncations so far: an index made before the last one describes what is gone.
     truncations: u64,
+    /// The life of the directory that the identity on disk is of: an older one never replaces it.
+    incarnation: u64,
     /// The log was deleted; nothing may appear in its directory any more.
     deleted: bool,
 }

@@ -21,6 +21,17 @@ pub(crate) struct Truncations {
     /// `(count after it, offset)`, both strictly increasing: later truncations that went back
     /// further have replaced earlier ones.
     steps: Vec<(u64, Offset)>,
+    /// The log is starting over; not complete.
+    #[serde(default)]
+    pub restart: Option<Restart>,
+}
+
+/// A log that starts over: whatever is on the disk is of an earlier life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Restart {
+    pub offset: Offset,
+    /// Of the life that begins.
+    pub incarnation: u64,
 }
 
 impl Truncations {
@@ -39,6 +50,13 @@ impl Truncations {
             self.steps[0].1 = lowest;
         }
         self.pending = Some(offset);
+    }
+
+    /// Notes that everything is dropped, which is not carried out yet.
+    pub(crate) fn begin_restart(&mut self, restart: Restart) {
+        self.begin(0);
+        self.pending = None;
+        self.restart = Some(restart);
     }
 
     /// How far back the log has gone since there were `count` truncations; `None`: not at all.

@@ -4,18 +4,19 @@
 //! [`Image`] and its commands are pure: [`Image::decide`] turns a command into records, [`Image::apply`] turns
 //! records into the next image, and neither knows how records are agreed on.
 //!
-//! A [`quorum::Quorum`] commits records; a [`Controller`] joins the two and is what a broker runs.
+//! A [`quorum::Quorum`] commits records; a [`ControllerMachine`] joins the two and is what a node runs.
 //!
-//! Reading order: [`record`], [`image`], [`apply`], [`command`], [`decide`], [`settings`], [`snapshot`], [`quorum`],
-//! [`controller`].
+//! Reading order: [`record`], [`image`], [`apply`], [`command`], [`decide`], [`plan`], [`settings`], [`snapshot`],
+//! [`quorum`], [`machine`].
 
 pub mod apply;
 mod assignment;
 pub mod command;
-pub mod controller;
 pub mod decide;
 pub mod image;
+pub mod machine;
 pub mod names;
+pub mod plan;
 pub mod quorum;
 pub mod record;
 pub mod settings;
@@ -24,14 +25,26 @@ pub mod snapshot;
 
 pub use apply::ApplyError;
 pub use command::{
-    AddPartitions, AlterTopic, Answer, Command, CreateTopic, DeleteTopic, RegisterBroker,
-};
-pub use controller::{
-    Applied, Committed, Completion, Controller, ControllerHandle, Outcome, Subscriber,
+    AddPartitions, AlterPartition, AlterPartitions, AlterTopic, Answer, BrokerRun, Command,
+    CreateTopic, DeleteTopic, ElectLeaders, Elected, Election, IsrMember, PartitionState, Reassign,
+    ReassignPartition, RegisterBroker, SetDraining, UnregisterBroker,
 };
 pub use decide::{CLUSTER_PARTITIONS_MAX, Decision};
 pub use image::{Broker, Image, Partition, REPLICAS_MAX, Topic};
-pub use quorum::{CommitError, Quorum, QuorumError, Room, TooLarge, one::QuorumOfOne};
-pub use record::{IncarnationId, MetadataRecord, RecordError};
+pub use machine::{
+    ControllerMachine,
+    event::{
+        Answered, ConnectionId, ControllerConfig, ControllerEffect, ControllerEvent, Token,
+        UncleanElection,
+    },
+    refusal::{leader_hint, not_controller},
+};
+pub use quorum::{
+    Committed, EntryId, LatestSnapshot, ProposeError, Quorum, QuorumAction, QuorumConfig,
+    QuorumError, QuorumEvent, QuorumStatus, RaftQuorum, VoterChange, VoterStatus,
+};
+pub use record::{
+    IncarnationId, MetadataRecord, PartitionChange, RecordError, decode_entry, encode_entry,
+};
 pub use settings::{CleanupPolicy, TopicConfig, TopicDurability};
 pub use snapshot::SnapshotError;

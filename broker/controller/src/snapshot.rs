@@ -47,6 +47,7 @@ struct Snapshot<'a> {
     metadata_index: u64,
     brokers: Vec<Cow<'a, Broker>>,
     topics: Vec<SnapshotTopic<'a>>,
+    replication_throttle: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -64,6 +65,7 @@ impl Image {
             metadata_index: self.metadata_index,
             brokers: self.brokers.values().map(Cow::Borrowed).collect(),
             topics: self.topics().map(|topic| SnapshotTopic::of(topic)).collect(),
+            replication_throttle: self.replication_throttle,
         };
         let mut payload = Vec::new();
         messagepack::encode(&snapshot, &mut payload).expect("plain data encodes into a vector");
@@ -105,6 +107,7 @@ impl Image {
             topics,
             names,
             partition_count,
+            replication_throttle: snapshot.replication_throttle,
         })
     }
 }

@@ -25,6 +25,16 @@ pub(crate) enum Wait {
     Flushed,
 }
 
+impl Wait {
+    /// In the order of the queues.
+    const ALL: [Self; 3] = [Self::Committed, Self::CommittedAndFlushed, Self::Flushed];
+
+    /// Whether it is about what the in-sync replicas hold.
+    pub(crate) fn is_for_commit(self) -> bool {
+        self != Self::Flushed
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Request {
     pub(crate) token: Token,
@@ -67,12 +77,12 @@ impl Parked {
         &mut self,
         high_watermark: Offset,
         flushed_offset: Offset,
-        mut reply: impl FnMut(Request),
+        mut reply: impl FnMut(Wait, Request),
     ) {
         let reached = [high_watermark, high_watermark.min(flushed_offset), flushed_offset];
-        for (queue, reached) in self.queues.iter_mut().zip(reached) {
+        for ((queue, wait), reached) in self.queues.iter_mut().zip(Wait::ALL).zip(reached) {
             while let Some(request) = queue.pop_front_if(|first| first.end_offset <= reached) {
-                reply(request);
+                reply(wait, request);
             }
         }
         if self.len() == 0 {
@@ -81,18 +91,18 @@ impl Parked {
     }
 
     /// Takes out the requests whose deadline is `now_ms` or earlier.
-    pub(crate) fn expire(&mut self, now_ms: u64, mut reply: impl FnMut(Request)) {
+    pub(crate) fn expire(&mut self, now_ms: u64, mut reply: impl FnMut(Wait, Request)) {
         if now_ms < self.earliest_deadline_ms {
             return;
         }
         let mut earliest_ms = u64::MAX;
-        for queue in &mut self.queues {
+        for (queue, wait) in self.queues.iter_mut().zip(Wait::ALL) {
             queue.retain(|request| {
                 let waits = request.deadline_ms > now_ms;
                 if waits {
                     earliest_ms = earliest_ms.min(request.deadline_ms);
                 } else {
-                    reply(*request);
+                    reply(wait, *request);
                 }
                 waits
             });

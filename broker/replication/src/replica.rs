@@ -1,79 +1,77 @@
-//! The machine: one replica of one partition, leading or idle. It refuses to follow; an in-sync set of more
-//! than this replica commits nothing, because nobody reports.
-//!
-//! ```text
-//!            log start        high watermark      flushed        log end
-//!   durable: ───┴──── readable ─────┴────────────────┘              │     watermark ≤ flushed ≤ log end
-//!   memory:  ───┴──── readable ────────────────────────────────────┘     watermark = log end
-//! ```
+//! The machine: one replica of one partition, and which role it plays. What the roles do is in [`crate::leader`] and
+//! [`crate::follower`]; this file refuses to know how records are replicated.
 
 use tidemark_protocol::{
-    ErrorCode, LeaderEpoch, Offset,
-    messages::{Acks, Durability},
+    BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionEpoch,
+    messages::{Acks, ReplicaRefusal},
 };
 
 use crate::{
-    event::{Config, Effect, Event, Produced, Receipt, StorageDurability, Token},
-    parked::{PARKED_PRODUCES_MAX, Parked, Request, Wait},
+    event::{
+        AnswerTo, Assignment, Config, Effect, Event, FollowerStatus, LogState, StorageDurability,
+    },
+    follower::Following,
+    followers::{Follower, counted},
+    leader::{Leader, reply_error},
 };
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Role {
-    /// Takes no records. The code is what callers are told.
-    Idle(ErrorCode),
-    Leader,
-    /// The log failed in this life; no event leads out of here.
-    Failed,
+    /// Nobody leads, as far as we know.
+    Idle,
+    Leader(Box<Leader>),
+    Follower(Following),
+    /// The log failed, or the replica was given up; no event leads out of here. The code is what callers are told.
+    Ended(ErrorCode),
+}
+
+/// What both roles know.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    pub(crate) log: LogState,
+    pub(crate) high_watermark: Offset,
+    /// Of the last question asked as a follower. Never asked twice, whoever led in between.
+    pub(crate) round: u64,
+    /// The time of the last step.
+    pub(crate) now_ms: u64,
+}
+
+/// What of an assignment tells it from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Assigned {
+    leader: Option<BrokerId>,
+    leader_epoch: LeaderEpoch,
+    partition_epoch: PartitionEpoch,
 }
 
 /// One replica of one partition. Owned by one thread; time and outcomes come in as arguments.
 #[derive(Debug)]
 pub struct Replica {
-    config: Config,
+    core: Core,
+    assigned: Option<Assigned>,
     role: Role,
-    /// The last epoch led in.
-    leader_epoch: Option<LeaderEpoch>,
-    log_end_offset: Offset,
-    flushed_offset: Offset,
-    high_watermark: Offset,
-    parked: Parked,
 }
 
 impl Replica {
-    /// A replica that leads nothing yet.
+    /// A replica that has no role yet.
     ///
     /// # Panics
-    /// When `config` contradicts itself: the metadata image never holds such a partition.
+    /// When `config` contradicts itself: the settings are validated by the controller.
     pub fn new(config: Config) -> Self {
-        assert!(config.replicas.contains(&config.broker_id), "not a replica here: {config:?}");
-        assert!(config.isr.iter().all(|id| config.replicas.contains(id)), "stray isr: {config:?}");
         assert!(config.min_insync_replicas >= 1, "nothing would be replicated: {config:?}");
-        Self {
-            config,
-            role: Role::Idle(ErrorCode::NotLeader),
-            leader_epoch: None,
-            log_end_offset: 0,
-            flushed_offset: 0,
-            high_watermark: 0,
-            parked: Parked::new(),
-        }
+        let log = LogState::default();
+        let core = Core { config, log, high_watermark: 0, round: 0, now_ms: 0 };
+        Self { core, assigned: None, role: Role::Idle }
     }
 
     /// Whether records may be appended on behalf of a produce request with these `acks`. Ask before the
     /// append; an error means that nothing was written.
     pub fn admit(&self, acks: Acks) -> Result<(), ErrorCode> {
-        match self.role {
-            Role::Idle(reason) => return Err(reason),
-            Role::Failed => return Err(ErrorCode::StorageFailed),
-            Role::Leader => {}
+        match &self.role {
+            Role::Leader(leader) => leader.admit(&self.core, acks),
+            _ => Err(self.refusal()),
         }
-        if acks == Acks::All && !self.has_enough_replicas() {
-            return Err(ErrorCode::NotEnoughReplicas);
-        }
-        if acks != Acks::None && self.parked.len() >= PARKED_PRODUCES_MAX {
-            return Err(ErrorCode::Overloaded);
-        }
-        Ok(())
     }
 
     /// Advances by one event and adds what is to be done to `effects`. `now_ms` is any clock that does not
@@ -81,246 +79,244 @@ impl Replica {
     ///
     /// # Panics
     /// When the event contradicts what the machine was told before (a flush beyond the log end, an append
-    /// that leaves a gap): going on would acknowledge what is not there.
+    /// that leaves a gap, metadata that goes back): going on would acknowledge what is not there.
     pub fn step(&mut self, now_ms: u64, event: Event, effects: &mut Vec<Effect>) {
-        let watermark_before = self.high_watermark;
+        self.core.now_ms = now_ms;
+        let before = (self.leader_epoch(), self.core.high_watermark);
         match event {
-            Event::BecomeLeader { epoch, log_start_offset, log_end_offset, flushed_offset } => {
-                let ends = (log_end_offset, flushed_offset);
-                self.become_leader(epoch, log_start_offset, ends, effects);
-            }
-            Event::Produced(produced) => self.produced(produced, effects),
-            Event::Flushed { end_offset } => self.flushed(end_offset, effects),
-            Event::SetConfig { durability, min_insync_replicas } => {
-                self.set_config(durability, min_insync_replicas, effects);
-            }
-            Event::Tick => {}
-            Event::StorageFailed => self.resign(Role::Failed, ErrorCode::StorageFailed, effects),
-            Event::Stop { reason } => self.stop(reason, effects),
+            _ if matches!(self.role, Role::Ended(_)) => self.refuse(&event, effects),
+            Event::Assigned { assignment, log } => self.assigned(&assignment, log, effects),
+            Event::StorageFailed => self.end(ErrorCode::StorageFailed, effects),
+            Event::Stop { reason } => self.end(reason, effects),
+            event => match &mut self.role {
+                Role::Leader(leader) => leader.step(&mut self.core, event, effects),
+                Role::Follower(_) | Role::Idle
+                    if matches!(event, Event::Produced(_) | Event::FollowerFetched(_)) =>
+                {
+                    self.refuse(&event, effects);
+                }
+                Role::Follower(following) => following.step(&mut self.core, &event, effects),
+                Role::Idle => self.idle(&event),
+                Role::Ended(_) => unreachable!("dealt with above"),
+            },
         }
-        self.parked.expire(now_ms, |request| {
-            effects.push(reply_error(request.token, ErrorCode::Timeout));
-        });
-        self.check_invariants(watermark_before);
+        self.check_invariants(before);
     }
 
     /// Exclusive end of what readers may see.
     pub fn high_watermark(&self) -> Offset {
-        self.high_watermark
+        self.core.high_watermark
+    }
+
+    /// Whether a leader knows the watermark to be as high as readers may have seen it under an earlier one. Until then
+    /// nobody can be told what the latest offset is.
+    pub fn is_watermark_known(&self) -> bool {
+        self.leader().is_some_and(|leader| leader.is_watermark_known(&self.core))
     }
 
     /// Exclusive end of what is known to be on stable storage here.
     pub fn flushed_offset(&self) -> Offset {
-        self.flushed_offset
+        self.core.log.flushed_offset
     }
 
     pub fn log_end_offset(&self) -> Offset {
-        self.log_end_offset
+        self.core.log.log_end_offset
     }
 
     /// The epoch this replica leads in; `None` when it does not lead.
     pub fn leader_epoch(&self) -> Option<LeaderEpoch> {
-        if self.role == Role::Leader { self.leader_epoch } else { None }
+        self.leader().map(|leader| leader.epoch)
+    }
+
+    /// Whom it follows, and in which epoch.
+    pub fn following(&self) -> Option<(BrokerId, LeaderEpoch)> {
+        match &self.role {
+            Role::Follower(following) => Some((following.leader, following.epoch)),
+            _ => None,
+        }
+    }
+
+    /// What a leader knows of its followers; nothing from anybody else.
+    pub fn followers(&self) -> impl Iterator<Item = FollowerStatus> {
+        let followers = self.leader().map_or(&[][..], |leader| &leader.followers);
+        followers.iter().map(Follower::status)
     }
 
     pub fn config(&self) -> &Config {
-        &self.config
+        &self.core.config
     }
 
     /// Produce requests that wait.
     pub fn parked_count(&self) -> usize {
-        self.parked.len()
+        self.leader().map_or(0, Leader::parked_count)
     }
 
     /// When to send [`Event::Tick`] at the latest, if nothing else happens; it may find nothing to do.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        self.parked.next_deadline_ms()
-    }
-
-    fn become_leader(
-        &mut self,
-        epoch: LeaderEpoch,
-        log_start_offset: Offset,
-        (log_end_offset, flushed_offset): (Offset, Offset),
-        effects: &mut Vec<Effect>,
-    ) {
-        if self.role == Role::Failed {
-            return;
+        match &self.role {
+            Role::Leader(leader) => leader.next_deadline_ms(&self.core),
+            Role::Follower(following) => following.next_deadline_ms(),
+            Role::Idle | Role::Ended(_) => None,
         }
-        assert!(self.leader_epoch < Some(epoch), "epoch {epoch} after {:?}", self.leader_epoch);
-        assert!(flushed_offset <= log_end_offset, "flushed {flushed_offset} of {log_end_offset}");
-        let watermark_min = self.high_watermark.max(log_start_offset);
-        assert!(log_end_offset >= watermark_min, "committed records are gone");
-        // A receipt names the epoch of its append, so what was appended in an older one is not answered in
-        // this one: its fate is unknown to us.
-        self.resign(Role::Leader, ErrorCode::NotLeader, effects);
-        self.leader_epoch = Some(epoch);
-        self.log_end_offset = log_end_offset;
-        self.flushed_offset = flushed_offset;
-        self.high_watermark = watermark_min;
-        self.high_watermark = watermark_min.max(self.committed_offset());
-        effects.push(Effect::SetHighWatermark { offset: self.high_watermark });
-        self.request_flush_if_behind(effects);
     }
 
-    fn produced(&mut self, produced: Produced, effects: &mut Vec<Effect>) {
-        let Produced { token, acks, base_offset, end_offset, deadline_ms, .. } = produced;
-        assert!(base_offset < end_offset, "an append of nothing at {base_offset}");
-        if self.role != Role::Leader {
+    fn leader(&self) -> Option<&Leader> {
+        match &self.role {
+            Role::Leader(leader) => Some(leader),
+            _ => None,
+        }
+    }
+
+    fn assigned(&mut self, assignment: &Assignment, log: LogState, effects: &mut Vec<Effect>) {
+        self.check_assignment(assignment);
+        let is_busy = matches!(&self.role, Role::Follower(following) if following.is_busy());
+        assert!(!is_busy, "an outcome is missing: {self:?}");
+        let Assignment { leader, leader_epoch, partition_epoch, .. } = *assignment;
+        let is_same = self
+            .assigned
+            .is_some_and(|known| known.leader == leader && known.leader_epoch == leader_epoch);
+        self.assigned = Some(Assigned { leader, leader_epoch, partition_epoch });
+        let core = &mut self.core;
+        core.set_log(log);
+        assert!(core.high_watermark <= log.log_end_offset, "committed records are gone");
+        // Only what is committed is ever deleted.
+        core.high_watermark = core.high_watermark.max(log.log_start_offset);
+        let before = match std::mem::replace(&mut self.role, Role::Idle) {
+            Role::Leader(mut leading) if is_same => {
+                leading.reassigned(core, assignment, effects);
+                self.role = Role::Leader(leading);
+                return;
+            }
+            same if is_same => {
+                self.role = same;
+                return;
+            }
+            Role::Leader(mut leading) => {
+                // A receipt names the epoch of its append, so what was appended in an older one is not answered
+                // in this one: its fate is unknown to us.
+                leading.resign(ErrorCode::NotLeader, effects);
+                Some(leading)
+            }
+            Role::Follower(_) | Role::Idle | Role::Ended(_) => None,
+        };
+        effects.push(Effect::SetHighWatermark { offset: core.high_watermark });
+        self.role = match leader {
+            Some(id) if id == core.config.broker_id => {
+                let leading = Leader::begin(core, assignment, before.as_deref(), effects);
+                Role::Leader(Box::new(leading))
+            }
+            Some(id) => Role::Follower(Following::begin(core, id, leader_epoch, effects)),
+            None => Role::Idle,
+        };
+    }
+
+    fn check_assignment(&self, assignment: &Assignment) {
+        let Assignment { leader, replicas, isr, .. } = assignment;
+        let is_replica = |id: &BrokerId| replicas.iter().any(|member| member.id == *id);
+        assert!(is_replica(&self.core.config.broker_id), "not a replica here: {assignment:?}");
+        assert!(isr.iter().all(is_replica), "stray isr: {assignment:?}");
+        assert!(leader.as_ref().is_none_or(is_replica), "stray leader: {assignment:?}");
+        if let Some(known) = self.assigned {
+            let goes_on = assignment.partition_epoch >= known.partition_epoch
+                && assignment.leader_epoch >= known.leader_epoch;
+            assert!(goes_on, "the metadata went back from {known:?} to {assignment:?}");
+        }
+    }
+
+    /// What a replica without a role hears.
+    fn idle(&mut self, event: &Event) {
+        match *event {
+            Event::SetConfig { durability, min_insync_replicas } => {
+                self.core.set_config(durability, min_insync_replicas);
+            }
+            Event::Flushed { end_offset } if self.assigned.is_some() => {
+                self.core.flushed(end_offset);
+            }
+            Event::LogStartMoved { offset } => self.core.log_start_moved(offset),
+            _ => {}
+        }
+    }
+
+    /// Answers what only a leader can do, and lets everything else pass.
+    fn refuse(&self, event: &Event, effects: &mut Vec<Effect>) {
+        match event {
             // The append raced with the end of this leadership; nobody can say what becomes of it.
-            if acks != Acks::None {
-                effects.push(reply_error(token, self.refusal()));
+            Event::Produced(produced) if produced.acks != Acks::None => {
+                effects.push(reply_error(produced.token, self.refusal()));
             }
-            return;
-        }
-        assert!(
-            base_offset == self.log_end_offset,
-            "appended at {base_offset}, the log ended at {}",
-            self.log_end_offset
-        );
-        self.log_end_offset = end_offset;
-        let wait = wait_for(acks, produced.durability);
-        if self.config.durability == StorageDurability::Disk
-            || matches!(wait, Some(Wait::Flushed | Wait::CommittedAndFlushed))
-        {
-            effects.push(Effect::RequestFlush { end_offset });
-        }
-        let request = Request { token, base_offset, end_offset, deadline_ms };
-        match wait {
-            Some(wait) => self.parked.park(wait, request),
-            None if acks == Acks::Leader => {
-                effects.push(reply_receipt(request, self.epoch_led(), self.flushed_offset));
-            }
-            None => {}
-        }
-        self.advance(effects);
-    }
-
-    fn flushed(&mut self, end_offset: Offset, effects: &mut Vec<Effect>) {
-        if self.role != Role::Leader {
-            return;
-        }
-        assert!(
-            end_offset <= self.log_end_offset,
-            "flushed {end_offset}, the log ends at {}",
-            self.log_end_offset
-        );
-        // Flushes may be reported out of order; an older one says nothing new.
-        self.flushed_offset = self.flushed_offset.max(end_offset);
-        self.advance(effects);
-    }
-
-    fn set_config(
-        &mut self,
-        durability: StorageDurability,
-        min_insync_replicas: u16,
-        effects: &mut Vec<Effect>,
-    ) {
-        assert!(min_insync_replicas >= 1, "settings are validated by the controller");
-        self.config.durability = durability;
-        self.config.min_insync_replicas = min_insync_replicas;
-        if self.role == Role::Leader {
-            self.advance(effects);
-            self.request_flush_if_behind(effects);
+            Event::FollowerFetched(fetch) => effects.push(Effect::Refuse {
+                to: AnswerTo::position(fetch.follower, &fetch.position),
+                refusal: ReplicaRefusal::Error { code: self.refusal() },
+            }),
+            _ => {}
         }
     }
 
-    fn stop(&mut self, reason: ErrorCode, effects: &mut Vec<Effect>) {
-        let role = if self.role == Role::Failed { Role::Failed } else { Role::Idle(reason) };
-        self.resign(role, reason, effects);
-    }
-
-    /// Answers everybody who waits with `reason`; their records stay in the log.
-    fn resign(&mut self, role: Role, reason: ErrorCode, effects: &mut Vec<Effect>) {
-        self.role = role;
-        self.parked.drain(|request| effects.push(reply_error(request.token, reason)));
-    }
-
-    /// Moves the watermark as far as it may go, and answers those it has passed.
-    fn advance(&mut self, effects: &mut Vec<Effect>) {
-        let committed = self.committed_offset();
-        if committed > self.high_watermark {
-            self.high_watermark = committed;
-            effects.push(Effect::SetHighWatermark { offset: committed });
+    fn end(&mut self, reason: ErrorCode, effects: &mut Vec<Effect>) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.resign(reason, effects);
         }
-        let (epoch, flushed) = (self.epoch_led(), self.flushed_offset);
-        self.parked.release(self.high_watermark, flushed, |request| {
-            effects.push(reply_receipt(request, epoch, flushed));
-        });
-    }
-
-    /// Exclusive end of what every in-sync replica holds as durably as the topic asks.
-    fn committed_offset(&self) -> Offset {
-        let alone = self.config.isr == [self.config.broker_id];
-        if !alone || !self.has_enough_replicas() {
-            return self.high_watermark;
-        }
-        match self.config.durability {
-            StorageDurability::Disk => self.flushed_offset,
-            StorageDurability::Memory => self.log_end_offset,
-        }
-    }
-
-    fn has_enough_replicas(&self) -> bool {
-        self.config.isr.len() >= usize::from(self.config.min_insync_replicas)
-    }
-
-    fn request_flush_if_behind(&self, effects: &mut Vec<Effect>) {
-        if self.config.durability == StorageDurability::Disk
-            && self.flushed_offset < self.log_end_offset
-        {
-            effects.push(Effect::RequestFlush { end_offset: self.log_end_offset });
-        }
-    }
-
-    fn epoch_led(&self) -> LeaderEpoch {
-        self.leader_epoch.expect("whoever leads was given an epoch")
+        self.role = Role::Ended(reason);
     }
 
     fn refusal(&self) -> ErrorCode {
         match self.role {
-            Role::Idle(reason) => reason,
-            Role::Failed => ErrorCode::StorageFailed,
-            Role::Leader => ErrorCode::Internal,
+            Role::Ended(reason) => reason,
+            Role::Idle | Role::Follower(_) | Role::Leader(_) => ErrorCode::NotLeader,
         }
     }
 
-    /// Cheap enough to stay on: three comparisons after every event.
-    fn check_invariants(&self, watermark_before: Offset) {
-        assert!(self.high_watermark <= self.log_end_offset, "watermark past the log end: {self:?}");
-        assert!(self.flushed_offset <= self.log_end_offset, "flushed past the log end: {self:?}");
-        assert!(self.high_watermark >= watermark_before, "watermark went back: {self:?}");
-        assert!(self.role == Role::Leader || self.parked.len() == 0, "waiting in vain: {self:?}");
+    /// Cheap enough to stay on: a few comparisons after every event.
+    fn check_invariants(&self, before: (Option<LeaderEpoch>, Offset)) {
+        let Core { log, high_watermark, .. } = &self.core;
+        assert!(*high_watermark <= log.log_end_offset, "watermark past the log end: {self:?}");
+        assert!(log.flushed_offset <= log.log_end_offset, "flushed past the log end: {self:?}");
+        let (epoch, watermark) = before;
+        let still_leads = epoch.is_some() && self.leader_epoch() == epoch;
+        assert!(!still_leads || *high_watermark >= watermark, "watermark went back: {self:?}");
     }
 }
 
-/// What a request waits for; `None` when the append was all.
-fn wait_for(acks: Acks, durability: Durability) -> Option<Wait> {
-    match (acks, durability) {
-        (Acks::None, _) | (Acks::Leader, Durability::Topic | Durability::Memory) => None,
-        (Acks::Leader, Durability::Disk) => Some(Wait::Flushed),
-        (Acks::All, Durability::Disk) => Some(Wait::CommittedAndFlushed),
-        // What the topic asks for is in the watermark already, and a request cannot have less: what is
-        // acknowledged by all can be read.
-        (Acks::All, Durability::Topic | Durability::Memory) => Some(Wait::Committed),
+impl Core {
+    /// How far this replica counts.
+    pub(crate) fn counted(&self) -> Offset {
+        counted(self.config.durability, self.log.log_end_offset, self.log.flushed_offset)
     }
-}
 
-fn reply_receipt(request: Request, leader_epoch: LeaderEpoch, flushed_offset: Offset) -> Effect {
-    let Request { token, base_offset, end_offset, .. } = request;
-    let durable = end_offset <= flushed_offset;
-    let receipt = Receipt {
-        base_offset,
-        end_offset,
-        leader_epoch,
-        durability: if durable { Durability::Disk } else { Durability::Memory },
-        // The leader itself: followers do not report yet.
-        replicas_memory: 1,
-        replicas_durable: u16::from(durable),
-    };
-    Effect::Reply { token, outcome: Ok(receipt) }
-}
+    /// Takes over what the log is like, whatever was known before.
+    pub(crate) fn set_log(&mut self, log: LogState) {
+        assert!(log.flushed_offset <= log.log_end_offset, "flushed past the log end: {log:?}");
+        assert!(log.log_start_offset <= log.log_end_offset, "start past the log end: {log:?}");
+        self.log = log;
+    }
 
-fn reply_error(token: Token, code: ErrorCode) -> Effect {
-    Effect::Reply { token, outcome: Err(code) }
+    /// Takes note of a flush. Flushes may be reported out of order; says whether this one is news.
+    pub(crate) fn flushed(&mut self, end_offset: Offset) -> bool {
+        let LogState { log_end_offset, flushed_offset, .. } = self.log;
+        assert!(
+            end_offset <= log_end_offset,
+            "flushed {end_offset}, the log ends at {log_end_offset}"
+        );
+        self.log.flushed_offset = flushed_offset.max(end_offset);
+        end_offset > flushed_offset
+    }
+
+    pub(crate) fn log_start_moved(&mut self, offset: Offset) {
+        self.log.log_start_offset = self.log.log_start_offset.max(offset);
+        // What is deleted needs no flushing.
+        self.log.flushed_offset = self.log.flushed_offset.max(offset);
+    }
+
+    pub(crate) fn set_config(&mut self, durability: StorageDurability, min_insync_replicas: u16) {
+        assert!(min_insync_replicas >= 1, "settings are validated by the controller");
+        self.config.durability = durability;
+        self.config.min_insync_replicas = min_insync_replicas;
+    }
+
+    pub(crate) fn request_flush_if_behind(&self, effects: &mut Vec<Effect>) {
+        let LogState { log_end_offset, flushed_offset, .. } = self.log;
+        if self.config.durability == StorageDurability::Disk && flushed_offset < log_end_offset {
+            effects.push(Effect::RequestFlush { end_offset: log_end_offset });
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Random lives of a replica against what the promises say, recomputed from scratch after every event.
+//! Random lives of a leader that is in sync alone, against what the promises say, recomputed from scratch after every event.
 
 #![expect(clippy::unwrap_used, reason = "a property that cannot be checked is a failed test")]
 
@@ -9,7 +9,9 @@ use tidemark_protocol::{
     ErrorCode,
     messages::{Acks, Durability},
 };
-use tidemark_replication::{Config, Effect, Event, Produced, Replica, StorageDurability};
+use tidemark_replication::{
+    Assignment, Config, Effect, Event, LogState, Member, Produced, Replica, StorageDurability,
+};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -69,10 +71,9 @@ impl World {
     fn new() -> Self {
         let config = Config {
             broker_id: 1,
-            replicas: vec![1],
-            isr: vec![1],
             durability: StorageDurability::Disk,
             min_insync_replicas: 1,
+            replica_lag_ms: 10_000,
         };
         let replica = Replica::new(config);
         let (waiting, next_token, flush_requested) = (BTreeMap::new(), 0, 0);
@@ -124,13 +125,17 @@ impl World {
     fn lead(&mut self) {
         self.epoch += 1;
         let log_end_offset = self.replica.log_end_offset();
-        let event = Event::BecomeLeader {
-            epoch: self.epoch,
-            log_start_offset: 0,
-            log_end_offset,
-            flushed_offset: self.flushed,
+        let log = LogState { log_end_offset, flushed_offset: self.flushed, ..LogState::default() };
+        // In sync alone: the others never report, and only the minimum cares about them.
+        let member = |id| Member { id, broker_epoch: 1, eligible: true };
+        let assignment = Assignment {
+            leader: Some(1),
+            leader_epoch: self.epoch,
+            partition_epoch: self.epoch,
+            replicas: vec![member(1), member(2), member(3)],
+            isr: vec![1],
         };
-        self.send(event);
+        self.send(Event::Assigned { assignment, log });
         assert!(self.waiting.is_empty(), "nobody waits across epochs");
     }
 
@@ -172,9 +177,16 @@ impl World {
                         );
                     }
                     Err(ErrorCode::Timeout) => assert!(asked.deadline_ms <= self.now_ms),
+                    Err(ErrorCode::NotEnoughReplicasAfterAppend) => {
+                        assert!(self.replica.config().min_insync_replicas > 1);
+                    }
                     Err(code) => assert_eq!(*code, ErrorCode::NotLeader),
                 }
             }
+            Effect::AssignEpoch { epoch, start_offset } => {
+                assert_eq!((*epoch, *start_offset), (self.epoch, self.replica.log_end_offset()));
+            }
+            other => panic!("there are no followers for {other:?}"),
         }
     }
 

@@ -4,7 +4,8 @@
 //! tested against it. Settings of a topic are not here: they belong to the topic and live in the metadata.
 
 use super::value::{
-    Address, Bytes, Count, DirPath, Kind, LogFormat, LogLevel, OptionalAddress, Threads, Time,
+    Address, Bytes, Controllers, Count, DirPath, Kind, LogFormat, LogLevel, OptionalAddress,
+    OptionalText, Roles, Threads, Time,
 };
 
 /// One row of the list, as text.
@@ -107,8 +108,28 @@ settings! {
     /// Where everything is stored; one process at a time. Created when it does not exist, but not the directory
     /// above it: a disk that is not mounted should be noticed.
     data_dir: DirPath = "./tidemark-data";
+    /// The nodes that decide on the cluster's metadata, with the addresses at which the others reach them:
+    /// `1@host-1:9092,2@host-2:9092,3@host-3:9092`. One, three or five of them, the same list on every node, whether it is
+    /// among them or not. Empty: this node is a cluster of its own. Counts when a cluster begins; afterwards controllers are
+    /// added and removed with `tidemark cluster`.
+    controllers: Controllers = "";
+    /// What this node does: `broker` stores partitions, `controller` decides on metadata, `both` does both.
+    roles: Roles = "both";
+    /// Where this node stands, in any words that tell places apart that fail alone. Replicas are spread over racks.
+    rack: OptionalText = "";
+    /// A broker that is silent for this long is replaced as leader. One whose process ends is replaced at once,
+    /// since its connection closes.
+    broker_session_timeout: Time = "900ms", "100ms" ..= "10m";
+    /// Controllers that hear nothing from the active one elect another after this long, and up to twice as long.
+    election_timeout: Time = "300ms", "50ms" ..= "1m";
+    /// A replica that has not had everything its leader has for this long is no longer in sync, and not waited for.
+    replica_lag_timeout: Time = "10s", "100ms" ..= "1h";
+    /// How often leadership goes back to the preferred replicas, those that a partition's list begins with.
+    leader_balance_interval: Time = "1m", "1s" ..= "7d";
     /// Partitions of a topic that is created without saying how many.
     default_partitions: Count = "1", "1" ..= "100000";
+    /// Replicas of a partition of a topic that is created without saying how many; fewer when the cluster has fewer brokers.
+    default_replication_factor: Count = "3", "1" ..= "32";
     /// Threads that receive, decode and send.
     network_threads: Threads = "auto", "1" ..= "256";
     /// Threads that own partitions and append to their logs. A partition stays on one thread.

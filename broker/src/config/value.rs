@@ -4,6 +4,7 @@
 //! variable and a flag. Kinds know nothing of particular settings or of where a text came from.
 
 use std::{
+    collections::BTreeMap,
     fmt::Debug,
     path::{self, PathBuf},
     time::Duration,
@@ -194,6 +195,75 @@ impl Kind for OptionalAddress {
     }
 }
 
+/// A word or more, or nothing: the empty text.
+#[derive(Debug)]
+pub struct OptionalText;
+
+impl Kind for OptionalText {
+    type Value = Option<String>;
+    const PLACEHOLDER: &'static str = "TEXT";
+
+    fn parse(text: &str) -> Result<Option<String>, String> {
+        Ok((!text.is_empty()).then(|| text.to_owned()))
+    }
+
+    fn render(value: &Option<String>) -> String {
+        value.clone().unwrap_or_default()
+    }
+}
+
+/// Nodes and where others reach them: `1@host:port,2@host:port`. In order of node id.
+#[derive(Debug)]
+pub struct Controllers;
+
+impl Kind for Controllers {
+    type Value = BTreeMap<u32, String>;
+    const PLACEHOLDER: &'static str = "ID@HOST:PORT,...";
+
+    fn parse(text: &str) -> Result<BTreeMap<u32, String>, String> {
+        let mut controllers = BTreeMap::new();
+        for one in text.split(',').map(str::trim).filter(|one| !one.is_empty()) {
+            let wanted = || format!("must list nodes as 1@host:port, not `{one}`");
+            let (node, address) = one.split_once('@').ok_or_else(wanted)?;
+            let node = node.parse().ok().filter(|node| *node > 0).ok_or_else(wanted)?;
+            let address = Address::parse(address).map_err(|_| wanted())?;
+            if controllers.insert(node, address).is_some() {
+                return Err(format!("names node {node} twice"));
+            }
+        }
+        if controllers.len() > CONTROLLERS_MAX {
+            return Err(format!("names more than {CONTROLLERS_MAX} controllers"));
+        }
+        Ok(controllers)
+    }
+
+    fn render(value: &BTreeMap<u32, String>) -> String {
+        let all: Vec<_> = value.iter().map(|(node, address)| format!("{node}@{address}")).collect();
+        all.join(",")
+    }
+}
+
+/// Every decision waits for a majority of them.
+const CONTROLLERS_MAX: usize = 9;
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Roles {
+    Broker,
+    Controller,
+    Both,
+}
+
+impl Roles {
+    pub fn is_broker(self) -> bool {
+        self != Self::Controller
+    }
+
+    pub fn is_controller(self) -> bool {
+        self != Self::Broker
+    }
+}
+
 /// A path of this machine; a relative one counts from the working directory.
 #[derive(Debug)]
 pub struct DirPath;
@@ -263,6 +333,7 @@ choices!(
     Debug = "debug",
     Trace = "trace"
 );
+choices!(Roles, "ROLES", Broker = "broker", Controller = "controller", Both = "both");
 choices!(LogFormat, "FORMAT", Text = "text", Json = "json");
 
 #[cfg(test)]
@@ -304,6 +375,18 @@ mod tests {
         }
         for text in ["", "5", "s", "5 parsecs"] {
             assert!(Time::parse(text).is_err(), "{text}: a time without its unit is a trap");
+        }
+    }
+
+    #[test]
+    fn controllers_are_nodes_with_addresses() {
+        let text = "1@a:9092,3@[::1]:9093";
+        let two = Controllers::parse(text).unwrap();
+        assert_eq!(two.get(&3).map(String::as_str), Some("[::1]:9093"));
+        assert_eq!(Controllers::render(&two), text);
+        assert_eq!(Controllers::parse(""), Ok(BTreeMap::new()));
+        for text in ["a:9092", "0@a:9092", "1@a", "1@a:1,1@b:1", "x@a:1"] {
+            assert!(Controllers::parse(text).is_err(), "{text}");
         }
     }
 

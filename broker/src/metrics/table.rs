@@ -70,7 +70,54 @@ metrics! {
     READY = Kind::Gauge, "tidemark_ready" []
         "1 when /health/ready answers 200, else 0.";
     HEALTH_REASON = Kind::Gauge, "tidemark_health_reason" ["reason"]
-        "1 while the reason stands, else 0: starting, stopping, disk_failed, disk_full, controller.";
+        "1 while the reason stands, else 0: starting, stopping, disk_failed, disk_full, controller, joining, fenced.";
+
+    CLUSTER_BROKERS = Kind::Gauge, "tidemark_cluster_brokers" ["state"]
+        "Brokers registered in the cluster: active, fenced. As this node knows it.";
+    CONTROLLER_IS_LEADER = Kind::Gauge, "tidemark_controller_is_leader" []
+        "1 on the active controller, 0 on the others.";
+    QUORUM_TERM = Kind::Gauge, "tidemark_quorum_term" []
+        "Raft term of the quorum of controllers.";
+    QUORUM_LEADER_ID = Kind::Gauge, "tidemark_quorum_leader_id" []
+        "Node id of the active controller, 0 when there is none.";
+    QUORUM_COMMITTED_INDEX = Kind::Gauge, "tidemark_quorum_committed_index" []
+        "End of what is committed in the metadata log, as this controller knows it.";
+    QUORUM_LOG_END_INDEX = Kind::Gauge, "tidemark_quorum_log_end_index" []
+        "End of this controller's metadata log.";
+    QUORUM_ELECTIONS = Kind::Counter, "tidemark_quorum_elections_total" []
+        "Times that this node saw another active controller.";
+    METADATA_APPLIED_INDEX = Kind::Gauge, "tidemark_metadata_applied_index" []
+        "Metadata up to which (exclusive) the partitions of this broker are as it says.";
+    METADATA_LAG = Kind::Gauge, "tidemark_metadata_lag_seconds" []
+        "How long this broker has known of metadata that it has not carried out yet; 0 when there is none.";
+    UNDER_REPLICATED = Kind::Gauge, "tidemark_under_replicated_partitions" []
+        "Partitions led here with fewer replicas in sync than they have.";
+    UNDER_MIN_ISR = Kind::Gauge, "tidemark_under_min_isr_partitions" []
+        "Partitions led here with fewer replicas in sync than min_insync_replicas: produce with acks=all is refused.";
+    AT_MIN_ISR = Kind::Gauge, "tidemark_at_min_isr_partitions" []
+        "Partitions led here that would be under their minimum with one replica less in sync, and have more than one replica.";
+    OFFLINE_PARTITIONS = Kind::Gauge, "tidemark_offline_partitions" []
+        "Partitions of the cluster without a leader, as this node knows it.";
+    PREFERRED_LEADER_IMBALANCE = Kind::Gauge, "tidemark_preferred_leader_imbalance" []
+        "Partitions of the cluster that are not led by their preferred replica.";
+    REASSIGNING_PARTITIONS = Kind::Gauge, "tidemark_reassigning_partitions" []
+        "Partitions of the cluster whose replicas are being moved.";
+    LEADER_CHANGES = Kind::Counter, "tidemark_leader_changes_total" []
+        "Times that this broker began to lead a partition.";
+    UNCLEAN_ELECTIONS = Kind::Counter, "tidemark_unclean_elections_total" []
+        "Elections by this controller of a replica that was not in sync.";
+    ISR_SHRINKS = Kind::Counter, "tidemark_isr_shrinks_total" []
+        "Times that the in-sync replicas of a partition led here became fewer.";
+    ISR_EXPANDS = Kind::Counter, "tidemark_isr_expands_total" []
+        "Times that the in-sync replicas of a partition led here became more.";
+    REPLICA_LAG_RECORDS = Kind::Gauge, "tidemark_replica_lag_max_records" []
+        "Most records that a replica of a partition led here has still to get.";
+    REPLICA_LAG_BYTES = Kind::Gauge, "tidemark_replica_lag_max_bytes" []
+        "Most bytes that a replica of a partition led here has still to get, about.";
+    REPLICA_LAG_SECONDS = Kind::Gauge, "tidemark_replica_lag_max_seconds" []
+        "Longest time since a replica of a partition led here had everything.";
+    REPLICATION_BYTES = Kind::Counter, "tidemark_replication_bytes_total" ["direction"]
+        "Bytes of record batches that went between brokers: in (from leaders), out (to followers).";
 
     BYTES_IN = Kind::Counter, "tidemark_bytes_in_total" ["topic", "protocol"]
         "Bytes of record batches appended.";
@@ -107,8 +154,8 @@ metrics! {
     SUBSCRIPTIONS = Kind::Gauge, "tidemark_subscriptions" []
         "Push subscriptions being served.";
 
-    PARTITIONS = Kind::Gauge, "tidemark_partitions" []
-        "Partitions on this broker.";
+    PARTITIONS = Kind::Gauge, "tidemark_partitions" ["role"]
+        "Partitions on this broker: leader, follower.";
     SEGMENTS = Kind::Gauge, "tidemark_segments" []
         "Segments of all logs.";
     LOG_SIZE = Kind::Gauge, "tidemark_log_size_bytes" ["topic"]

@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
+use serde::Serialize;
 use tidemark_protocol::{
     ErrorCode, Failure,
     frame::{FrameKind, encode_head},
     message::{Api, Request},
-    messages::PushHeader,
 };
 
 use crate::{
@@ -91,8 +91,13 @@ pub(super) fn encode_failure(api: u16, correlation: u32, failure: &Failure) -> R
 }
 
 /// The frame of a push.
-pub(super) fn encode_push(correlation: u32, header: &PushHeader, payload: Bytes) -> Reply {
-    let api = Api::Subscribe.number();
-    let head = encode_head(FrameKind::Push, api, correlation, header, payload.len());
-    Reply::new(head.expect("a push is one read, which is far below every limit"), vec![payload])
+pub(super) fn encode_push<T: Serialize>(
+    api: Api,
+    correlation: u32,
+    header: &T,
+    payload: Vec<Bytes>,
+) -> Reply {
+    let payload_bytes = payload.iter().map(Bytes::len).sum();
+    let head = encode_head(FrameKind::Push, api.number(), correlation, header, payload_bytes);
+    Reply::new(head.expect("a push is some reads, which are far below every limit"), payload)
 }

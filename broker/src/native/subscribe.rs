@@ -143,7 +143,7 @@ struct NativePushes {
 
 impl Pushes for NativePushes {
     async fn push(&self, header: PushHeader, payload: Bytes) -> Result<(), Gone> {
-        let mut push = encode_push(self.correlation, &header, payload);
+        let mut push = encode_push(Api::Subscribe, self.correlation, &header, vec![payload]);
         if header.partition.is_none() {
             // The peer may use the correlation again as soon as it has seen this.
             let has_ended = Arc::clone(&self.has_ended);

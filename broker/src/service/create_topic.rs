@@ -11,9 +11,6 @@ use tidemark_protocol::{
 use super::{change_metadata, require_disk, wrong_answer};
 use crate::broker::Broker;
 
-/// Replicas per partition when the request does not say.
-const REPLICATION_FACTOR_DEFAULT: u16 = 1;
-
 pub(crate) async fn create_topic(
     broker: Arc<Broker>,
     request: CreateTopicRequest,
@@ -26,7 +23,7 @@ pub(crate) async fn create_topic(
         name: request.name,
         id,
         partitions: request.partitions.unwrap_or(broker.config.default_partitions),
-        replication_factor: request.replication_factor.unwrap_or(REPLICATION_FACTOR_DEFAULT),
+        replication_factor: request.replication_factor.unwrap_or_else(|| default_replicas(&broker)),
         settings: request.settings,
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
         validate_only: request.validate_only,
@@ -39,4 +36,12 @@ pub(crate) async fn create_topic(
         return Err(Failure::new(ErrorCode::NotReady, message));
     }
     Ok(response)
+}
+
+/// As configured, but no more than there are brokers to hold them, alive or not: a broker that is away for a moment
+/// must not cost a topic a replica for good.
+fn default_replicas(broker: &Broker) -> u16 {
+    let brokers = broker.image().brokers().filter(|broker| !broker.draining).count();
+    let configured = broker.config.default_replication_factor as usize;
+    u16::try_from(configured.min(brokers).max(1)).expect("its setting is bounded")
 }

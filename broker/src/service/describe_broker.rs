@@ -8,7 +8,7 @@ pub(crate) fn describe_broker(
     broker: &Broker,
     request: DescribeBrokerRequest,
 ) -> DescribeBrokerResponse {
-    let image = broker.controller.image();
+    let image = broker.image();
     let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     DescribeBrokerResponse {
         id: broker.id,

@@ -12,7 +12,7 @@ pub(crate) fn describe_topic(
     broker: &Broker,
     request: &DescribeTopicRequest,
 ) -> Result<DescribeTopicResponse, Failure> {
-    let image = broker.controller.image();
+    let image = broker.image();
     let topic = image.require_topic(&request.name)?;
     let ids = (0..topic.partition_count())
         .map(|partition| TopicPartition { topic_id: topic.id, partition });

@@ -12,7 +12,7 @@ pub(crate) fn metadata(
     caller: Caller,
     request: &MetadataRequest,
 ) -> MetadataResponse {
-    let image = broker.controller.image();
+    let image = broker.image();
     let topics = asked_for(&image, request).into_iter().map(|topic| topic.metadata()).collect();
     let mut brokers: Vec<_> = image.brokers().map(tidemark_controller::Broker::metadata).collect();
     for metadata in brokers.iter_mut().filter(|metadata| metadata.id == broker.id) {
@@ -20,7 +20,7 @@ pub(crate) fn metadata(
     }
     MetadataResponse {
         cluster_id: broker.cluster_id.clone(),
-        controller_id: Some(broker.id),
+        controller_id: broker.control.leader(),
         broker_id: broker.id,
         metadata_index: image.metadata_index(),
         brokers,
@@ -42,7 +42,7 @@ fn asked_for<'i>(image: &'i Image, request: &MetadataRequest) -> Vec<&'i Arc<Top
 /// Without a configured address a client is told the one at which it reached us: it works for that client,
 /// through whatever container or tunnel it came.
 fn advertise(broker: &Broker, caller: Caller, metadata: &mut BrokerMetadata) {
-    if broker.config.advertised_address.is_none() {
+    if broker.config.advertised_address.is_none() && broker.config.controllers.is_empty() {
         metadata.host = caller.local_address.ip().to_string();
         metadata.port = caller.local_address.port();
     }

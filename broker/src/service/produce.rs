@@ -49,7 +49,7 @@ pub(crate) async fn begin(
     broker: &Arc<Broker>,
     produce: Produce,
 ) -> impl Future<Output = Vec<ProduceOutcome>> + Send + use<> {
-    let image = broker.controller.image();
+    let image = broker.image();
     let queued_at = broker.clock.now();
     let wait_ms = produce.timeout_ms.min(TIMEOUT_MS_MAX);
     let deadline_ms = broker.clock.monotonic_ms() + u64::from(wait_ms);
@@ -109,7 +109,8 @@ fn admit(
     Ok((view, validate(&share.batches, &topic.config)?))
 }
 
-fn validate(bytes: &Bytes, config: &TopicConfig) -> Result<Vec<Batch>, Failure> {
+/// The batches, if all of them may be appended to a topic with these settings.
+pub(crate) fn validate(bytes: &Bytes, config: &TopicConfig) -> Result<Vec<Batch>, Failure> {
     let invalid = |message| Failure::new(ErrorCode::InvalidBatch, message);
     if bytes.is_empty() {
         return Err(invalid("there is no batch to append".to_owned()));

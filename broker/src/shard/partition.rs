@@ -4,14 +4,17 @@
 use std::sync::Arc;
 
 use tidemark_controller::{TopicConfig, TopicDurability};
-use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, Offset};
+use tidemark_protocol::{ErrorCode, Failure, Offset};
 use tidemark_replication::{Event, Replica, StorageDurability};
 use tidemark_storage::{Cleanup, FlushDone, FlushError, LogConfig, StorageError};
 
 use super::{Hands, effects, produce::storage_failed};
 use crate::{
-    disk::Log, disk_watch::DiskState, flusher::Flush, metrics::disk::Deletion,
-    partitions::PartitionView,
+    disk::Log,
+    disk_watch::DiskState,
+    flusher::Flush,
+    metrics::disk::Deletion,
+    partitions::{PartitionView, check_epoch},
 };
 
 /// About one index entry for this many bytes of batches.
@@ -55,24 +58,16 @@ impl Partition {
 
     /// Tells the replica what happened, and does what it asks for.
     pub(super) fn step(&mut self, event: Event, hands: &mut Hands) {
-        self.replica.step(hands.now_ms, event, &mut hands.effects);
-        effects::run(self, hands);
+        let mut next = Some(event);
+        while let Some(event) = next {
+            self.replica.step(hands.now_ms, event, &mut hands.effects);
+            next = effects::run(self, hands);
+        }
+        // After the watermark: whoever is told that it is known may believe what it finds.
+        self.view.set_watermark_known(self.replica.is_watermark_known());
         if let Some(deadline_ms) = self.replica.next_deadline_ms() {
             hands.next_expiry_ms = hands.next_expiry_ms.min(deadline_ms);
         }
-    }
-
-    pub(super) fn lead(&mut self, epoch: LeaderEpoch, hands: &mut Hands) {
-        let log_end_offset = self.log.log_end_offset();
-        self.log.assign_epoch(epoch, log_end_offset);
-        let event = Event::BecomeLeader {
-            epoch,
-            log_start_offset: self.log.log_start_offset(),
-            log_end_offset,
-            flushed_offset: self.log.flushed_offset(),
-        };
-        self.step(event, hands);
-        self.view.set_leader_epoch(self.replica.leader_epoch());
     }
 
     pub(super) fn configure(&mut self, config: &TopicConfig, hands: &mut Hands) {
@@ -170,6 +165,8 @@ impl Partition {
             return Err(storage_failed(hands));
         }
         let id = self.view.id;
+        // It may have been demoted since the service looked.
+        check_epoch(id, self.replica.leader_epoch(), None)?;
         let high_watermark = self.replica.high_watermark();
         let before = before.unwrap_or(high_watermark);
         if before > high_watermark {
@@ -183,6 +180,7 @@ impl Partition {
             Ok(log_start) => {
                 let deleted = size_before.saturating_sub(self.log.size_bytes());
                 hands.metrics.disk().deleted(Deletion::Trim, deleted);
+                self.step(Event::LogStartMoved { offset: log_start }, hands);
                 Ok(log_start)
             }
             Err(error) => Err(self.storage_failure("deleting records", &error, hands)),

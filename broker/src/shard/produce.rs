@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::{Hands, Shard, partition::Partition};
 use crate::{
     disk_watch::DiskState,
-    metrics::{Flow, Metrics, Protocol, Stage},
+    metrics::{Flow, Protocol, Stage},
     partitions::{check_epoch, unknown_partition},
 };
 
@@ -51,11 +51,12 @@ impl Awaiting {
         self,
         partition: &Partition,
         outcome: Result<Receipt, ErrorCode>,
-        metrics: &Metrics,
+        hands: &Hands,
     ) {
         let outcome = match outcome {
             Ok(receipt) => {
-                metrics.requests().api(Api::Produce).took(Stage::Flush, self.appended_at.elapsed());
+                let waited = hands.clock.since(self.appended_at);
+                hands.metrics.requests().api(Api::Produce).took(Stage::Flush, waited);
                 Ok(ProduceReceipt {
                     base_offset: receipt.base_offset,
                     record_count: count(receipt.base_offset, receipt.end_offset),

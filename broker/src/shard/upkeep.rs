@@ -1,6 +1,7 @@
 //! What time asks of logs: rolling by age, retention, and the two ends of a compaction.
 
 use tidemark_protocol::TopicPartition;
+use tidemark_replication::Event;
 
 use super::{Hands, Shard, partition::Partition};
 use crate::{
@@ -55,6 +56,10 @@ impl Partition {
 
     fn upkeep(&mut self, hands: &mut Hands) {
         self.log.roll_if_due(hands.wall_ms);
+        if self.replica.leader_epoch().is_none() {
+            // A follower gives up what its leader has given up, and nothing by itself.
+            return;
+        }
         match self.log.apply_retention(self.replica.high_watermark(), hands.wall_ms) {
             Ok(deleted) if deleted.segments > 0 => {
                 tracing::info!(
@@ -65,6 +70,7 @@ impl Partition {
                 let metrics = hands.metrics.disk();
                 metrics.deleted(Deletion::Size, deleted.oversize_bytes);
                 metrics.deleted(Deletion::Time, deleted.bytes - deleted.oversize_bytes);
+                self.step(Event::LogStartMoved { offset: deleted.log_start }, hands);
             }
             Ok(_nothing) => {}
             Err(error) => drop(self.storage_failure("retention", &error, hands)),

@@ -64,7 +64,7 @@ impl Request for ReplicaPositionsRequest {
 }
 
 /// Header of a `Push` frame on a follower's stream. Payload: the batches of each partition, in order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaPushHeader {
     pub partitions: Vec<ReplicaPush>,
 }

@@ -11,7 +11,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tidemark_protocol::{
-    Offset, TimestampMs,
+    LeaderEpoch, Offset, TimestampMs,
     batch::{Batch, BatchError, BatchHeader, Record, TimestampType, crc32c},
     ids::NO_TIMESTAMP,
     limits,
@@ -156,9 +156,24 @@ pub(crate) fn merge_empty(first: &BatchHeader, second: &BatchHeader) -> Option<B
     {
         return None;
     }
+    Some(empty(first.base_offset, first.leader_epoch, last_offset_delta))
+}
+
+/// What is left of an empty batch from `offset` on, if that is inside it. A follower whose log ends between two batches
+/// that its leader has emptied and merged meanwhile goes on with this.
+pub(crate) fn cut_empty(header: &BatchHeader, offset: Offset) -> Option<Batch> {
+    let is_inside = header.base_offset < offset && offset < header.next_offset();
+    if header.record_count > 0 || header.is_control() || !is_inside {
+        return None;
+    }
+    let last_offset_delta = u32::try_from(header.last_offset() - offset).ok()?;
+    Batch::parse(&mut empty(offset, header.leader_epoch, last_offset_delta)).ok()
+}
+
+fn empty(base_offset: Offset, leader_epoch: LeaderEpoch, last_offset_delta: u32) -> Bytes {
     let mut bytes = vec![0; BatchHeader::BYTES];
-    bytes[0..8].copy_from_slice(&first.base_offset.to_be_bytes());
-    bytes[12..16].copy_from_slice(&first.leader_epoch.to_be_bytes());
+    bytes[0..8].copy_from_slice(&base_offset.to_be_bytes());
+    bytes[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
     bytes[16] = 2;
     // No producer: -1 in all three fields.
     bytes[43..57].fill(0xff);
@@ -170,7 +185,7 @@ pub(crate) fn merge_empty(first: &BatchHeader, second: &BatchHeader) -> Option<B
         record_count: 0,
     };
     patch.apply(&mut bytes);
-    Some(bytes.into())
+    bytes.into()
 }
 
 /// The fields of a header that change, and the two that follow from the rest.

@@ -12,6 +12,7 @@ use tidemark_protocol::{
 
 use super::{Dirty, Log, Tail, shown};
 use crate::{
+    compaction::cut_empty,
     config::{APPEND_BYTES_MAX, Appended},
     disk::{Disk, DiskError, DiskFile},
     error::AppendError,
@@ -61,7 +62,12 @@ impl<D: Disk> Log<D> {
     ) -> Result<Appended, AppendError> {
         let mut expected = self.log_end_offset();
         let mut latest = self.epochs.latest().unwrap_or(0);
-        for Batch { header, .. } in batches {
+        let cut = batches.first().and_then(|first| cut_empty(&first.header, expected));
+        let (cut, rest) = match &cut {
+            Some(cut) => (std::slice::from_ref(cut), &batches[1..]),
+            None => (&[][..], batches),
+        };
+        for Batch { header, .. } in cut.iter().chain(rest) {
             if header.base_offset != expected {
                 return Err(AppendError::NotContiguous { given: header.base_offset, expected });
             }
@@ -71,7 +77,7 @@ impl<D: Disk> Log<D> {
             expected = header.next_offset();
             latest = header.leader_epoch;
         }
-        let placed = batches.iter().map(|batch| Placed {
+        let placed = cut.iter().chain(rest).map(|batch| Placed {
             batch,
             base: batch.header.base_offset,
             epoch: batch.header.leader_epoch,
@@ -264,7 +270,7 @@ fn copy<D: Disk>(file: &OpenFile<D>, start: u64, placed: &[Placed<'_>]) -> Resul
 }
 
 /// Creates a directory and those above it that are missing.
-fn create_dirs<D: Disk>(disk: &D, dir: &std::path::Path) -> Result<(), DiskError> {
+pub(super) fn create_dirs<D: Disk>(disk: &D, dir: &std::path::Path) -> Result<(), DiskError> {
     match disk.create_dir(dir) {
         Err(error) if error.is_not_found() => {
             let Some(parent) = dir.parent() else { return Err(error) };

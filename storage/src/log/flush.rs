@@ -180,7 +180,7 @@ impl<D: Disk> Shared<D> {
     fn make_dir_durable(&self, meta: &PartitionMeta) -> Result<(), DiskError> {
         let (disk, path) = (self.disk(), self.path(META_FILE));
         let state_files = self.state_files();
-        if !state_files.deleted {
+        if !state_files.deleted && meta.incarnation >= state_files.incarnation {
             let written = state_file::read_cache(disk, &path, Kind::PartitionMeta, META_BYTES_MAX);
             if written == Some(*meta) {
                 // After a crash: it says the right thing, perhaps only in memory. A full disk must not keep

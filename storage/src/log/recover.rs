@@ -55,6 +55,22 @@ pub struct Recovery {
     pub truncation_completed: bool,
 }
 
+/// What a log's small files say about where it begins and ends, before it is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// What lies below may be there in part: its deletion was decided.
+    pub log_start: Offset,
+    /// What lies from here on may be there in part: a truncation or a restart was not completed.
+    pub cut: Option<Offset>,
+}
+
+impl Extent {
+    /// Reads it and changes nothing. For whoever knows more about the log's contents than the log does.
+    pub fn read<D: Disk>(disk: &D, dir: &Path) -> Result<Self, OpenError> {
+        plan::read_extent(disk, dir)
+    }
+}
+
 /// A log being opened.
 struct Opening<D: Disk> {
     log: Log<D>,
@@ -84,8 +100,11 @@ impl<D: Disk> Log<D> {
         let meta = PartitionMeta::read(disk, dir, identity)?;
         let incarnation = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.incarnation);
         let has_meta = meta.is_some();
-        let meta = meta.unwrap_or(PartitionMeta { partition: identity.partition, incarnation });
+        let mut meta = meta.unwrap_or(PartitionMeta { partition: identity.partition, incarnation });
         let plan = Plan::make(disk, dir, &meta, &names, checkpoint)?;
+        if let Some(restart) = plan.truncations.restart {
+            meta.incarnation = restart.incarnation;
+        }
         let mut log = Self::empty(files, dir, meta, config);
         log.dir_exists = dir_exists;
         // Only a flush that completed shows that the names of directory and identity are durable.
@@ -405,7 +424,10 @@ impl<D: Disk> Opening<D> {
             // Names that a flush never covered may be among what was found.
             log.names_created = 1;
         }
-        if log.truncations.pending.take().is_some() {
+        if let Some(restart) = log.truncations.restart {
+            self.report.truncation_completed = true;
+            log.complete_restart(restart.offset)?;
+        } else if log.truncations.pending.take().is_some() {
             self.report.truncation_completed = true;
             self.complete_truncation()?;
         }

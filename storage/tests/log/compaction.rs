@@ -183,6 +183,38 @@ fn one_pass_leaves_the_newest_record_of_each_key_and_every_record_without_one() 
     history.check(&log);
 }
 
+/// Copies whole batches from a leader's log, as a follower gets them, until both end alike or the follower is at `until`.
+fn follow(leader: &Log<SimDisk>, follower: &mut Log<SimDisk>, until: Offset) {
+    let reader = leader.reader();
+    while follower.log_end_offset() < until.min(leader.log_end_offset()) {
+        let at = follower.log_end_offset();
+        let outcome = reader.read(at, Offset::MAX, 1, Residency::Any).unwrap();
+        let ReadOutcome::Batches { bytes, .. } = outcome else { panic!("this read may block") };
+        let read: Vec<_> = batches(bytes).map(Result::unwrap).collect();
+        follower.append_as_follower(&read, 1000).unwrap();
+    }
+}
+
+#[test]
+fn a_follower_between_two_batches_that_were_emptied_and_merged_goes_on() {
+    let place = Place::prepare(SimDisk::new(8), Path::new("/"));
+    let (mut leader, mut history, mut now_ms) = (place.create(&config()), History::default(), 1000);
+    for _ in 0..20 {
+        let batch = keyed(Compression::None, 1000, &[(Some(1), Some(300))]);
+        history.append(&mut leader, &batch, now_ms).unwrap();
+    }
+    roll(&mut leader, &mut now_ms);
+    history.append(&mut leader, &keyed(Compression::None, 1000, &[(None, None)]), now_ms).unwrap();
+    flush(&mut leader).unwrap();
+    let place = Place::prepare(SimDisk::new(9), Path::new("/"));
+    let mut follower = place.create(&config());
+    follow(&leader, &mut follower, 3);
+    compact(&mut leader, now_ms, 1000).unwrap().expect("a pass is due");
+    follow(&leader, &mut follower, Offset::MAX);
+    assert_eq!(follower.log_end_offset(), leader.log_end_offset());
+    history.check(&follower);
+}
+
 #[test]
 fn a_tombstone_is_readable_for_its_time_and_then_goes() {
     let place = Place::prepare(SimDisk::new(1), Path::new("/"));

@@ -23,6 +23,8 @@ struct Promise {
     /// The log starts here or above.
     durable_start: Offset,
     checkpoint: Option<Checkpoint>,
+    /// The log was to start over here: it has, or is as before.
+    restarting: Option<Offset>,
 }
 
 #[derive(Debug)]
@@ -102,7 +104,18 @@ impl Workload {
         Ok(())
     }
 
+    fn restart(&mut self, offset: Offset) -> Result<(), Stopped> {
+        self.promise.restarting = Some(offset);
+        self.log.restart_at(offset)?;
+        let checkpoint = self.promise.checkpoint.take();
+        let (flushed, durable_start) = (offset, offset);
+        self.promise = Promise { flushed, durable_start, checkpoint, ..Promise::default() };
+        self.promise.model.restart(offset);
+        Ok(())
+    }
+
     fn run(&mut self) -> Result<(), Stopped> {
+        self.start_over()?;
         self.append(1, 100)?;
         self.append(2, 700)?;
         self.flush()?;
@@ -139,6 +152,23 @@ impl Workload {
         self.flush()?;
         self.append(1, 20)
     }
+
+    /// Drops everything: ahead of what a checkpoint knows, then back, to where segments had the same names.
+    fn start_over(&mut self) -> Result<(), Stopped> {
+        self.restart(70)?;
+        self.append(3, 900)?;
+        self.flush()?;
+        self.checkpoint();
+        self.append(1, 30)?;
+        self.restart(200)?;
+        self.append(1, 30)?;
+        self.flush()?;
+        self.checkpoint();
+        self.append(1, 30)?;
+        self.restart(0)?;
+        self.new_epoch();
+        Ok(())
+    }
 }
 
 fn disk_with_place(seed: u64) -> (SimDisk, Place<SimDisk>) {
@@ -164,6 +194,13 @@ fn reopen(
     let checkpoint = promise.checkpoint.clone().filter(|_| with_checkpoint);
     let (log, recovery) = place.open(&small_config(), checkpoint).expect("it opens");
     assert_eq!(recovery.corrupt, [], "a crash is not corruption");
+    let mut promise = promise.clone();
+    if let Some(offset) = promise.restarting
+        && (log.log_start_offset(), log.log_end_offset()) == (offset, offset)
+    {
+        promise.model.restart(offset);
+        (promise.flushed, promise.durable_start) = (offset, offset);
+    }
     let mut model = promise.model.clone();
     let start = log.log_start_offset();
     assert!(start >= promise.durable_start && start <= model.log_start.max(promise.durable_start));
@@ -197,9 +234,9 @@ fn check_after_crash(disk: &SimDisk, promise: &Promise, seed: u64) {
     disk.power_loss();
     let promise = Promise {
         flushed: model.log_end,
-        durable_start: promise.durable_start,
-        checkpoint: None,
+        durable_start: model.log_start,
         model,
+        ..Promise::default()
     };
     let (_, last) = reopen(&place, &promise, false);
     assert_eq!(last.log_end, promise.model.log_end);

@@ -107,6 +107,11 @@ impl Model {
         self.epochs.retain(|entry| entry.1 < offset);
     }
 
+    /// Drops everything and goes on at `offset`.
+    pub(crate) fn restart(&mut self, offset: Offset) {
+        *self = Self { log_start: offset, log_end: offset, ..Self::default() };
+    }
+
     /// The boundary at or below `offset`, where a truncation to it ends up.
     pub(crate) fn boundary(&self, offset: Offset) -> Offset {
         let below = self.batches.iter().map(|batch| batch.next).filter(|next| *next <= offset);

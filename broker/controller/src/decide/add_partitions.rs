@@ -4,7 +4,7 @@ use tidemark_protocol::{ErrorCode, Failure, messages::AddPartitionsResponse};
 
 use super::Decision;
 use crate::{
-    assignment::assign,
+    assignment::{assign, open_places},
     command::{AddPartitions, Answer},
     image::Image,
     record::MetadataRecord,
@@ -22,11 +22,11 @@ pub(super) fn decide(image: &Image, command: &AddPartitions) -> Result<Decision,
         return Err(Failure::new(ErrorCode::InvalidPartitions, message));
     }
     image.check_partition_count(wanted, wanted - present)?;
-    let brokers = image.live_broker_ids();
+    let brokers = open_places(image);
     let replication_factor = usize::from(topic.replication_factor());
     if replication_factor > brokers.len() {
         let message = format!(
-            "partitions of topic {:?} have {replication_factor} replicas, and only {} brokers live",
+            "partitions of topic {:?} have {replication_factor} replicas, and only {} brokers live and are not being drained",
             topic.name,
             brokers.len()
         );

@@ -1,13 +1,13 @@
-//! Settings of a topic change, all or none.
+//! Settings of a topic change, all or none. Those that decide who may lead take effect in the same entry.
 
 use tidemark_protocol::{ErrorCode, Failure, messages::AlterTopicResponse};
 
-use super::Decision;
+use super::{Changes, Decision, change::Change};
 use crate::{
     command::{AlterTopic, Answer},
-    image::Image,
+    image::{Image, Topic},
     record::MetadataRecord,
-    settings,
+    settings::{self, TopicConfig},
 };
 
 pub(super) fn decide(image: &Image, command: &AlterTopic) -> Result<Decision, Failure> {
@@ -26,7 +26,27 @@ pub(super) fn decide(image: &Image, command: &AlterTopic) -> Result<Decision, Fa
     let mut records = Vec::new();
     if changed != topic.settings && !command.validate_only {
         let settings = changed.clone();
+        let config = TopicConfig::from_settings(&settings)?;
         records.push(MetadataRecord::TopicSettingsChanged { topic_id: topic.id, settings });
+        records.extend(follow(image, topic, &config).into_records());
     }
     Ok((records, Answer::TopicAltered(AlterTopicResponse { settings: changed })))
+}
+
+/// What becomes of the topic's partitions.
+///
+/// With another minimum of in-sync replicas records are committed by another rule. A leader that has not heard of
+/// it yet must not have in-sync changes accepted that were made under the old one, so every partition changes.
+fn follow(image: &Image, topic: &Topic, config: &TopicConfig) -> Changes {
+    let mut changes = Changes::default();
+    let is_more_unclean = config.unclean_leader_election && !topic.config.unclean_leader_election;
+    for (index, partition) in (0..).zip(&topic.partitions) {
+        let change = Change::of(image, config, partition);
+        if partition.min_insync_replicas(config) != partition.min_insync_replicas(&topic.config) {
+            changes.add(topic.id, index, change.forced().build());
+        } else if is_more_unclean && partition.leader.is_none() {
+            changes.add(topic.id, index, change.build());
+        }
+    }
+    changes
 }

@@ -4,7 +4,7 @@ use tidemark_protocol::{ErrorCode, Failure, TopicId, messages::CreateTopicRespon
 
 use super::Decision;
 use crate::{
-    assignment::assign,
+    assignment::{assign, open_places},
     command::{Answer, CreateTopic},
     image::{Image, REPLICAS_MAX},
     names::check_topic_name,
@@ -24,7 +24,7 @@ pub(super) fn decide(image: &Image, command: &CreateTopic) -> Result<Decision, F
         return Err(Failure::new(ErrorCode::InvalidRequest, message));
     }
     image.check_partition_count(*partitions, *partitions)?;
-    let brokers = image.live_broker_ids();
+    let brokers = open_places(image);
     check_replication_factor(*replication_factor, brokers.len())?;
     let settings = settings::canonical(&command.settings)?;
     let mut response = CreateTopicResponse {
@@ -54,7 +54,7 @@ fn check_replication_factor(replication_factor: u16, live: usize) -> Result<(), 
     }
     if usize::from(replication_factor) > live {
         let message = format!(
-            "{replication_factor} replicas need as many live brokers, and there {}",
+            "{replication_factor} replicas need as many live brokers that are not being drained, and there {}",
             if live == 1 { "is 1".to_owned() } else { format!("are {live}") }
         );
         return Err(Failure::new(ErrorCode::InvalidPartitions, message));

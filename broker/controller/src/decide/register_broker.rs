@@ -1,12 +1,15 @@
 //! A broker process starts: it is given a broker epoch, and everything its former life led or held is decided
-//! anew, in the same batch.
+//! anew, in the same entry. Whether another run of it is still alive is for the machine to know.
 
-use tidemark_protocol::{BrokerId, ErrorCode, Failure, PartitionIndex};
+use tidemark_protocol::{ErrorCode, Failure, bug};
 
-use super::Decision;
+use super::{
+    Changes, Decision,
+    change::{Change, Restarted},
+};
 use crate::{
     command::{Answer, RegisterBroker},
-    image::{Image, Partition, Topic},
+    image::{Broker, Image},
     record::MetadataRecord,
 };
 
@@ -29,51 +32,36 @@ pub(super) fn decide(image: &Image, command: &RegisterBroker) -> Result<Decision
     let mut records = vec![MetadataRecord::BrokerRegistered {
         broker_id: command.broker_id,
         incarnation: command.incarnation,
+        directory: command.directory,
         host: command.host.clone(),
         port: command.port,
         rack: command.rack.clone(),
-        // In a quorum of one the broker that registers is the process that decides: nothing can come
-        // between them, and it asks only when its logs are open.
-        fenced: false,
     }];
-    for topic in image.topics() {
-        for (index, partition) in (0..).zip(&topic.partitions) {
-            records.extend(restarted(image, command.broker_id, topic, index, partition));
-        }
+    if let Some(known) = known
+        && !bug::is_put_back("unclean-restart-stays-in-isr")
+    {
+        records.extend(restarted(image, known, command).into_records());
     }
     Ok((records, Answer::BrokerRegistered { broker_epoch: image.metadata_index() }))
 }
 
-/// What becomes of a partition when a broker in its in-sync set starts anew. Every new incarnation counts as
-/// an unclean stop: whatever the broker had not flushed may be gone.
-fn restarted(
-    image: &Image,
-    restarted: BrokerId,
-    topic: &Topic,
-    index: PartitionIndex,
-    partition: &Partition,
-) -> Option<MetadataRecord> {
-    if !partition.isr.contains(&restarted) {
-        return None;
+/// What becomes of the partitions of a broker that was there before.
+///
+/// It leaves every in-sync set. Unless it stopped cleanly, whatever it had not flushed may be gone, and it is
+/// nowhere eligible either. With another directory it has nothing at all.
+fn restarted(image: &Image, known: &Broker, command: &RegisterBroker) -> Changes {
+    let is_wiped =
+        command.directory != known.directory && !bug::is_put_back("wiped-disk-is-trusted");
+    let is_clean = !is_wiped && command.previous_broker_epoch == Some(known.epoch);
+    let restarted = Restarted { broker_id: known.id, is_clean, is_wiped };
+    let after = image.with_broker(Broker { fenced: true, ..known.clone() });
+    let mut changes = Changes::default();
+    for (topic, index, partition) in image.partitions() {
+        let is_known_for = |id: &_| partition.isr.contains(id) || partition.elr.contains(id);
+        if is_known_for(&known.id) || partition.last_known_leader == Some(known.id) {
+            let change = Change::of(&after, &topic.config, partition).restarted(restarted);
+            changes.add(topic.id, index, change.build());
+        }
     }
-    let others: Vec<BrokerId> =
-        partition.isr.iter().copied().filter(|member| *member != restarted).collect();
-    // The last in-sync replica stays in: nobody has more than it has.
-    let isr = if others.is_empty() { vec![restarted] } else { others };
-    let is_live =
-        |id: BrokerId| id == restarted || image.broker(id).is_some_and(|broker| !broker.fenced);
-    let stays = partition.leader.filter(|leader| *leader != restarted && isr.contains(leader));
-    let leader = stays
-        .or_else(|| partition.replicas.iter().copied().find(|id| isr.contains(id) && is_live(*id)));
-    // A leader that starts anew may have lost its tail and will fill those offsets again: the new epoch tells
-    // the two contents apart.
-    let same_leadership = stays.is_some();
-    Some(MetadataRecord::PartitionChanged {
-        topic_id: topic.id,
-        partition: index,
-        isr,
-        leader,
-        leader_epoch: partition.leader_epoch + u32::from(!same_leadership),
-        partition_epoch: partition.partition_epoch + 1,
-    })
+    changes
 }

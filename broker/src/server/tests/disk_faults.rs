@@ -16,7 +16,7 @@ use super::{
     harness::{Client, Starting, TestBroker, batch, produce_request, values},
 };
 use crate::{
-    disk::{Disk, Fault},
+    disk::{Fault, FaultyDisk},
     health::Reason,
     server::ServerError,
 };
@@ -39,7 +39,7 @@ async fn refusal(client: &mut Client, partition: TopicPartition) -> ErrorCode {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_read_or_acknowledged_before_it_is_flushed() {
-    let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+    let (dir, disk) = (tempfile::tempdir().unwrap(), FaultyDisk::default());
     let broker = TestBroker::start_on(disk.clone(), dir.path(), &[]).await;
     let (mut producer, mut reader) = (broker.connect().await, broker.connect().await);
     let topic = producer.create_topic("orders", 1).await;
@@ -65,7 +65,7 @@ async fn nothing_is_read_or_acknowledged_before_it_is_flushed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_flush_is_final_and_reading_goes_on() {
-    let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+    let (dir, disk) = (tempfile::tempdir().unwrap(), FaultyDisk::default());
     let broker = TestBroker::start_on(disk.clone(), dir.path(), &[]).await;
     let mut client = broker.connect().await;
     let topic = client.create_topic("orders", 1).await;
@@ -111,7 +111,7 @@ async fn a_failed_flush_is_final_and_reading_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metadata_that_cannot_be_flushed_takes_the_broker_out_of_service() {
-    let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+    let (dir, disk) = (tempfile::tempdir().unwrap(), FaultyDisk::default());
     let broker = TestBroker::start_on(disk.clone(), dir.path(), &[]).await;
     let mut client = broker.connect().await;
     let topic = client.create_topic("orders", 1).await;
@@ -128,7 +128,7 @@ async fn metadata_that_cannot_be_flushed_takes_the_broker_out_of_service() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_for_a_flush_is_served_before_flushes_that_nobody_waits_for() {
-    let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+    let (dir, disk) = (tempfile::tempdir().unwrap(), FaultyDisk::default());
     let settings = [("flush_interval", "10ms"), ("shard_threads", "1")];
     let broker = TestBroker::start_on(disk.clone(), dir.path(), &settings).await;
     let mut client = broker.connect().await;
@@ -160,7 +160,7 @@ async fn who_waits_for_a_flush_is_served_before_flushes_that_nobody_waits_for() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_recovers_its_logs_stops_when_told() {
-    let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+    let (dir, disk) = (tempfile::tempdir().unwrap(), FaultyDisk::default());
     let broker = TestBroker::start_on(disk.clone(), dir.path(), &[]).await;
     let mut client = broker.connect().await;
     let topic = client.create_topic("orders", 1).await;

@@ -47,7 +47,7 @@ pub(super) struct Starting {
 }
 
 impl Starting {
-    pub(super) fn begin(disk: Disk, dir: &Path, settings: &[(&str, &str)]) -> Self {
+    pub(super) fn begin(disk: impl Into<Disk>, dir: &Path, settings: &[(&str, &str)]) -> Self {
         let dir = dir.to_str().unwrap();
         let mut all = vec![
             ("listen", "127.0.0.1:0"),
@@ -60,7 +60,7 @@ impl Starting {
         let health = Health::starting();
         let metrics = Metrics::new(Clock::start(), health.clone());
         let shutdown = Shutdown::new();
-        let run = server::run_on(disk, config, metrics, health.clone(), shutdown.clone());
+        let run = server::run_on(disk.into(), config, metrics, health.clone(), shutdown.clone());
         let run = Tasks::new(Shutdown::new()).spawn("broker", run);
         Self { health, shutdown, run }
     }
@@ -95,7 +95,11 @@ impl TestBroker {
         Self::start_on(Disk::default(), dir, settings).await
     }
 
-    pub(super) async fn start_on(disk: Disk, dir: &Path, settings: &[(&str, &str)]) -> Self {
+    pub(super) async fn start_on(
+        disk: impl Into<Disk>,
+        dir: &Path,
+        settings: &[(&str, &str)],
+    ) -> Self {
         Starting::begin(disk, dir, settings).ready().await
     }
 

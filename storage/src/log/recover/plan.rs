@@ -74,16 +74,23 @@ impl Plan {
             plan.truncations = stored.unwrap_or_default();
             plan.cut = plan.truncations.pending;
         }
+        if let Some(restart) = plan.truncations.restart {
+            return Ok(Self {
+                log_start: restart.offset,
+                obsolete: names.iter().filter_map(|entry| base_of(&entry.name, "log")).collect(),
+                truncations: plan.truncations,
+                leftovers: plan.leftovers,
+                has_quarantine: plan.has_quarantine,
+                replaced: stored_replacements(disk, dir, names)?,
+                ..Self::default()
+            });
+        }
         if has(LOG_START_FILE) {
             let path = dir.join(LOG_START_FILE);
             let stored = state_file::read(disk, &path, Kind::LogStart, LOG_START_BYTES_MAX)?;
             plan.log_start = stored.unwrap_or(0);
         }
-        if has(REPLACED_FILE) {
-            let path = dir.join(REPLACED_FILE);
-            let stored = state_file::read(disk, &path, Kind::Compacted, REPLACED_BYTES_MAX)?;
-            plan.replaced = stored.unwrap_or_default();
-        }
+        plan.replaced = stored_replacements(disk, dir, names)?;
         let files: Vec<(Offset, u64)> = names
             .iter()
             .filter_map(|entry| Some((base_of(&entry.name, "log")?, entry.bytes)))
@@ -181,6 +188,20 @@ impl Plan {
     }
 }
 
+/// See [`super::Extent::read`].
+pub(super) fn read_extent<D: Disk>(disk: &D, dir: &Path) -> Result<super::Extent, OpenError> {
+    let log_start = dir.join(LOG_START_FILE);
+    let log_start = state_file::read(disk, &log_start, Kind::LogStart, LOG_START_BYTES_MAX)?;
+    let truncations = dir.join(TRUNCATIONS_FILE);
+    let truncations: Option<Truncations> =
+        state_file::read(disk, &truncations, Kind::Truncations, TRUNCATIONS_BYTES_MAX)?;
+    let cut = truncations.and_then(|truncations| match truncations.restart {
+        Some(_) => Some(0),
+        None => truncations.pending,
+    });
+    Ok(super::Extent { log_start: log_start.unwrap_or(0), cut })
+}
+
 /// The index file of a segment, if there is one that fits.
 pub(super) fn read_index<D: Disk>(
     disk: &D,
@@ -191,6 +212,19 @@ pub(super) fn read_index<D: Disk>(
     let path = dir.join(format!("{base:020}.index"));
     state_file::read_cache(disk, &path, Kind::Index, INDEX_FILE_BYTES_MAX)
         .filter(|index: &IndexFile| index.is_consistent(base, meta.salt(base)))
+}
+
+fn stored_replacements<D: Disk>(
+    disk: &D,
+    dir: &Path,
+    names: &[DirEntry],
+) -> Result<Vec<Replaced>, OpenError> {
+    if !names.iter().any(|entry| entry.name == REPLACED_FILE) {
+        return Ok(Vec::new());
+    }
+    let path = dir.join(REPLACED_FILE);
+    let stored = state_file::read(disk, &path, Kind::Compacted, REPLACED_BYTES_MAX)?;
+    Ok(stored.unwrap_or_default())
 }
 
 /// What an interrupted replacement of a small file leaves behind.

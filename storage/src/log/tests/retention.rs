@@ -80,3 +80,60 @@ fn retention_by_age_takes_everything_old_and_the_log_goes_on() {
     assert_eq!(recovery.corrupt, []);
     assert_eq!(read_all(&log, 3000), [3000]);
 }
+
+#[test]
+fn a_log_starts_over_wherever_it_is_told_to() {
+    let bench = Bench::new();
+    let mut log = bench.create();
+    fill(&mut log, 200);
+    log.assign_epoch(4, 1000);
+    flush(&mut log);
+    let before = log.checkpoint();
+    let reader = log.reader();
+    for offset in [5_000, 500, 0] {
+        log.restart_at(offset).unwrap();
+        assert_eq!((log.log_start_offset(), log.log_end_offset()), (offset, offset));
+        assert_eq!((log.flushed_offset(), log.segment_count()), (offset, 0));
+        assert!(log.epochs().entries().is_empty(), "nothing is known of who wrote here");
+        assert!(reader.read(offset + 1, 9_000, 1, Residency::Any).is_err());
+        drop(log);
+        // An older checkpoint is about an earlier life.
+        for known in [None, Some(before.clone())] {
+            let (log, recovery) = bench.open(known);
+            assert_eq!((log.log_start_offset(), log.log_end_offset()), (offset, offset));
+            assert_eq!((recovery.corrupt, recovery.torn_bytes), (vec![], 0));
+            assert!(log.epochs().entries().is_empty());
+        }
+        log = bench.open(Some(before.clone())).0;
+    }
+    fill(&mut log, 3);
+    assert_eq!(read_all(&log, 0), every_fifth(0..15));
+}
+
+#[test]
+fn a_log_without_files_remembers_where_it_starts() {
+    let bench = Bench::new();
+    let mut log = bench.create();
+    log.restart_at(70).unwrap();
+    drop(log);
+    let (log, _) = bench.open(None);
+    assert_eq!((log.log_start_offset(), log.log_end_offset()), (70, 70));
+}
+
+#[test]
+fn a_flush_that_began_before_a_restart_says_nothing_of_what_follows() {
+    let bench = Bench::new();
+    let mut log = bench.create();
+    fill(&mut log, 4);
+    let job = log.flush_job().unwrap();
+    log.restart_at(2).unwrap();
+    let done = job.run().unwrap();
+    fill(&mut log, 1);
+    log.flushed(done);
+    assert_eq!((log.flushed_offset(), log.log_end_offset()), (2, 7));
+    flush(&mut log);
+    let checkpoint = log.checkpoint();
+    drop(log);
+    let (log, recovery) = bench.open(Some(checkpoint));
+    assert_eq!((recovery.corrupt, log.log_end_offset()), (vec![], 7));
+}

@@ -1,0 +1,8 @@
+//! The controller's machine over a quorum that does what the test says.
+
+#![expect(clippy::unwrap_used, reason = "in tests")]
+
+mod brokers;
+mod commands;
+mod rig;
+mod upkeep;

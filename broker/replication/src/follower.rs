@@ -1,0 +1,243 @@
+//! The follower: asks its leader for records, appends them, and takes its log back to where the leader's agrees.
+//!
+//! It truncates on the leader's word alone, never to a watermark, and takes an answer only if it is to its last
+//! question, by leader epoch and round.
+
+use tidemark_protocol::{BrokerId, LeaderEpoch, Offset, bug, messages::Position};
+
+use crate::{
+    event::{Answer, Effect, Event, Fetched, LogState},
+    replica::Core,
+};
+
+/// How long after a refusal the leader is asked again.
+const RETRY_MS: u64 = 25;
+
+#[derive(Debug)]
+pub(crate) struct Following {
+    pub(crate) leader: BrokerId,
+    pub(crate) epoch: LeaderEpoch,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// A question is with the leader.
+    Asked,
+    /// The last question was answered with something to get over; the next is asked at this time.
+    Paused { until_ms: u64 },
+    /// Batches are being appended; with them came the leader's watermark and log start.
+    Appending { high_watermark: Offset, log_start_offset: Offset },
+    /// The log is being cut; it was like this before.
+    Truncating { before: LogState },
+}
+
+impl Following {
+    pub(crate) fn begin(
+        core: &mut Core,
+        leader: BrokerId,
+        epoch: LeaderEpoch,
+        effects: &mut Vec<Effect>,
+    ) -> Self {
+        let mut following = Self { leader, epoch, state: State::Asked };
+        core.request_flush_if_behind(effects);
+        if bug::is_put_back("truncate-to-watermark") {
+            following.truncate(core, core.high_watermark, effects);
+        } else {
+            following.ask(core, effects);
+        }
+        following
+    }
+
+    pub(crate) fn step(&mut self, core: &mut Core, event: &Event, effects: &mut Vec<Effect>) {
+        match *event {
+            Event::Fetched(ref fetched) => self.fetched(core, fetched, effects),
+            Event::Appended { end_offset, last_epoch } => {
+                self.appended(core, (end_offset, last_epoch), effects);
+            }
+            Event::Truncated { log } => self.truncated(core, log, effects),
+            Event::EffectRefused => {
+                assert!(self.is_busy(), "nothing was asked for: {self:?}");
+                self.pause(core);
+            }
+            Event::Flushed { end_offset } => {
+                if core.flushed(end_offset) {
+                    effects.push(self.report(core));
+                }
+            }
+            Event::LogStartMoved { offset } => core.log_start_moved(offset),
+            Event::LeaderConnected { leader } => {
+                if leader == self.leader {
+                    self.ask(core, effects);
+                }
+            }
+            Event::SetConfig { durability, min_insync_replicas } => {
+                core.set_config(durability, min_insync_replicas);
+                core.request_flush_if_behind(effects);
+            }
+            Event::Tick => {
+                if self.next_deadline_ms().is_some_and(|until_ms| core.now_ms >= until_ms) {
+                    self.ask(core, effects);
+                }
+            }
+            // Meant for the leader that we were.
+            Event::FollowerLost { .. } | Event::IsrAnswered { .. } => {}
+            Event::Produced(_) | Event::FollowerFetched(_) => unreachable!("refused before"),
+            Event::Assigned { .. } | Event::StorageFailed | Event::Stop { .. } => {
+                unreachable!("roles are changed elsewhere")
+            }
+        }
+    }
+
+    /// Whether an effect has yet to be reported as done.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self.state, State::Appending { .. } | State::Truncating { .. })
+    }
+
+    pub(crate) fn next_deadline_ms(&self) -> Option<u64> {
+        match self.state {
+            State::Paused { until_ms } => Some(until_ms),
+            _ => None,
+        }
+    }
+
+    /// A new question: whatever was said to older ones is void.
+    fn ask(&mut self, core: &mut Core, effects: &mut Vec<Effect>) {
+        core.round += 1;
+        self.state = State::Asked;
+        effects.push(self.report(core));
+    }
+
+    fn report(&self, core: &Core) -> Effect {
+        let position = Position {
+            leader_epoch: self.epoch,
+            round: core.round,
+            fetch_offset: core.log.log_end_offset,
+            flushed_offset: core.log.flushed_offset,
+            last_fetched_epoch: core.log.last_epoch,
+            log_start_offset: core.log.log_start_offset,
+        };
+        Effect::Fetch { leader: self.leader, position }
+    }
+
+    fn pause(&mut self, core: &Core) {
+        self.state = State::Paused { until_ms: core.now_ms.saturating_add(RETRY_MS) };
+    }
+
+    fn fetched(&mut self, core: &mut Core, fetched: &Fetched, effects: &mut Vec<Effect>) {
+        let Fetched { high_watermark, log_start_offset, answer, .. } = *fetched;
+        let is_late = fetched.leader_epoch != self.epoch || fetched.round != core.round;
+        let is_believed = !is_late
+            || (bug::is_put_back("late-diverging-reply")
+                && matches!(answer, Answer::Diverging { .. }));
+        if !is_believed || self.state != State::Asked {
+            return;
+        }
+        match answer {
+            Answer::Batches => {
+                self.state = State::Appending { high_watermark, log_start_offset };
+                effects.push(Effect::Append { leader_epoch: self.epoch });
+            }
+            Answer::Watermark => learn(core, high_watermark, log_start_offset, effects),
+            Answer::Diverging { leader, own } => {
+                if bug::is_put_back("diverging-reply-raises-watermark") {
+                    raise_watermark(core, high_watermark, effects);
+                }
+                let ends =
+                    own.map_or(leader.end_offset, |own| own.end_offset.min(leader.end_offset));
+                self.truncate(core, ends.min(core.log.log_end_offset), effects);
+            }
+            Answer::OutOfRange { log_start_offset, log_end_offset } => {
+                let end = core.log.log_end_offset;
+                if end > log_end_offset {
+                    self.truncate(core, log_end_offset, effects);
+                } else if end < log_start_offset {
+                    self.start_at(core, log_start_offset, effects);
+                } else {
+                    self.pause(core);
+                }
+            }
+            Answer::Error { .. } => self.pause(core),
+        }
+    }
+
+    fn appended(
+        &mut self,
+        core: &mut Core,
+        (end_offset, last_epoch): (Offset, LeaderEpoch),
+        effects: &mut Vec<Effect>,
+    ) {
+        let State::Appending { high_watermark, log_start_offset } = self.state else {
+            panic!("no append was asked for: {self:?}");
+        };
+        assert!(end_offset > core.log.log_end_offset, "an append of nothing at {end_offset}");
+        core.log.log_end_offset = end_offset;
+        core.log.last_epoch = Some(last_epoch);
+        // First of all: the leader can send more while we flush.
+        self.ask(core, effects);
+        core.request_flush_if_behind(effects);
+        learn(core, high_watermark, log_start_offset, effects);
+    }
+
+    /// Takes the log back to `offset`; readers first.
+    fn truncate(&mut self, core: &mut Core, offset: Offset, effects: &mut Vec<Effect>) {
+        if offset < core.log.log_start_offset {
+            // Only after an election of a leader that lacks what was committed.
+            self.start_at(core, offset, effects);
+            return;
+        }
+        lower_watermark(core, offset, effects);
+        self.state = State::Truncating { before: core.log };
+        effects.push(Effect::Truncate { offset });
+    }
+
+    fn start_at(&mut self, core: &mut Core, offset: Offset, effects: &mut Vec<Effect>) {
+        lower_watermark(core, offset, effects);
+        self.state = State::Truncating { before: core.log };
+        effects.push(Effect::StartAt { offset });
+    }
+
+    fn truncated(&mut self, core: &mut Core, log: LogState, effects: &mut Vec<Effect>) {
+        let State::Truncating { before } = self.state else {
+            panic!("no truncation was asked for: {self:?}");
+        };
+        core.set_log(log);
+        lower_watermark(core, log.log_end_offset, effects);
+        if core.high_watermark < log.log_start_offset {
+            core.high_watermark = log.log_start_offset;
+            effects.push(Effect::SetHighWatermark { offset: core.high_watermark });
+        }
+        core.request_flush_if_behind(effects);
+        let position = |log: LogState| (log.log_end_offset, log.last_epoch);
+        if position(log) == position(before) {
+            // The same question would get the same answer.
+            self.pause(core);
+        } else {
+            self.ask(core, effects);
+        }
+    }
+}
+
+/// Takes note of what the leader says is committed and deleted. What is known to be committed stays so, whoever leads.
+fn learn(core: &mut Core, high_watermark: Offset, log_start: Offset, effects: &mut Vec<Effect>) {
+    raise_watermark(core, high_watermark, effects);
+    let log_start = log_start.min(core.high_watermark);
+    if log_start > core.log.log_start_offset {
+        effects.push(Effect::SetLogStart { offset: log_start });
+    }
+}
+
+fn raise_watermark(core: &mut Core, high_watermark: Offset, effects: &mut Vec<Effect>) {
+    let committed = high_watermark.min(core.log.log_end_offset);
+    if committed > core.high_watermark {
+        core.high_watermark = committed;
+        effects.push(Effect::SetHighWatermark { offset: committed });
+    }
+}
+
+fn lower_watermark(core: &mut Core, offset: Offset, effects: &mut Vec<Effect>) {
+    if offset < core.high_watermark {
+        core.high_watermark = offset;
+        effects.push(Effect::SetHighWatermark { offset });
+    }
+}

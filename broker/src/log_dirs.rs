@@ -1,0 +1,115 @@
+//! Where the logs of a data directory are, and how one is opened and deleted. Blocks on the disk; decides neither which
+//! logs there are nor when.
+
+use std::path::{Path, PathBuf};
+
+use tidemark_controller::Topic;
+use tidemark_protocol::TopicPartition;
+use tidemark_storage::{
+    Checkpoint, Disk as _, LogIdentity, OpenError, StorageError, delete_log_dir,
+};
+
+use crate::{
+    disk::{Disk, Log, SegmentFiles},
+    left_behind::LeftBehind,
+    shard::log_config,
+};
+
+/// The place of all logs.
+#[derive(Clone, Debug)]
+pub(crate) struct LogDirs {
+    pub(crate) files: SegmentFiles,
+    pub(crate) topics_dir: PathBuf,
+    pub(crate) left_behind: LeftBehind,
+}
+
+impl LogDirs {
+    /// Opens a log, new or with what is known to be durable of it, in the state that its topic's settings ask for.
+    /// Another partition's directory in its place is moved aside.
+    pub(crate) fn open(
+        &self,
+        topic: &Topic,
+        id: TopicPartition,
+        checkpoint: Option<&Checkpoint>,
+        now_ms: u64,
+    ) -> Result<Log, OpenError> {
+        let dir = self.dir(topic, id.partition);
+        let identity = LogIdentity { partition: id };
+        let config = log_config(&topic.config);
+        let open = || Log::open(&self.files, &dir, identity, config.clone(), checkpoint.cloned());
+        let (mut log, recovery) = match open() {
+            Err(OpenError::Foreign { found, .. }) => {
+                // The metadata has no such partition any more, or it would have been opened here: its deletion
+                // was interrupted.
+                tracing::warn!(dir = %dir.display(), %found, "another partition's directory is in the way");
+                self.left_behind.move_aside(&dir, now_ms)?;
+                open()?
+            }
+            other => other?,
+        };
+        if recovery.torn_bytes > 0 || !recovery.corrupt.is_empty() {
+            tracing::warn!(dir = %dir.display(), ?recovery, "log recovered");
+        } else {
+            tracing::debug!(dir = %dir.display(), ?recovery, "log opened");
+        }
+        let quarantined = log.reader().quarantined();
+        if !quarantined.is_empty() {
+            tracing::warn!(dir = %dir.display(), ?quarantined, "offsets with damaged data are not served");
+        }
+        flush_recovered(&mut log);
+        Ok(log)
+    }
+
+    /// Deletes a log that is open.
+    pub(crate) fn delete(&self, log: Log) -> Result<(), StorageError> {
+        let dir = log.dir().to_owned();
+        log.delete()?;
+        self.remove_topic_dir(&dir);
+        Ok(())
+    }
+
+    /// Deletes a log that could not be opened.
+    pub(crate) fn delete_unopened(
+        &self,
+        topic: &Topic,
+        partition: u32,
+    ) -> Result<(), StorageError> {
+        let dir = self.dir(topic, partition);
+        delete_log_dir(self.disk(), &dir)?;
+        self.remove_topic_dir(&dir);
+        Ok(())
+    }
+
+    fn disk(&self) -> &Disk {
+        self.files.disk()
+    }
+
+    fn dir(&self, topic: &Topic, partition: u32) -> PathBuf {
+        self.topics_dir.join(&*topic.name).join(partition.to_string())
+    }
+
+    /// The last partition to go takes the topic's directory with it; before that it is not empty.
+    fn remove_topic_dir(&self, partition_dir: &Path) {
+        if let Some(topic_dir) = partition_dir.parent()
+            && self.disk().remove_dir(topic_dir).is_ok()
+        {
+            tracing::debug!(dir = %topic_dir.display(), "removed");
+        }
+    }
+}
+
+/// What a crash left unflushed was perhaps readable before it. Flushed here, the high watermark is where it was
+/// when the log is served again; a consumer that had come that far would be told otherwise that its offset is
+/// out of range.
+fn flush_recovered(log: &mut Log) {
+    while let Some(job) = log.flush_job() {
+        match job.run() {
+            Ok(done) => log.flushed(done),
+            Err(error) => {
+                // The log opens all the same: its shard flushes again, and draws the consequences.
+                tracing::warn!(dir = %log.dir().display(), %error, "a recovered log is not flushed");
+                return;
+            }
+        }
+    }
+}

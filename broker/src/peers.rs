@@ -1,0 +1,205 @@
+//! The other nodes of the cluster, and one connection to each for whoever wants to ask or tell them something.
+//!
+//! A message without an answer is dropped while there is no connection: who sends such messages sends them again. A
+//! connection that is lost is reported, because the end of a process shows nowhere sooner.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tidemark_controller::Image;
+use tidemark_protocol::{ErrorCode, Failure, NodeId, message::Request};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+
+use crate::{peer::Peer, tasks::Tasks};
+
+/// Pause after the first failure to connect to a node, and the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Lost connections that may wait to be heard of.
+const LOST_QUEUED_MAX: usize = 256;
+
+/// Where nodes are: first what the metadata says of brokers, then the configured controllers.
+#[derive(Clone)]
+pub(crate) struct Addresses {
+    configured: BTreeMap<NodeId, String>,
+    images: watch::Receiver<Arc<Image>>,
+}
+
+impl Addresses {
+    pub(crate) fn new(
+        configured: BTreeMap<NodeId, String>,
+        images: watch::Receiver<Arc<Image>>,
+    ) -> Self {
+        Self { configured, images }
+    }
+
+    /// `host:port` of a node. Controllers are reached as they are configured: that works before there is
+    /// any metadata.
+    pub(crate) fn of(&self, node: NodeId) -> Option<String> {
+        self.configured.get(&node).cloned().or_else(|| {
+            let image = self.images.borrow();
+            image.broker(node).map(|broker| join(&broker.host, broker.port))
+        })
+    }
+
+    /// The configured controllers.
+    pub(crate) fn controllers(&self) -> impl Iterator<Item = NodeId> {
+        self.configured.keys().copied()
+    }
+}
+
+/// A bare IPv6 address needs brackets before a port can follow.
+fn join(host: &str, port: u16) -> String {
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+/// Connections to other nodes, made when they are wanted. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Peers {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    tasks: Tasks,
+    addresses: Addresses,
+    links: Mutex<HashMap<NodeId, Link>>,
+    lost: mpsc::Sender<NodeId>,
+}
+
+#[derive(Default)]
+struct Link {
+    peer: Option<Peer>,
+    is_dialing: bool,
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Peers").finish_non_exhaustive()
+    }
+}
+
+impl Peers {
+    /// The second value names nodes whose connection was lost.
+    pub(crate) fn new(tasks: Tasks, addresses: Addresses) -> (Self, mpsc::Receiver<NodeId>) {
+        let (lost, losses) = mpsc::channel(LOST_QUEUED_MAX);
+        let shared = Shared { tasks, addresses, links: Mutex::default(), lost };
+        (Self { shared: Arc::new(shared) }, losses)
+    }
+
+    pub(crate) fn addresses(&self) -> &Addresses {
+        &self.shared.addresses
+    }
+
+    /// Sends a message that has no answer, or drops it.
+    pub(crate) fn post<R: Request>(&self, node: NodeId, request: &R, payload: Bytes) {
+        let peer = {
+            let mut links = self.links();
+            let link = links.entry(node).or_default();
+            match link.peer.clone().filter(|peer| !peer.is_closed()) {
+                Some(peer) => peer,
+                None => return self.dial(node, link),
+            }
+        };
+        if !peer.post(request, payload) {
+            tracing::trace!(node, api = R::API.name(), "a message was dropped");
+        }
+    }
+
+    /// Asks a node, on a connection that is there or one that is made now.
+    pub(crate) async fn ask<R: Request>(
+        &self,
+        node: NodeId,
+        request: &R,
+        wait: Duration,
+    ) -> Result<(R::Response, Bytes), Failure> {
+        let known = self.links().entry(node).or_default().peer.clone();
+        let peer = match known.filter(|peer| !peer.is_closed()) {
+            Some(peer) => peer,
+            None => self.connect(node).await?,
+        };
+        peer.ask(request, wait).await
+    }
+
+    /// Connects, and keeps the connection for others.
+    async fn connect(&self, node: NodeId) -> Result<Peer, Failure> {
+        let peer = self.shared.connect(node).await?;
+        let mut links = self.links();
+        let link = links.entry(node).or_default();
+        // Somebody else may have been faster.
+        if let Some(known) = link.peer.clone().filter(|known| !known.is_closed()) {
+            return Ok(known);
+        }
+        *link = Link { peer: Some(peer.clone()), is_dialing: link.is_dialing, ..Link::default() };
+        self.watch(node, peer.clone());
+        Ok(peer)
+    }
+
+    fn dial(&self, node: NodeId, link: &mut Link) {
+        let now = Instant::now();
+        if link.is_dialing || link.not_before.is_some_and(|not_before| now < not_before) {
+            return;
+        }
+        link.is_dialing = true;
+        let peers = self.clone();
+        self.shared.tasks.spawn("dial", async move {
+            let connected = peers.connect(node).await;
+            let mut links = peers.links();
+            let link = links.entry(node).or_default();
+            link.is_dialing = false;
+            if connected.is_err() {
+                link.failures = link.failures.saturating_add(1);
+                link.not_before = Some(Instant::now() + pause(link.failures));
+            }
+        });
+    }
+
+    fn watch(&self, node: NodeId, peer: Peer) {
+        let lost = self.shared.lost.clone();
+        let shutdown = self.shared.tasks.shutdown().clone();
+        self.shared.tasks.spawn("peer-watch", async move {
+            let watch = async {
+                peer.closed().await;
+                // Full: so much is lost that one more makes no difference.
+                lost.try_send(node).ok();
+            };
+            shutdown.or_stop(watch).await;
+        });
+    }
+
+    fn links(&self) -> MutexGuard<'_, HashMap<NodeId, Link>> {
+        self.shared.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    async fn connect(&self, node: NodeId) -> Result<Peer, Failure> {
+        let Some(address) = self.addresses.of(node) else {
+            let message = format!("nobody knows where node {node} is");
+            return Err(Failure::new(ErrorCode::NotReady, message));
+        };
+        let (peer, _pushes) = Peer::connect(&self.tasks, &address).await.map_err(|error| {
+            let message = format!("cannot connect to node {node} at {address}: {error}");
+            Failure::new(ErrorCode::NotReady, message)
+        })?;
+        Ok(peer)
+    }
+}
+
+/// How long to leave a node alone after so many failures in a row.
+pub(crate) fn pause(failures: u32) -> Duration {
+    PAUSE_MIN.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(PAUSE_MAX)
+}

@@ -1,0 +1,135 @@
+//! The quorum of controllers: who they are and how far they are; one more of them, or one less. Only the active
+//! controller answers.
+
+use std::{sync::Arc, time::Duration};
+
+use tidemark_controller::{VoterChange, VoterStatus};
+use tidemark_protocol::{
+    ErrorCode, Failure, NodeId,
+    messages::{
+        ChangeQuorumRequest, ChangeQuorumResponse, DescribeQuorumRequest, DescribeQuorumResponse,
+        QuorumHelloRequest, QuorumMember, VoterId,
+    },
+};
+use tokio::time::{Instant, sleep_until};
+
+use super::timeout;
+use crate::{broker::Broker, controller::ControllerHandle, peer::Peer};
+
+/// How long a node that is to become a controller may take to say who it is.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often it is looked whether a change of the quorum is through.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+pub(crate) async fn describe_quorum(
+    broker: Arc<Broker>,
+    _request: DescribeQuorumRequest,
+) -> Result<DescribeQuorumResponse, Failure> {
+    let status = active(&broker)?.status().await?;
+    let (end, addresses) = (status.log_end_index, broker.control.peers().addresses().clone());
+    let member = |one: &VoterStatus, is_voter| QuorumMember {
+        id: one.id,
+        is_voter,
+        address: addresses.of(one.id.node).unwrap_or_default(),
+        log_end_index: if one.id == status.me { end } else { one.log_end_index.unwrap_or(0) },
+        is_alive: one.id == status.me || one.is_alive,
+    };
+    let voters = status.voters.iter().map(|one| member(one, true));
+    let learners = status.learners.iter().map(|one| member(one, false));
+    Ok(DescribeQuorumResponse {
+        leader: broker.id,
+        term: status.term,
+        committed_index: status.committed_index,
+        log_end_index: end,
+        members: voters.chain(learners).collect(),
+    })
+}
+
+pub(crate) async fn change_quorum(
+    broker: Arc<Broker>,
+    request: ChangeQuorumRequest,
+) -> Result<ChangeQuorumResponse, Failure> {
+    let deadline = Instant::now() + timeout(request.timeout_ms);
+    let controller = active(&broker)?;
+    let before = controller.status().await?;
+    let known = before.voters.iter().find(|voter| voter.id.node == request.node);
+    let change = match (&request.add_at, known) {
+        (None, Some(voter)) if before.voters.len() > 1 => VoterChange::Remove(voter.id),
+        (None, Some(_)) => {
+            let message = "the last controller cannot be removed";
+            return Err(Failure::new(ErrorCode::InvalidRequest, message));
+        }
+        (None, None) => {
+            let message = format!("node {} is no controller", request.node);
+            return Err(Failure::new(ErrorCode::UnknownBroker, message));
+        }
+        (Some(address), _) => {
+            let id = who_is_at(&broker, request.node, address).await?;
+            match known {
+                Some(voter) if voter.id == id => return Ok(voters(&before.voters)),
+                Some(voter) => return Err(replaced(voter.id)),
+                None => VoterChange::Add(id),
+            }
+        }
+    };
+    controller.change_voters(change).await?;
+    loop {
+        let status = controller.status().await?;
+        let is_through = match change {
+            VoterChange::Add(id) => status.voters.iter().any(|voter| voter.id == id),
+            VoterChange::Remove(id) => status.voters.iter().all(|voter| voter.id != id),
+        };
+        if is_through {
+            return Ok(voters(&status.voters));
+        }
+        let next = Instant::now() + LOOK_INTERVAL;
+        if next >= deadline {
+            let message = "the change has begun and is not through yet; `tidemark cluster quorum` shows how far it is";
+            return Err(Failure::new(ErrorCode::Timeout, message));
+        }
+        sleep_until(next).await;
+    }
+}
+
+fn voters(voters: &[VoterStatus]) -> ChangeQuorumResponse {
+    ChangeQuorumResponse { voters: voters.iter().map(|voter| voter.id).collect() }
+}
+
+fn replaced(id: VoterId) -> Failure {
+    let message = format!(
+        "node {} is a controller with another disk (directory {}); remove it first, then add it",
+        id.node, id.directory
+    );
+    Failure::new(ErrorCode::InvalidRequest, message)
+}
+
+async fn who_is_at(broker: &Broker, node: NodeId, address: &str) -> Result<VoterId, Failure> {
+    let unreachable = |why: String| {
+        let message = format!("node {node} cannot be asked who it is at {address}: {why}");
+        Failure::new(ErrorCode::NotReady, message)
+    };
+    let connected = Peer::connect(&broker.tasks, address).await;
+    let (peer, _pushes) = connected.map_err(|error| unreachable(error.to_string()))?;
+    let request = QuorumHelloRequest {
+        node: broker.id,
+        directory: broker.directory,
+        cluster_id: broker.cluster_id.clone(),
+        controllers: broker.config.controllers.keys().copied().collect(),
+    };
+    let (hello, _payload) = peer.ask(&request, HELLO_TIMEOUT).await?;
+    if hello.node != node {
+        return Err(unreachable(format!("node {} answers there", hello.node)));
+    }
+    if hello.cluster_id != broker.cluster_id {
+        let message = format!("node {node} at {address} belongs to cluster {}", hello.cluster_id);
+        return Err(Failure::new(ErrorCode::WrongCluster, message));
+    }
+    Ok(VoterId { node, directory: hello.directory })
+}
+
+fn active(broker: &Broker) -> Result<&ControllerHandle, Failure> {
+    match broker.control.local() {
+        Some(local) if broker.control.leader() == Some(broker.id) => Ok(local),
+        _ => Err(Failure::new(ErrorCode::NotController, "the active controller is another node")),
+    }
+}

@@ -1,0 +1,381 @@
+//! A broker's shards without threads, for whoever steers time and disk: a simulator.
+//!
+//! [`Steered`] owns what a data directory and its shards consist of, and does one thing when it is told to: open logs,
+//! follow an image, let the shards wake, run a flush. What happens then is the code that runs in a real broker. It
+//! contains no decisions of its own, and it starts nothing: between two calls nothing happens.
+
+mod assign;
+mod observe;
+pub(crate) mod replicas;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tidemark_controller::Image;
+use tidemark_protocol::{
+    BrokerEpoch, BrokerId, ErrorCode, Failure, LeaderEpoch, Offset, TopicPartition,
+    messages::{Acks, Durability, ProduceReceipt},
+};
+use tidemark_storage::{
+    Checkpoints, DataDir, DataDirIdentity, DiskError, LockedDataDir, OpenError, disk::SimDisk,
+};
+use tokio::sync::oneshot;
+
+use self::{observe::Glances, replicas::Kept};
+pub use self::{
+    observe::SeenReplica,
+    replicas::{LogEnds, PortEffect},
+};
+use crate::{
+    clock::{Clock, ClockHands},
+    disk::{Disk, SegmentFiles},
+    disk_watch::DiskWatch,
+    flusher::{Flush, Flusher},
+    health::Health,
+    janitor,
+    left_behind::LeftBehind,
+    log_dirs::LogDirs,
+    metrics::{Metrics, Protocol},
+    partitions::{Partitions, unknown_partition},
+    reads::{self, ColdReads},
+    replicas::ReplicaPort,
+    service::produce::validate,
+    shard::{self, Command, Shard, ShardConfig, ShardHandle},
+};
+
+/// What a steered broker is made with.
+#[derive(Clone, Debug)]
+pub struct SteeredConfig {
+    pub broker_id: BrokerId,
+    pub shards: usize,
+    /// Commands that may wait in front of a shard.
+    pub queue_max: usize,
+    pub flush_interval: Duration,
+    /// Produce is refused below so much free space.
+    pub disk_reserve_bytes: u64,
+    /// Segment files that may be open.
+    pub open_files_max: usize,
+    /// How long a follower may not have caught up before it leaves the in-sync replicas.
+    pub replica_lag_ms: u64,
+}
+
+/// The shards of one broker process, and its data directory.
+#[derive(Debug)]
+pub struct Steered {
+    config: SteeredConfig,
+    clock: Clock,
+    metrics: Metrics,
+    disk_watch: DiskWatch,
+    flusher: Flusher,
+    shards: Vec<OneShard>,
+    partitions: Partitions,
+    cold_reads: ColdReads,
+    data_dir: DataDir<Disk>,
+    dirs: LogDirs,
+    checkpoints: Checkpoints,
+    previous_broker_epoch: Option<BrokerEpoch>,
+    /// The partitions here are as this image says.
+    followed: Image,
+    /// What this run is registered with.
+    broker_epoch: Option<BrokerEpoch>,
+    port: Arc<Kept>,
+    glances: Glances,
+}
+
+struct OneShard {
+    shard: Shard,
+    handle: ShardHandle,
+}
+
+impl std::fmt::Debug for OneShard {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.handle.fmt(out)
+    }
+}
+
+/// A flush that waits to be run. Dropped, it is one that a crash has prevented.
+#[derive(Debug)]
+pub struct SteeredFlush {
+    flush: Flush,
+}
+
+impl SteeredFlush {
+    pub fn partition(&self) -> TopicPartition {
+        self.flush.partition
+    }
+}
+
+/// One partition's share of a produce request.
+#[derive(Clone, Debug)]
+pub struct SteeredProduce {
+    pub partition: TopicPartition,
+    pub leader_epoch: Option<LeaderEpoch>,
+    pub acks: Acks,
+    pub durability: Durability,
+    pub timeout_ms: u64,
+    pub batches: Bytes,
+}
+
+/// The wait for a produce.
+#[derive(Debug)]
+pub struct Ticket {
+    outcome: oneshot::Receiver<Result<ProduceReceipt, Failure>>,
+}
+
+impl Ticket {
+    /// The outcome, once there is one.
+    pub fn outcome(&mut self) -> Option<Result<ProduceReceipt, Failure>> {
+        match self.outcome.try_recv() {
+            Ok(outcome) => Some(outcome),
+            Err(oneshot::error::TryRecvError::Empty) => None,
+            Err(oneshot::error::TryRecvError::Closed) => Some(Err(Failure::new(
+                ErrorCode::NotReady,
+                "the broker stopped before the outcome was known",
+            ))),
+        }
+    }
+}
+
+/// What a read found.
+#[derive(Clone, Debug)]
+pub struct SteeredRead {
+    pub bytes: Bytes,
+    pub high_watermark: Offset,
+    pub log_start_offset: Offset,
+    pub leader_epoch: LeaderEpoch,
+}
+
+impl Steered {
+    /// Takes the data directory. No log is open yet.
+    pub fn open(
+        disk: &SimDisk,
+        root: &Path,
+        identity: DataDirIdentity,
+        hands: Arc<ClockHands>,
+        config: SteeredConfig,
+    ) -> Result<Self, OpenError> {
+        let clock = Clock::with_hands(hands);
+        let health = Health::starting();
+        let metrics = Metrics::new(clock.clone(), health.clone());
+        let locked = LockedDataDir::lock(Disk::from(disk.clone()), root, "a simulator")?;
+        let data_dir = locked.open(identity)?;
+        let checkpoints = data_dir.load_checkpoints()?;
+        let left_behind =
+            LeftBehind::new(data_dir.disk().clone(), data_dir.root(), data_dir.topics_dir());
+        let files = SegmentFiles::new(data_dir.disk().clone(), config.open_files_max);
+        let dirs = LogDirs { files, topics_dir: data_dir.topics_dir(), left_behind };
+        let disk_watch = DiskWatch::new(root.to_owned(), config.disk_reserve_bytes, health);
+        let flusher = Flusher::by_hand();
+        let port = Arc::<Kept>::default();
+        let shard = |index| {
+            let config = ShardConfig {
+                index,
+                queue_max: config.queue_max,
+                flush_interval: config.flush_interval,
+            };
+            let (shard, handle) = Shard::new(
+                config,
+                clock.clone(),
+                metrics.clone(),
+                disk_watch.clone(),
+                flusher.clone(),
+                Arc::clone(&port) as Arc<dyn ReplicaPort>,
+            );
+            OneShard { shard, handle }
+        };
+        Ok(Self {
+            shards: (0..config.shards).map(shard).collect(),
+            previous_broker_epoch: checkpoints.clean_epoch(),
+            partitions: Partitions::default(),
+            cold_reads: ColdReads::inline(),
+            followed: Image::default(),
+            broker_epoch: None,
+            glances: Glances::default(),
+            port,
+            config,
+            clock,
+            metrics,
+            disk_watch,
+            flusher,
+            data_dir,
+            dirs,
+            checkpoints,
+        })
+    }
+
+    /// The broker epoch of the last process, if it shut down cleanly.
+    pub fn previous_broker_epoch(&self) -> Option<BrokerEpoch> {
+        self.previous_broker_epoch
+    }
+
+    /// Where the controller's log is.
+    pub fn metadata_dir(&self) -> PathBuf {
+        self.data_dir.metadata_dir()
+    }
+
+    /// Lets every shard do what has come up, until nothing more does.
+    pub fn wake(&mut self) {
+        for one in &mut self.shards {
+            one.shard.wake();
+        }
+    }
+
+    /// How long the shards may be left alone if nothing arrives.
+    pub fn wake_in(&self) -> Duration {
+        let each = self.shards.iter().map(|one| one.shard.wake_in());
+        each.min().expect("a broker has a shard")
+    }
+
+    /// Flushes that wait to be run, in the order in which threads would begin them.
+    pub fn take_flushes(&mut self) -> Vec<SteeredFlush> {
+        self.flusher.take_waiting().into_iter().map(|flush| SteeredFlush { flush }).collect()
+    }
+
+    /// Runs a flush. Its owner learns the outcome when it wakes.
+    pub fn run_flush(&mut self, flush: SteeredFlush) {
+        self.flusher.run(flush.flush, &self.clock, &self.metrics);
+    }
+
+    /// Hands batches to their shard, after the checks that a request goes through.
+    pub fn produce(&mut self, produce: &SteeredProduce) -> Result<Ticket, Failure> {
+        let id = produce.partition;
+        let topic = self.followed.topic_by_id(id.topic_id).ok_or_else(|| unknown_partition(id))?;
+        let view = self.partitions.get(id).ok_or_else(|| unknown_partition(id))?;
+        let batches = validate(&produce.batches, &topic.config)?;
+        let (reply, outcome) = oneshot::channel();
+        let command = Command::Produce(shard::Produce {
+            partition: id,
+            batches,
+            leader_epoch: produce.leader_epoch,
+            acks: produce.acks,
+            durability: produce.durability,
+            deadline_ms: self.clock.monotonic_ms() + produce.timeout_ms,
+            protocol: Protocol::Native,
+            queued_at: self.clock.now(),
+            reply,
+        });
+        self.tell(view.shard.index, command);
+        Ok(Ticket { outcome })
+    }
+
+    /// Reads what is committed, as a client does.
+    pub fn read(
+        &mut self,
+        id: TopicPartition,
+        leader_epoch: Option<LeaderEpoch>,
+        offset: Offset,
+        max_bytes: usize,
+    ) -> Result<SteeredRead, Failure> {
+        let view = self.partitions.get(id).ok_or_else(|| unknown_partition(id))?;
+        let read =
+            reads::read(&self.cold_reads, &view, leader_epoch, offset, max_bytes, &self.metrics);
+        let read = read.now_or_never().expect("an inline read waits for nobody")?;
+        Ok(SteeredRead {
+            bytes: read.bytes,
+            high_watermark: read.high_watermark,
+            log_start_offset: read.log_start_offset,
+            leader_epoch: read.leader_epoch,
+        })
+    }
+
+    /// Rolls, applies retention, looks at the free space: what time asks of a broker.
+    pub fn upkeep(&mut self) {
+        if let Ok(space) = janitor::space(&self.data_dir) {
+            self.disk_watch.observe(space);
+        }
+        for index in 0..self.shards.len() {
+            let partitions = self.held_by(index);
+            let (reply, _done) = oneshot::channel();
+            self.tell(index, Command::Upkeep { partitions, reply });
+        }
+        self.wake();
+        self.metrics.upkeep();
+    }
+
+    /// Writes down what is durable, as a broker does from time to time.
+    pub fn write_checkpoints(&mut self) -> Result<(), DiskError> {
+        let mut logs = Vec::new();
+        for index in 0..self.shards.len() {
+            let partitions = self.held_by(index);
+            let mut some = self.ask(index, |reply| Command::Checkpoints { partitions, reply });
+            logs.append(&mut some);
+        }
+        logs.extend(self.unopened_checkpoints());
+        self.data_dir.write_checkpoints(&logs)
+    }
+
+    /// Why the directory takes no more writes, if it does not.
+    pub fn disk_failure(&self) -> Option<&str> {
+        self.disk_watch.failure()
+    }
+
+    /// Flushes and closes every log. Says whether that makes a clean shutdown; if so it is written down.
+    pub fn close(mut self) -> Result<bool, DiskError> {
+        let mut closed = shard::Closed::default();
+        for index in 0..self.shards.len() {
+            let (reply, mut answer) = oneshot::channel();
+            self.tell(index, Command::Close { reply });
+            while self.shards[index].shard.wake() {
+                let flushes = self.take_flushes();
+                assert!(!flushes.is_empty(), "a shard that closes waits for a flush");
+                for flush in flushes {
+                    self.run_flush(flush);
+                }
+            }
+            let mut one = answer.try_recv().expect("a shard that has ended has answered");
+            closed.checkpoints.append(&mut one.checkpoints);
+            closed.unclean += one.unclean;
+        }
+        if closed.unclean > 0 || self.disk_watch.failure().is_some() {
+            return Ok(false);
+        }
+        if !self.partitions.unopened().is_empty() {
+            let unopened = self.unopened_checkpoints();
+            let checkpoints: Vec<_> = closed.checkpoints.into_iter().chain(unopened).collect();
+            self.data_dir.write_checkpoints(&checkpoints)?;
+            return Ok(false);
+        }
+        self.data_dir.close(&closed.checkpoints, self.broker_epoch)?;
+        Ok(true)
+    }
+
+    fn unopened_checkpoints(&self) -> Vec<shard::LogCheckpoint> {
+        let unopened = self.partitions.unopened();
+        unopened.into_iter().filter_map(|(id, known)| Some((id, known?))).collect()
+    }
+
+    fn held_by(&self, index: usize) -> Vec<TopicPartition> {
+        let views = self.partitions.all();
+        let mut ids: Vec<_> =
+            views.iter().filter(|view| view.shard.index == index).map(|view| view.id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Sends to a shard. One whose mailbox is full is let work first: nobody else will.
+    fn tell(&mut self, index: usize, command: Command) {
+        let one = &mut self.shards[index];
+        if let Err(command) = one.handle.try_send(command) {
+            one.shard.wake();
+            let sent = one.handle.try_send(command);
+            assert!(sent.is_ok(), "a shard that has worked has room");
+        }
+    }
+
+    fn ask<T>(&mut self, index: usize, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> T {
+        let (reply, mut answer) = oneshot::channel();
+        self.tell(index, command(reply));
+        loop {
+            let goes_on = self.shards[index].shard.wake();
+            match answer.try_recv() {
+                Ok(answer) => return answer,
+                Err(_) => assert!(goes_on, "a shard that serves answers"),
+            }
+        }
+    }
+}
