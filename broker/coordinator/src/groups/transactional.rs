@@ -132,8 +132,12 @@ impl GroupCoordinator {
             let message = format!("producer {id} is at epoch {}, not {epoch}", fence.epoch);
             return Err(Failure::new(ErrorCode::InvalidProducerEpoch, message));
         }
-        if fence.is_some_and(|fence| fence.is_open && fence.epoch == epoch) {
-            return Ok(());
+        if let Some(fence) = fence.filter(|fence| fence.is_open) {
+            if fence.epoch == epoch {
+                return Ok(());
+            }
+            let message = format!("producer {id} has a transaction open in epoch {}", fence.epoch);
+            return Err(Failure::new(ErrorCode::InvalidTransactionState, message));
         }
         let is_verified =
             self.guards.by_producer.get(&id).is_some_and(|(of_epoch, guard)| {
