@@ -13,7 +13,7 @@ use std::{
 use clap::Parser;
 use tidemark_tests::sim::{
     figures::Figures,
-    run::{Options, Outcome, explain, replay, run},
+    run::{Options, Outcome, explain, keep_panics, replay, run},
     trace::Verbosity,
 };
 
@@ -105,10 +105,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let verbosity = if args.trace { Verbosity::Print } else { Verbosity::Hash };
     let options = Options { seconds: args.sim_seconds, verbosity };
-    // A panic of a simulated process is told with its seed, not where it happens.
-    if !args.trace {
-        std::panic::set_hook(Box::new(|_panic| {}));
-    }
+    keep_panics();
     let (from, end) = match (args.seed, args.seeds) {
         (Some(seed), _) => (seed, seed + 1),
         (None, Some(range)) if args.minutes.is_none() => range,

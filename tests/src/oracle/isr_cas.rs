@@ -85,7 +85,9 @@ fn check_change(
             || (was.isr.is_empty() && was.elr.is_empty() && was.last_known_leader == Some(leader));
         // The entry that takes the last of those in sync away may elect the last leader at once.
         let is_last = was.leader == Some(leader) || was.last_known_leader == Some(leader);
-        require(is_clean || is_last || config.unclean_leader_election, "S13", || {
+        // The change that completes a reassignment brings the last of those who stay into sync, on the leader's word.
+        let has_arrived = was.is_reassigning() && !now.is_reassigning();
+        require(is_clean || is_last || has_arrived || config.unclean_leader_election, "S13", || {
             format!("{leader} is elected for {id} without having everything: {was:?}")
         })?;
     }
