@@ -133,7 +133,8 @@ impl Producer {
         let obstacles = queues.filter_map(|queue| Some((queue.obstacle()?, queue)));
         let ((since, source), queue) = obstacles.min_by_key(|((since, _), _)| *since)?;
         let (topic, partition) = (queue.topic.clone(), queue.partition);
-        let error = ProduceError::Request { topic, partition, source: (*source).clone() };
+        let source = (*source).clone();
+        let error = ProduceError::Request { topic, partition, source, maybe_written: false };
         Some((since.elapsed(), error))
     }
 
