@@ -8,10 +8,13 @@ use tidemark_controller::{
     QuorumConfig, QuorumEvent, RaftQuorum, Token,
 };
 use tidemark_protocol::{
-    BrokerEpoch, DirectoryId, Failure, NodeId,
+    BrokerEpoch, DirectoryId, ErrorCode, Failure, NodeId,
     messages::{HeartbeatRequest, HeartbeatResponse, VoterId, WantedState},
 };
-use tidemark_storage::testing::SimDisk;
+use tidemark_storage::{
+    Disk,
+    testing::{Faults, SimDisk},
+};
 
 use crate::rig::{create, registration};
 
@@ -230,6 +233,34 @@ fn whatever_was_answered_is_there_after_everybody_was_killed() {
         assert!(cluster.nodes[&1].image().topic(&name).is_some());
         for id in NODES {
             cluster.register(id, 10 + round);
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_keeps_no_broker_from_coming_back() {
+    const PLENTY_BYTES: u64 = 1 << 40;
+    let mut cluster = with_topic();
+    for disk in cluster.disks.values() {
+        disk.set_faults(Faults { capacity_bytes: Some(PLENTY_BYTES), ..Faults::default() });
+        let used = PLENTY_BYTES - disk.space(Path::new("/")).unwrap().free_bytes;
+        disk.set_faults(Faults { capacity_bytes: Some(used), ..Faults::default() });
+    }
+    // Large ones until they do not fit, then small ones into what is left.
+    for partitions in [2_000, 1] {
+        let refused = (0..2_000).find_map(|number| {
+            let name = format!("{number}-of-{partitions}");
+            cluster.run(create(&name, partitions, 3)).err()
+        });
+        assert_eq!(refused.expect("full in the end").code, ErrorCode::DiskFull);
+    }
+    let active = cluster.active().unwrap();
+    cluster.event(active, ControllerEvent::ConnectionClosed { connection: 2 });
+    assert!(cluster.nodes[&active].image().broker(2).unwrap().fenced);
+    for run in 2..5 {
+        for id in NODES {
+            cluster.register(id, run);
+            assert!(!cluster.nodes[&1].image().broker(id).unwrap().fenced, "{id} in run {run}");
         }
     }
 }
