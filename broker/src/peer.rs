@@ -157,7 +157,8 @@ impl Peer {
             .await
             .map_err(|_elapsed| lost(ErrorCode::Timeout, "a node did not answer in time"))?
             .map_err(|_dropped| lost(ErrorCode::NotReady, "the connection to a node was lost"))?;
-        let outcome: Result<R::Response, Failure> = frame.message().map_err(undecodable)?;
+        let outcome: Result<R::Response, Failure> =
+            frame.message().map_err(|error| undecodable(&error))?;
         outcome.map(|response| (response, frame.payload))
     }
 
@@ -199,7 +200,7 @@ fn lost(code: ErrorCode, message: &str) -> Failure {
     Failure::new(code, message)
 }
 
-fn undecodable(error: FrameError) -> Failure {
+fn undecodable(error: &FrameError) -> Failure {
     Failure::new(ErrorCode::Internal, format!("a node's answer cannot be decoded: {error}"))
 }
 

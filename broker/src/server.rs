@@ -68,12 +68,6 @@ pub enum ServerError {
     Metadata(#[from] QuorumError),
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
-    #[error(
-        "{} has logs, but the metadata that says what they are is missing from {}; put it back from a copy of \
-         the data directory",
-        topics_dir.display(), dir.display()
-    )]
-    MetadataLost { dir: PathBuf, topics_dir: PathBuf },
     #[error("{0}")]
     Disk(#[from] DiskError),
     #[error(
@@ -94,7 +88,7 @@ pub async fn run(
     health: Health,
     shutdown: Shutdown,
 ) -> Result<(), ServerError> {
-    run_on(Disk::default(), config, metrics, health, shutdown).await
+    Box::pin(run_on(Disk::default(), config, metrics, health, shutdown)).await
 }
 
 async fn run_on(
@@ -113,7 +107,7 @@ async fn run_on(
         tracing::info!("told to stop before this node belonged to a cluster");
         return Ok(());
     };
-    let (server, start) = Server::assemble(data_dir, config, metrics, health).await?;
+    let (server, start) = Server::assemble(data_dir, config, metrics, health)?;
     server.serve(listener, address);
     match shutdown.or_stop(server.start(start, address)).await {
         Some(Ok(())) => {
@@ -153,7 +147,7 @@ struct Start {
 
 impl Server {
     /// Starts the threads on an open directory. Nothing is served yet.
-    async fn assemble(
+    fn assemble(
         data_dir: Arc<DataDir<Disk>>,
         config: Config,
         metrics: Metrics,
@@ -170,11 +164,6 @@ impl Server {
         let (threads, tasks) = (Tasks::new(Shutdown::new()), Tasks::new(Shutdown::new()));
         let plane =
             Plane::start(&data_dir, &config, &clock, (&metrics, &health), (&threads, &tasks))?;
-        if let Some(image) = &plane.recovered
-            && left_behind.is_metadata_lost(image)?
-        {
-            return Err(ServerError::MetadataLost { dir: data_dir.metadata_dir(), topics_dir });
-        }
 
         let root = data_dir.root().to_owned();
         let disk_watch = DiskWatch::new(root, config.disk_reserve_bytes, health.clone());

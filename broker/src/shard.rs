@@ -10,6 +10,7 @@ mod effects;
 mod partition;
 mod produce;
 mod replicate;
+mod seen;
 mod upkeep;
 
 use std::{
@@ -30,7 +31,9 @@ pub(crate) use self::{
     partition::{log_config, storage_durability},
     produce::{Produce, ProduceOutcome},
     replicate::{FollowerPosition, LeaderAnswer},
+    seen::Glance,
 };
+pub use self::seen::SeenReplica;
 use self::{closing::Closing, partition::Partition, produce::Awaiting, replicate::Incoming};
 use crate::{
     clock::Clock,
@@ -463,3 +466,6 @@ impl Hands {
         self.wall_ms = u64::try_from(self.clock.wall_ms()).unwrap_or(0);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,8 @@
 //! contains no decisions of its own, and it starts nothing: between two calls nothing happens.
 
 mod assign;
-mod replicas;
+mod observe;
+pub(crate) mod replicas;
 
 use std::{
     path::{Path, PathBuf},
@@ -25,8 +26,11 @@ use tidemark_storage::{
 };
 use tokio::sync::oneshot;
 
-use self::replicas::Kept;
-pub use self::replicas::{LogEnds, PortEffect};
+use self::{observe::Glances, replicas::Kept};
+pub use self::{
+    observe::SeenReplica,
+    replicas::{LogEnds, PortEffect},
+};
 use crate::{
     clock::{Clock, ClockHands},
     disk::{Disk, SegmentFiles},
@@ -74,12 +78,13 @@ pub struct Steered {
     data_dir: DataDir<Disk>,
     dirs: LogDirs,
     checkpoints: Checkpoints,
-    was_clean: bool,
+    previous_broker_epoch: Option<BrokerEpoch>,
     /// The partitions here are as this image says.
     followed: Image,
     /// What this run is registered with.
     broker_epoch: Option<BrokerEpoch>,
     port: Arc<Kept>,
+    glances: Glances,
 }
 
 struct OneShard {
@@ -185,11 +190,12 @@ impl Steered {
         };
         Ok(Self {
             shards: (0..config.shards).map(shard).collect(),
-            was_clean: checkpoints.is_clean(),
+            previous_broker_epoch: checkpoints.clean_epoch(),
             partitions: Partitions::default(),
             cold_reads: ColdReads::inline(),
             followed: Image::default(),
             broker_epoch: None,
+            glances: Glances::default(),
             port,
             config,
             clock,
@@ -202,9 +208,9 @@ impl Steered {
         })
     }
 
-    /// Whether the last process that used the directory shut down cleanly.
-    pub fn was_clean(&self) -> bool {
-        self.was_clean
+    /// The broker epoch of the last process, if it shut down cleanly.
+    pub fn previous_broker_epoch(&self) -> Option<BrokerEpoch> {
+        self.previous_broker_epoch
     }
 
     /// Where the controller's log is.

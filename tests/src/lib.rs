@@ -3,8 +3,20 @@
 //! Suites lie in `tests/tests/`, one binary each. Nothing here waits by sleeping: a broker says on its standard output when
 //! it is ready, and everything else is asked for over its ports.
 
+pub mod checker;
 pub mod cli;
+pub mod cluster;
+pub mod effort;
+pub mod faults;
+pub mod history;
 pub mod http;
+pub mod image;
+pub mod network;
+pub mod oracle;
 pub mod process;
+pub mod proxy;
+pub mod random;
 pub mod raw;
+pub mod sim;
 pub mod tools;
+pub mod workload;

@@ -2,7 +2,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -42,19 +42,31 @@ pub struct Raw {
 impl Raw {
     /// Connects and exchanges prefaces.
     pub fn open(broker: &Broker) -> Result<Self> {
-        let mut raw = Self::open_silent(broker)?;
+        Self::open_silent(broker)?.greeted()
+    }
+
+    /// Connects to an address and exchanges prefaces; no later wait is longer than `patience`.
+    pub fn open_at(address: SocketAddr, patience: Duration) -> Result<Self> {
+        Self::over(TcpStream::connect_timeout(&address, patience)?, patience)?.greeted()
+    }
+
+    fn greeted(mut self) -> Result<Self> {
+        let raw = &mut self;
         raw.send(&Preface::OURS.encode())?;
         let mut theirs = [0; PREFACE_BYTES];
         raw.stream.read_exact(&mut theirs).context("the broker's preface")?;
         Preface::decode(&theirs)?;
-        Ok(raw)
+        Ok(self)
     }
 
     /// Connects and says nothing.
     pub fn open_silent(broker: &Broker) -> Result<Self> {
-        let stream = TcpStream::connect(broker.address())?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        Self::over(TcpStream::connect(broker.address())?, PATIENCE)
+    }
+
+    fn over(stream: TcpStream, patience: Duration) -> Result<Self> {
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         stream.set_nodelay(true)?;
         let decoder = FrameDecoder::new(FRAME_BYTES_MAX);
         Ok(Self { stream, buffer: BytesMut::new(), decoder, correlation: 0 })

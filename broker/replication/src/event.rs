@@ -274,6 +274,8 @@ pub struct FollowerStatus {
     /// Whether it has reported in this leader epoch; without that the offsets are 0.
     pub is_known: bool,
     pub is_in_sync: bool,
+    /// In the set that was proposed last, and not in sync yet.
+    pub is_proposed: bool,
     pub log_end_offset: Offset,
     pub flushed_offset: Offset,
     /// When it is last known to have had everything there was, on the clock of [`crate::Replica::step`]. While its

@@ -141,7 +141,7 @@ impl Following {
             Answer::Watermark => learn(core, high_watermark, log_start_offset, effects),
             Answer::Diverging { leader, own } => {
                 if bug::is_put_back("diverging-reply-raises-watermark") {
-                    learn(core, high_watermark, log_start_offset, effects);
+                    raise_watermark(core, high_watermark, effects);
                 }
                 let ends =
                     own.map_or(leader.end_offset, |own| own.end_offset.min(leader.end_offset));
@@ -207,6 +207,7 @@ impl Following {
             core.high_watermark = log.log_start_offset;
             effects.push(Effect::SetHighWatermark { offset: core.high_watermark });
         }
+        core.request_flush_if_behind(effects);
         let position = |log: LogState| (log.log_end_offset, log.last_epoch);
         if position(log) == position(before) {
             // The same question would get the same answer.
@@ -219,14 +220,18 @@ impl Following {
 
 /// Takes note of what the leader says is committed and deleted. What is known to be committed stays so, whoever leads.
 fn learn(core: &mut Core, high_watermark: Offset, log_start: Offset, effects: &mut Vec<Effect>) {
+    raise_watermark(core, high_watermark, effects);
+    let log_start = log_start.min(core.high_watermark);
+    if log_start > core.log.log_start_offset {
+        effects.push(Effect::SetLogStart { offset: log_start });
+    }
+}
+
+fn raise_watermark(core: &mut Core, high_watermark: Offset, effects: &mut Vec<Effect>) {
     let committed = high_watermark.min(core.log.log_end_offset);
     if committed > core.high_watermark {
         core.high_watermark = committed;
         effects.push(Effect::SetHighWatermark { offset: committed });
-    }
-    let log_start = log_start.min(core.high_watermark);
-    if log_start > core.log.log_start_offset {
-        effects.push(Effect::SetLogStart { offset: log_start });
     }
 }
 

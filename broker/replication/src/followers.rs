@@ -143,6 +143,12 @@ impl Follower {
     /// Sorts a position by its round, and takes note of the round.
     pub(crate) fn asked(&mut self, position: &Position) -> Asked {
         if position.round > self.round {
+            let took_answer =
+                self.question == Question::Served && position.fetch_offset > self.log_end;
+            if !took_answer {
+                // What was said may have been lost with a stream.
+                self.told = None;
+            }
             self.round = position.round;
             self.question = Question::Refused;
             return Asked::Question;
@@ -261,6 +267,7 @@ impl Follower {
             id: self.member.id,
             is_known: self.is_known,
             is_in_sync: self.is_in_sync(),
+            is_proposed: self.in_sync == InSync::Proposed,
             log_end_offset: known(self.log_end),
             flushed_offset: known(self.flushed),
             caught_up_ms: self.caught_up_ms,

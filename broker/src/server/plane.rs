@@ -25,8 +25,6 @@ use crate::{
 pub(super) struct Plane {
     pub(super) control: Control,
     pub(super) images: watch::Receiver<Arc<Image>>,
-    /// What a controller found on its disk.
-    pub(super) recovered: Option<Arc<Image>>,
 }
 
 impl Plane {
@@ -56,7 +54,7 @@ impl Plane {
             );
             tasks.spawn("metadata", feed.run(tasks.shutdown().clone()));
             let control = Control::new(me.node, None, peers, leader);
-            return Ok(Self { control, images, recovered: None });
+            return Ok(Self { control, images });
         }
         let runner = RunnerConfig {
             me,
@@ -73,12 +71,11 @@ impl Plane {
             (clock.clone(), metrics.clone(), health.clone()),
             outlets,
         )?;
-        let recovered = Some(images.borrow().clone());
         // A thread has nobody to tell of a failure: the handle's questions fail.
         drop(threads.spawn_thread("controller", move || runner.run())?);
         tasks.spawn("losses", tell_losses(losses, handle.clone(), tasks.shutdown().clone()));
         let control = Control::new(me.node, Some(handle), peers, leader);
-        Ok(Self { control, images, recovered })
+        Ok(Self { control, images })
     }
 }
 

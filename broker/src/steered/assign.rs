@@ -17,13 +17,17 @@ use crate::{
 };
 
 impl Steered {
-    /// Clears what interrupted deletions left, and opens every log that `image` has assigned to this broker. None
-    /// is led yet.
-    pub fn open_logs(&mut self, image: &Image) {
+    /// Clears what interrupted deletions left. The image followed is to be at least as new as what the last process
+    /// followed.
+    pub fn clear_left_behind(&mut self) {
         let now_ms = u64::try_from(self.clock.wall_ms()).unwrap_or(0);
-        if let Err(error) = self.dirs.left_behind.clear_topics(image, now_ms) {
+        if let Err(error) = self.dirs.left_behind.clear_topics(&self.followed, now_ms) {
             tracing::warn!(%error, "directories without partitions stay where they are");
         }
+    }
+
+    /// Opens every log that `image` has assigned to this broker. None is led yet.
+    pub fn open_logs(&mut self, image: &Image) {
         for placed in plan::difference(&Image::default(), image, self.config.broker_id).open {
             self.open_log(&placed.topic, placed.id, None);
         }
@@ -50,6 +54,15 @@ impl Steered {
             self.open_log(&topic, id, self.assignment(&topic, id));
         }
         self.wake();
+    }
+
+    /// Tries again to open the logs that could not be opened.
+    pub fn retry_unopened(&mut self) {
+        for id in self.partitions.unopened().into_keys() {
+            if let Some(topic) = self.followed.topic_by_id(id.topic_id).map(Arc::clone) {
+                self.open_log(&topic, id, self.assignment(&topic, id));
+            }
+        }
     }
 
     /// Tells every replica what the image says of it.
@@ -122,6 +135,7 @@ impl Steered {
         }
         let Some(view) = self.partitions.remove(partition) else { return };
         view.set_deleted();
+        self.glances.remove(&partition);
         let reason = ErrorCode::UnknownTopicOrPartition;
         let released =
             self.ask(view.shard.index, |reply| Command::Release { partition, reason, reply });

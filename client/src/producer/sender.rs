@@ -248,9 +248,12 @@ impl Sender {
         // The broker refuses all of a partition's batches for the fault of one.
         let alone = !repeat && !indeterminate && is_fault_of_one(&error) && batches.len() > 1;
         if !repeat && !alone {
-            let (topic, partition) = (queue.topic.clone(), queue.partition);
-            let error = ProduceError::Request { topic, partition, source: error };
-            self.shared.fail(&batches, &error);
+            for batch in batches {
+                let (topic, partition) = (queue.topic.clone(), queue.partition);
+                let (source, maybe_written) = (error.clone(), batch.maybe_written);
+                let error = ProduceError::Request { topic, partition, source, maybe_written };
+                self.shared.fail(&[batch], &error);
+            }
             queue.settled();
             return;
         }
@@ -332,6 +335,7 @@ impl Drop for Sender {
                     reason: "the producer was dropped before the answer".into(),
                     sent,
                 },
+                maybe_written: sent,
             });
             self.shared.fail(&queue.drain(), &ProduceError::Closed);
         }

@@ -133,6 +133,16 @@ impl SimDisk {
         state.stopped.as_ref().map(|(operation, path)| format!("{operation} {}", path.display()))
     }
 
+    /// Whether the disk has stopped. Cheaper than [`SimDisk::stopped`], for whoever asks all the time.
+    pub fn is_stopped(&self) -> bool {
+        self.lock_state().stopped.is_some()
+    }
+
+    /// What is allocated.
+    pub fn used_bytes(&self) -> u64 {
+        self.lock_state().image.used_bytes()
+    }
+
     /// Changes what goes wrong from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.lock_state().faults = faults;

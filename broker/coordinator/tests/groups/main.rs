@@ -1,0 +1,10 @@
+//! The group coordinator over a log in memory.
+
+#![expect(clippy::unwrap_used, reason = "in tests")]
+
+mod classic;
+mod hostile;
+mod log;
+mod members;
+mod soup;
+mod transactional;

@@ -1,0 +1,59 @@
+//! What must hold, one file per property, named as `correctness.md` numbers them (S1 to S15, S25, S26; L1 to L12).
+//!
+//! The oracles see what nobody in the cluster can: every log at once, everything that was ever committed, who has lost
+//! what. They look after every step, at what the step has changed, so that a look costs little; each says what it found
+//! in a sentence. They change nothing.
+
+mod bounds;
+mod candidate_completeness;
+mod commit_immutable;
+mod epochs;
+mod ghost;
+mod isr_cas;
+mod leader_completeness;
+pub mod liveness;
+mod log_matching;
+mod metadata;
+mod metadata_matching;
+mod min_isr_gate;
+mod no_loss;
+mod quorum_superset;
+mod raft;
+mod recovery;
+mod single_leader;
+mod unclean_exclusion;
+mod watermark;
+
+use std::fmt;
+
+pub use self::{
+    ghost::{Ghost, Mark, Observed, ReplicaKey, marks_of},
+    no_loss::Acknowledged,
+    unclean_exclusion::Loss,
+};
+
+/// A property that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub property: &'static str,
+    pub text: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.property, self.text)
+    }
+}
+
+/// Whether what was looked at is in order.
+pub type Verdict = Result<(), Violation>;
+
+/// A violation of this property.
+pub fn violation(property: &'static str, text: impl Into<String>) -> Violation {
+    Violation { property, text: text.into() }
+}
+
+/// Holds, or is a violation.
+fn require(holds: bool, property: &'static str, text: impl FnOnce() -> String) -> Verdict {
+    if holds { Ok(()) } else { Err(violation(property, text())) }
+}

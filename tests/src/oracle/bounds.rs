@@ -1,0 +1,15 @@
+//! S11, bounds: log start ≤ high watermark ≤ log end, and flushed ≤ log end, on every replica.
+
+use tidemark_protocol::NodeId;
+
+use super::{Observed, Verdict, require};
+
+pub(super) fn check(node: NodeId, seen: &Observed) -> Verdict {
+    let Observed { log_start_offset, log_end_offset, flushed_offset, high_watermark, .. } = *seen;
+    let in_order = log_start_offset <= high_watermark
+        && high_watermark <= log_end_offset
+        && log_start_offset <= flushed_offset
+        && flushed_offset <= log_end_offset
+        && seen.shown_watermark <= log_end_offset;
+    require(in_order, "S11", || format!("node {node}: {seen:?}"))
+}

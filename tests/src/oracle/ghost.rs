@@ -1,0 +1,318 @@
+//! What the oracles know: the content of every replica as it was appended, everything that was ever committed, and the
+//! metadata as it was agreed on. Fed with what each step has changed; the properties are in the files beside this one.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use tidemark_broker::steered::SeenReplica;
+use tidemark_protocol::{
+    BrokerId, LeaderEpoch, NodeId, Offset, TopicPartition, batch::batches,
+};
+use tidemark_replication::FollowerStatus;
+
+use super::{
+    Verdict, bounds, candidate_completeness, commit_immutable, epochs, leader_completeness,
+    log_matching, metadata::Metadata, min_isr_gate, no_loss::Acknowledged, quorum_superset, raft::Raft,
+    recovery, single_leader, unclean_exclusion::Loss, violation, watermark,
+};
+use crate::sim::figures::Figures;
+
+/// A replica of a partition.
+pub type ReplicaKey = (NodeId, TopicPartition);
+
+/// One record, as far as the oracles tell records apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    pub epoch: LeaderEpoch,
+    /// Of the batch's content, and the record's place in it.
+    pub hash: u64,
+}
+
+/// A replica as it is after a step.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    pub partition: TopicPartition,
+    pub log_start_offset: Offset,
+    pub log_end_offset: Offset,
+    pub flushed_offset: Offset,
+    pub high_watermark: Offset,
+    /// What readers are given.
+    pub shown_watermark: Offset,
+    pub led: Option<Led>,
+    pub followed: Option<(BrokerId, LeaderEpoch)>,
+}
+
+/// What a leader knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Led {
+    pub epoch: LeaderEpoch,
+    pub isr: Vec<BrokerId>,
+    /// With those it has proposed.
+    pub maximal_isr: Vec<BrokerId>,
+    pub min_insync_replicas: usize,
+    pub is_watermark_known: bool,
+}
+
+impl Observed {
+    /// From what a broker shows of it.
+    pub fn of(node: NodeId, replica: &SeenReplica, followers: &[FollowerStatus]) -> Self {
+        let members = |is_in: fn(&FollowerStatus) -> bool| {
+            let others = followers.iter().filter(|follower| is_in(follower)).map(|it| it.id);
+            std::iter::once(node).chain(others).collect::<Vec<_>>()
+        };
+        let led = replica.led.map(|epoch| Led {
+            epoch,
+            isr: members(|follower| follower.is_in_sync),
+            maximal_isr: members(|follower| follower.is_in_sync || follower.is_proposed),
+            min_insync_replicas: usize::from(replica.min_insync_replicas).min(followers.len() + 1),
+            is_watermark_known: replica.is_watermark_known,
+        });
+        Self {
+            partition: replica.partition,
+            log_start_offset: replica.log_start_offset,
+            log_end_offset: replica.log_end_offset,
+            flushed_offset: replica.flushed_offset,
+            high_watermark: replica.high_watermark,
+            shown_watermark: replica.shown_watermark,
+            led,
+            followed: replica.followed,
+        }
+    }
+}
+
+/// A replica as the oracles remember it.
+#[derive(Clone, Debug, Default)]
+pub struct Shadow {
+    /// Of the process it was seen in.
+    pub life: u64,
+    pub is_running: bool,
+    pub start: Offset,
+    pub marks: VecDeque<Mark>,
+    pub flushed: Offset,
+    pub high_watermark: Offset,
+    pub led: Option<Led>,
+    /// Everything below agrees with what was committed.
+    pub agrees_to: Offset,
+}
+
+impl Shadow {
+    pub fn end(&self) -> Offset {
+        self.start + self.marks.len() as u64
+    }
+
+    pub fn mark(&self, offset: Offset) -> Option<Mark> {
+        let at = offset.checked_sub(self.start)?;
+        self.marks.get(usize::try_from(at).ok()?).copied()
+    }
+
+    fn truncate(&mut self, end: Offset) {
+        let keep = end.saturating_sub(self.start);
+        self.marks.truncate(usize::try_from(keep).expect("a log in memory"));
+        self.agrees_to = self.agrees_to.min(end);
+    }
+
+    fn begin_at(&mut self, start: Offset) {
+        let gone = start.saturating_sub(self.start);
+        let gone = usize::try_from(gone).expect("a log in memory").min(self.marks.len());
+        self.marks.drain(..gone);
+        self.start = start;
+        self.agrees_to = self.agrees_to.max(start);
+    }
+}
+
+/// What was committed of one partition, written once.
+#[derive(Clone, Debug, Default)]
+pub struct Truth {
+    marks: Vec<Mark>,
+    /// Records that an election without a clean candidate has given up are no longer owed to anybody.
+    pub given_up: bool,
+}
+
+impl Truth {
+    /// The true high watermark: exclusive end of what some leader has committed.
+    pub fn end(&self) -> Offset {
+        self.marks.len() as u64
+    }
+
+    pub fn mark(&self, offset: Offset) -> Option<Mark> {
+        self.marks.get(usize::try_from(offset).ok()?).copied()
+    }
+
+    pub(super) fn push(&mut self, mark: Mark) {
+        self.marks.push(mark);
+    }
+}
+
+/// Everything the oracles know.
+#[derive(Debug, Default)]
+pub struct Ghost {
+    pub replicas: BTreeMap<ReplicaKey, Shadow>,
+    pub truths: BTreeMap<TopicPartition, Truth>,
+    pub metadata: Metadata,
+    pub raft: Raft,
+    pub loss: Loss,
+    pub acknowledged: Acknowledged,
+    pub(super) leaders: single_leader::Leaders,
+    pub(super) observers: epochs::Observers,
+    /// Partitions whose loss of data is in order: of topics that are durable in memory only, beyond what they promise.
+    pub lossy: BTreeSet<TopicPartition>,
+}
+
+impl Ghost {
+    /// A replica as a step has left it. `read` gives the batches from one offset to another.
+    pub fn observe(
+        &mut self,
+        node: NodeId,
+        life: u64,
+        seen: &Observed,
+        read: impl FnOnce(Offset, Offset) -> Bytes,
+        figures: &mut Figures,
+    ) -> Verdict {
+        let partition = seen.partition;
+        let key = (node, partition);
+        bounds::check(node, seen)?;
+        let shadow = self.replicas.entry(key).or_default();
+        let reopened = shadow.life != life || !shadow.is_running;
+        let before_end = shadow.end();
+        if reopened {
+            // Everything is read again: what a restart makes of a log is for the oracle of recoveries.
+            let marks = marks_of(&read(seen.log_start_offset, seen.log_end_offset), seen.log_start_offset)?;
+            recovery::check(&self.leaders, key, shadow, seen, &marks)?;
+            let agrees_to = seen.log_start_offset;
+            let (start, marks) = (seen.log_start_offset, marks.into());
+            *shadow =
+                Shadow { life, is_running: true, start, marks, agrees_to, ..Shadow::default() };
+        } else {
+            if seen.log_end_offset < before_end {
+                figures.happened("truncations");
+                log_matching::check_truncation(key, shadow, seen, self.truths.get(&partition), &self.lossy)?;
+                shadow.truncate(seen.log_end_offset);
+            }
+            if seen.log_start_offset > shadow.end() {
+                figures.happened("started over");
+                shadow.marks.clear();
+                shadow.start = seen.log_start_offset;
+                shadow.agrees_to = seen.log_start_offset;
+            }
+            let from = shadow.end();
+            if seen.log_end_offset > from {
+                let marks = marks_of(&read(from, seen.log_end_offset), from)?;
+                epochs::check_appended(key, shadow, &marks)?;
+                single_leader::check(&mut self.leaders, key, seen, from, &marks)?;
+                shadow.marks.extend(marks);
+            }
+            shadow.begin_at(seen.log_start_offset);
+        }
+        let led_before = std::mem::replace(&mut shadow.led, seen.led.clone());
+        let watermark_before = std::mem::replace(&mut shadow.high_watermark, seen.high_watermark);
+        shadow.flushed = seen.flushed_offset;
+        if !reopened {
+            watermark::check(key, &led_before, watermark_before, seen)?;
+            min_isr_gate::check(key, &led_before, watermark_before, seen)?;
+        }
+        self.after(key, led_before.as_ref(), seen, figures)
+    }
+
+    /// What follows from a replica's new state for everybody else.
+    fn after(
+        &mut self,
+        key: ReplicaKey,
+        led_before: Option<&Led>,
+        seen: &Observed,
+        figures: &mut Figures,
+    ) -> Verdict {
+        let (_, partition) = key;
+        let truth_before = self.true_end(partition);
+        if seen.led.is_some() {
+            commit_immutable::advance(self, key, seen)?;
+        }
+        self.agree(key);
+        log_matching::check(self, key)?;
+        if let Some(led) = &seen.led {
+            if led_before.map(|led| led.epoch) != Some(led.epoch) {
+                figures.happened("leaderships begun");
+                leader_completeness::check(self, key)?;
+            }
+            quorum_superset::check(self, key, led)?;
+        }
+        if self.true_end(partition) > truth_before {
+            figures.check("commits");
+            candidate_completeness::check_partition(self, partition)?;
+        }
+        Ok(())
+    }
+
+    /// The process is gone; what it wrote stays as it is remembered, until it is opened again.
+    pub fn ended(&mut self, node: NodeId) {
+        for (_, shadow) in self.replicas.range_mut((node, first())..=(node, last())) {
+            shadow.is_running = false;
+            shadow.led = None;
+        }
+    }
+
+    /// The log was deleted: what comes under this name is another one.
+    pub fn removed(&mut self, key: ReplicaKey) {
+        self.replicas.remove(&key);
+    }
+
+    /// Replicas of a node that are known.
+    pub fn held_by(&self, node: NodeId) -> Vec<TopicPartition> {
+        let held = self.replicas.range((node, first())..=(node, last()));
+        held.filter(|(_, shadow)| shadow.is_running).map(|((_, id), _)| *id).collect()
+    }
+
+    pub fn true_end(&self, partition: TopicPartition) -> Offset {
+        self.truths.get(&partition).map_or(0, Truth::end)
+    }
+
+    /// Compares a replica with what was committed, as far as that is new.
+    pub(super) fn agree(&mut self, key: ReplicaKey) {
+        let Some(truth) = self.truths.get(&key.1) else { return };
+        let Some(shadow) = self.replicas.get_mut(&key) else { return };
+        let until = truth.end().min(shadow.end());
+        while shadow.agrees_to < until {
+            let at = shadow.agrees_to;
+            if at >= shadow.start && shadow.mark(at) != truth.mark(at) {
+                break;
+            }
+            shadow.agrees_to += 1;
+        }
+    }
+
+    /// Whether a replica has everything that was committed.
+    pub fn is_complete(&mut self, key: ReplicaKey) -> bool {
+        self.agree(key);
+        let end = self.true_end(key.1);
+        self.replicas.get(&key).is_some_and(|shadow| shadow.agrees_to >= end)
+    }
+}
+
+fn first() -> TopicPartition {
+    TopicPartition { topic_id: tidemark_protocol::TopicId([0; 16]), partition: 0 }
+}
+
+fn last() -> TopicPartition {
+    TopicPartition { topic_id: tidemark_protocol::TopicId([0xff; 16]), partition: u32::MAX }
+}
+
+/// The records of consecutive batches, the first of which is at `from`.
+pub fn marks_of(bytes: &Bytes, from: Offset) -> Result<Vec<Mark>, super::Violation> {
+    let mut marks = Vec::new();
+    for batch in batches(bytes.clone()) {
+        let batch = batch.map_err(|error| violation("S26", format!("a log holds no batches: {error}")))?;
+        let header = batch.header;
+        for delta in 0..=u64::from(header.last_offset_delta) {
+            if header.base_offset + delta < from {
+                continue;
+            }
+            let expected = from + marks.len() as u64;
+            if header.base_offset + delta != expected {
+                let text = format!("a log has {} where {expected} should be", header.base_offset);
+                return Err(violation("S26", text));
+            }
+            let hash = u64::from(header.crc) << 32 | delta;
+            marks.push(Mark { epoch: header.leader_epoch, hash });
+        }
+    }
+    Ok(marks)
+}

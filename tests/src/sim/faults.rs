@@ -1,0 +1,456 @@
+//! What goes wrong, one fault at a time, as the seed's plan says; and what mends it. A fault is skipped where it would
+//! break a promise that nobody has made: a disk is wiped, or rots, only while somebody else who leads has everything.
+
+use tidemark_controller::{
+    AlterTopic, Command, DeleteTopic, ElectLeaders, Election, Reassign, ReassignPartition,
+    SetDraining, VoterChange,
+};
+use tidemark_protocol::{NodeId, TopicPartition, messages::VoterId};
+use tidemark_storage::disk::{Disk as _, Faults};
+
+use super::{
+    core::{Event, MS, Mend, Micros, SECOND},
+    network::Address,
+    node::{Io, Node, root},
+    shape::FaultClass,
+    trace::Who,
+    world::World,
+};
+use crate::oracle::Verdict;
+
+/// Links of clients in the table of links, as one.
+const CLIENTS: std::ops::Range<u32> = 1_000..1_210;
+
+impl World {
+    /// It is time for a fault.
+    pub(super) fn fault(&mut self) -> Verdict {
+        if !self.are_faults_on {
+            return Ok(());
+        }
+        let pause_us = self.core.draw(50 * MS, self.shape.fault_pause_us);
+        self.core.after(pause_us, Event::Fault);
+        let faults = self.shape.faults.clone();
+        if faults.is_empty() {
+            return Ok(());
+        }
+        let class = *self.core.random.pick(&faults);
+        let id = *self.core.random.pick(&self.shape.nodes);
+        self.inject(class, id)
+    }
+
+    fn inject(&mut self, class: FaultClass, id: NodeId) -> Verdict {
+        match class {
+            FaultClass::Crash => self.crash_one(id),
+            FaultClass::CrashMidway => {
+                let disk = &self.nodes[&id].disk;
+                if self.nodes[&id].is_up() {
+                    disk.stop_at(disk.operations() + self.core.draw(0, 30));
+                }
+                Ok(())
+            }
+            FaultClass::PowerLoss => self.power_loss(id, class),
+            FaultClass::PowerLossOfMany => {
+                let count = self.core.draw(2, self.shape.nodes.len() as u64);
+                for id in self.pick_nodes(count) {
+                    self.power_loss(id, class)?;
+                }
+                Ok(())
+            }
+            FaultClass::CleanRestart => self.clean_restart(id),
+            FaultClass::FsyncError => {
+                self.injected(class, id);
+                let faults = self.disk_faults.entry(id).or_default();
+                faults.failing_syncs = 1;
+                self.nodes[&id].disk.set_faults(faults.clone());
+                faults.failing_syncs = 0;
+                Ok(())
+            }
+            FaultClass::BitRot => self.rot(id),
+            FaultClass::FullDisk => self.fill(id),
+            FaultClass::SlowDisk => {
+                self.injected(class, id);
+                self.nodes.get_mut(&id).expect("it is there").flush_us = self.core.draw(MS, SECOND);
+                let until_us = self.core.draw(SECOND, 6 * SECOND);
+                self.core.after(until_us, Event::Mend { mend: Mend::FastDisk { node: id } });
+                Ok(())
+            }
+            FaultClass::BrokenConnection => self.break_connection(),
+            FaultClass::Partition | FaultClass::OneWayCut => self.cut(class),
+            FaultClass::Pause => self.pause(id),
+            FaultClass::MetadataLag => Ok(()),
+            FaultClass::Reassignment => self.reassign(),
+            FaultClass::WipedDisk => self.wipe(id),
+            FaultClass::RecreatedTopic => self.recreate(),
+            FaultClass::Settings => self.change_settings(),
+            FaultClass::Leadership => self.move_leadership(id),
+        }
+    }
+
+    fn injected(&mut self, class: FaultClass, id: NodeId) {
+        self.core.figures.fault(class.name());
+        let who = if id == 0 { Who::World } else { Who::Node(id) };
+        self.core.note(who, "fault", [u64::from(id), 0], || class.name().to_owned());
+    }
+
+    fn pick_nodes(&mut self, count: u64) -> Vec<NodeId> {
+        let mut nodes = self.shape.nodes.clone();
+        let mut picked = Vec::new();
+        while (picked.len() as u64) < count && !nodes.is_empty() {
+            let at = self.core.draw(0, nodes.len() as u64 - 1);
+            picked.push(nodes.swap_remove(usize::try_from(at).expect("a few")));
+        }
+        picked
+    }
+
+    fn crash_one(&mut self, id: NodeId) -> Verdict {
+        if self.nodes[&id].is_up() {
+            self.injected(FaultClass::Crash, id);
+            self.crash(id);
+            self.start_later(id, 4 * SECOND);
+        }
+        Ok(())
+    }
+
+    fn power_loss(&mut self, id: NodeId, class: FaultClass) -> Verdict {
+        let held = self.replicas_on(id);
+        let in_memory: Vec<_> =
+            held.into_iter().filter(|partition| !self.is_durable(*partition)).collect();
+        if in_memory.iter().any(|partition| !self.may_lose(id, *partition)) {
+            return Ok(());
+        }
+        self.injected(class, id);
+        self.leaving.remove(&id);
+        let node = self.nodes.get_mut(&id).expect("it is there");
+        node.lose_power(&mut self.core, &mut self.net);
+        self.ghost.ended(id);
+        self.ghost.loss.lost(id, in_memory);
+        self.start_later(id, 5 * SECOND);
+        Ok(())
+    }
+
+    fn clean_restart(&mut self, id: NodeId) -> Verdict {
+        if !self.nodes[&id].is_up() || self.leaving.contains_key(&id) {
+            return Ok(());
+        }
+        self.injected(FaultClass::CleanRestart, id);
+        self.leaving.insert(id, self.core.now_us() + 5 * SECOND);
+        self.with_process(id, |process, io| process.leave(io));
+        Ok(())
+    }
+
+    /// Has a node's process do something from outside.
+    pub(super) fn with_process(
+        &mut self,
+        id: NodeId,
+        act: impl FnOnce(&mut super::node::Process, &mut Io<'_>),
+    ) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.act(&mut self.core, &mut self.net, &self.shape, act);
+    }
+
+    fn fill(&mut self, id: NodeId) -> Verdict {
+        self.injected(FaultClass::FullDisk, id);
+        let room = self.core.draw(0, 100_000);
+        let node = &self.nodes[&id];
+        let faults = self.disk_faults.entry(id).or_default();
+        faults.capacity_bytes = Some(node.disk.used_bytes() + room);
+        node.disk.set_faults(faults.clone());
+        let until_us = self.core.draw(SECOND, 8 * SECOND);
+        self.core.after(until_us, Event::Mend { mend: Mend::FreeDisk { node: id } });
+        Ok(())
+    }
+
+    fn break_connection(&mut self) -> Verdict {
+        let open = self.net.open_connections();
+        if open.is_empty() {
+            return Ok(());
+        }
+        self.injected(FaultClass::BrokenConnection, 0);
+        for _ in 0..self.core.draw(1, 3) {
+            let connection = *self.core.random.pick(&open);
+            self.net.reset(&mut self.core, connection);
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self, class: FaultClass) -> Verdict {
+        let nodes = self.shape.nodes.clone();
+        if nodes.len() < 2 {
+            return Ok(());
+        }
+        let most = self.core.draw(1, (nodes.len() as u64 / 2).max(1));
+        let inside = self.pick_nodes(most);
+        let with_clients = self.core.chance(300);
+        let both_ways = class == FaultClass::Partition;
+        let mut pairs = Vec::new();
+        for from in &inside {
+            for to in nodes.iter().filter(|to| !inside.contains(to)) {
+                if both_ways || self.core.chance(600) {
+                    pairs.push((*from, *to));
+                }
+                if both_ways || self.core.chance(200) {
+                    pairs.push((*to, *from));
+                }
+            }
+            if with_clients {
+                pairs.extend(CLIENTS.flat_map(|client| [(*from, client), (client, *from)]));
+            }
+        }
+        self.injected(class, inside[0]);
+        self.core.note(Who::World, "cut", [pairs.len() as u64, 0], || format!("{inside:?} of {nodes:?}"));
+        self.net.block(&pairs);
+        let longest_us = if self.core.chance(400) { 400 * MS } else { 8 * SECOND };
+        let until_us = self.core.draw(10 * MS, longest_us);
+        self.core.after(until_us, Event::Mend { mend: Mend::Unblock { pairs } });
+        Ok(())
+    }
+
+    fn pause(&mut self, id: NodeId) -> Verdict {
+        let node = self.nodes.get_mut(&id).expect("it is there");
+        if node.is_up() && !node.is_paused() {
+            node.pause();
+            self.injected(FaultClass::Pause, id);
+            let until_us = self.core.draw(50 * MS, 5 * SECOND);
+            self.core.after(until_us, Event::Mend { mend: Mend::Resume { node: id } });
+        }
+        Ok(())
+    }
+
+    fn reassign(&mut self) -> Verdict {
+        let partitions = self.partitions();
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        self.injected(FaultClass::Reassignment, 0);
+        if self.core.chance(150) {
+            let broker_id = *self.core.random.pick(&self.shape.nodes);
+            let draining = self.core.chance(500);
+            self.wish(Command::SetDraining(SetDraining { broker_id, draining }));
+            return Ok(());
+        }
+        let partition = *self.core.random.pick(&partitions);
+        let replicas = if self.core.chance(150) {
+            None
+        } else {
+            let size = self.ghost.metadata.partition(partition).map_or(1, |it| it.target_replicas().count());
+            Some(self.pick_nodes(size as u64))
+        };
+        let changes = vec![ReassignPartition { partition, replicas }];
+        self.wish(Command::Reassign(Reassign { changes, throttle_bytes_per_second: None }));
+        Ok(())
+    }
+
+    fn recreate(&mut self) -> Verdict {
+        if !self.admin.is_idle() {
+            return Ok(());
+        }
+        self.injected(FaultClass::RecreatedTopic, 0);
+        let topic = self.core.random.pick(&self.shape.topics).clone();
+        self.wish(Command::DeleteTopic(DeleteTopic { name: topic.name.clone(), id: None }));
+        let command = topic.command(&mut self.core);
+        self.wish(Command::CreateTopic(command));
+        Ok(())
+    }
+
+    fn change_settings(&mut self) -> Verdict {
+        self.injected(FaultClass::Settings, 0);
+        let topic = self.core.random.pick(&self.shape.topics).clone();
+        let min = self.core.draw(1, u64::from(topic.replication_factor));
+        let set = [("min_insync_replicas".to_owned(), min.to_string())].into();
+        let (name, unset) = (topic.name, Vec::new());
+        self.wish(Command::AlterTopic(AlterTopic { name, set, unset, validate_only: false }));
+        Ok(())
+    }
+
+    fn move_leadership(&mut self, id: NodeId) -> Verdict {
+        self.injected(FaultClass::Leadership, id);
+        if self.core.chance(500) {
+            let command = ElectLeaders { election: Election::Preferred, partitions: None };
+            self.wish(Command::ElectLeaders(command));
+        } else {
+            self.with_process(id, |process, io| process.transfer_leadership(io));
+        }
+        Ok(())
+    }
+
+    fn rot(&mut self, id: NodeId) -> Verdict {
+        let held = self.replicas_on(id);
+        let may_rot: Vec<_> = held.into_iter().filter(|it| self.may_lose(id, *it)).collect();
+        if may_rot.is_empty() {
+            return Ok(());
+        }
+        let partition = *self.core.random.pick(&may_rot);
+        let Some(topic) = self.ghost.metadata.image.topic_by_id(partition.topic_id) else { return Ok(()) };
+        let dir = root().join("topics").join(&*topic.name).join(partition.partition.to_string());
+        let disk = self.nodes[&id].disk.clone();
+        let entries = disk.list(&dir).unwrap_or_default();
+        let logs: Vec<_> = entries.iter().filter(|it| it.name.ends_with(".log") && it.bytes > 0).collect();
+        if logs.is_empty() {
+            return Ok(());
+        }
+        let log = *self.core.random.pick(&logs);
+        let written = self.ghost.replicas.get(&(id, partition)).map_or(0, |it| it.marks.len() as u64);
+        if written == 0 {
+            return Ok(());
+        }
+        self.injected(FaultClass::BitRot, id);
+        self.rotten.insert((id, partition));
+        self.ghost.removed((id, partition));
+        self.ghost.loss.lost_replica(id, partition);
+        let offset = self.core.draw(0, log.bytes.min(20_000) - 1);
+        let bit = u8::try_from(self.core.draw(0, 7)).expect("one of eight");
+        disk.bit_rot(&dir.join(&log.name), offset, bit);
+        Ok(())
+    }
+
+    fn wipe(&mut self, id: NodeId) -> Verdict {
+        let held = self.replicas_on(id);
+        let may_lose = held.iter().all(|partition| self.may_lose(id, *partition));
+        if !may_lose || !self.may_lose_voter(id) || self.nodes[&id].life == 0 {
+            return Ok(());
+        }
+        self.injected(FaultClass::WipedDisk, id);
+        self.crash(id);
+        self.replace_disk(id, held);
+        self.start_later(id, 3 * SECOND);
+        Ok(())
+    }
+
+    /// Puts an empty disk into a node that is down.
+    pub(super) fn replace_disk(&mut self, id: NodeId, held: Vec<TopicPartition>) {
+        self.ghost.loss.lost(id, held.iter().copied());
+        for partition in held {
+            self.ghost.removed((id, partition));
+        }
+        self.rotten.retain(|(of, _)| *of != id);
+        if self.shape.controllers.contains(&id) {
+            self.wiped.insert(id);
+        }
+        self.disk_faults.remove(&id);
+        self.nodes.get_mut(&id).expect("it is there").wipe(&mut self.core);
+    }
+
+    /// Partitions that the controller has a replica of on this node, or that the node still holds.
+    pub(super) fn replicas_on(&self, id: NodeId) -> Vec<TopicPartition> {
+        let mut held = self.ghost.held_by(id);
+        for partition in self.partitions() {
+            let assigned = self.ghost.metadata.partition(partition);
+            if assigned.is_some_and(|it| it.replicas.contains(&id)) && !held.contains(&partition) {
+                held.push(partition);
+            }
+        }
+        held
+    }
+
+    pub fn partitions(&self) -> Vec<TopicPartition> {
+        let topics = self.ghost.metadata.image.topics();
+        let of = |topic: &std::sync::Arc<tidemark_controller::Topic>| {
+            let (topic_id, count) = (topic.id, topic.partition_count());
+            (0..count).map(move |partition| TopicPartition { topic_id, partition })
+        };
+        topics.flat_map(of).collect()
+    }
+
+    fn is_durable(&self, partition: TopicPartition) -> bool {
+        let topic = self.ghost.metadata.image.topic_by_id(partition.topic_id);
+        let durability = topic.map(|topic| topic.config.durability);
+        durability != Some(tidemark_controller::TopicDurability::Memory)
+    }
+
+    /// Whether a replica may be lost without breaking a promise: somebody else, who is up, leads, and has everything.
+    pub(super) fn may_lose(&mut self, id: NodeId, partition: TopicPartition) -> bool {
+        let Some(assigned) = self.ghost.metadata.partition(partition) else { return true };
+        if !assigned.replicas.contains(&id) {
+            return true;
+        }
+        let Some(leader) = assigned.leader.filter(|leader| *leader != id) else { return false };
+        let is_up = self.nodes[&leader].is_up() && self.ghost.metadata.is_live(leader);
+        let is_led = self.ghost.replicas.get(&(leader, partition)).is_some_and(|it| it.led.is_some());
+        is_up
+            && is_led
+            && !self.ghost.loss.is_flagged(leader, partition)
+            && self.ghost.is_complete((leader, partition))
+    }
+
+    fn may_lose_voter(&self, id: NodeId) -> bool {
+        !self.shape.controllers.contains(&id)
+            || (self.shape.controllers.len() >= 3 && self.wiped.is_empty())
+    }
+
+    /// Replaces the vote of a wiped disk by that of the new one, one step at a time, as an operator would.
+    pub(super) fn tend_voters(&mut self) {
+        let Some(id) = self.wiped.first().copied() else { return };
+        let me = self.nodes[&id].voter();
+        let leads = |node: &&Node| node.process().and_then(|it| it.quorum()).is_some_and(|it| it.is_leader);
+        let Some(leader) = self.nodes.values().find(leads) else { return };
+        let (leader, status) = (leader.id, leader.process().and_then(|it| it.quorum()));
+        let Some(status) = status else { return };
+        let voters: Vec<VoterId> = status.voters.iter().map(|voter| voter.id).collect();
+        let old = voters.iter().find(|voter| voter.node == id && **voter != me).copied();
+        let change = match (voters.contains(&me), old) {
+            (true, None) => {
+                self.wiped.remove(&id);
+                return;
+            }
+            (true, Some(old)) => VoterChange::Remove(old),
+            (false, _) if status.learners.iter().any(|it| it.id == me) => return,
+            (false, _) => VoterChange::Add(me),
+        };
+        self.core.note(Who::Node(leader), "voters", [0, 0], || format!("{change:?}"));
+        self.with_process(leader, |process, io| process.change_voters(change, io));
+    }
+
+    /// A fault ends.
+    pub(super) fn mend(&mut self, mend: Mend) -> Verdict {
+        match mend {
+            Mend::Start { node } => self.start(node),
+            Mend::Resume { node } => self.resume(node),
+            Mend::Unblock { pairs } => {
+                self.core.note(Who::World, "uncut", [pairs.len() as u64, 0], String::new);
+                self.net.unblock(&mut self.core, &pairs);
+                Ok(())
+            }
+            Mend::FreeDisk { node } => {
+                let faults = self.disk_faults.entry(node).or_default();
+                faults.capacity_bytes = None;
+                self.nodes[&node].disk.set_faults(faults.clone());
+                Ok(())
+            }
+            Mend::FastDisk { node } => {
+                self.nodes.get_mut(&node).expect("it is there").flush_us = self.shape.flush_us;
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn resume(&mut self, id: NodeId) -> Verdict {
+        let node = self.nodes.get_mut(&id).expect("it is there");
+        if !node.is_paused() {
+            return Ok(());
+        }
+        let life = node.life;
+        for input in node.resume() {
+            if self.nodes[&id].life == life {
+                self.give(id, input)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends every fault of a disk.
+    pub(super) fn mend_disk(&mut self, id: NodeId) {
+        self.disk_faults.remove(&id);
+        let node = self.nodes.get_mut(&id).expect("it is there");
+        node.disk.set_faults(Faults::default());
+        node.flush_us = self.shape.flush_us;
+    }
+
+    /// The address of a node's present process.
+    pub(super) fn address(&self, id: NodeId) -> Address {
+        Address::Node { node: id, life: self.nodes[&id].life }
+    }
+
+    pub(super) fn is_quiet(&self, within_us: Micros) -> bool {
+        self.core.now_us() >= within_us
+    }
+}

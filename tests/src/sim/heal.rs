@@ -1,0 +1,109 @@
+//! The end of a run: every fault is mended, and what is left must come to order within a bound of simulated time. What is
+//! demanded then is in `oracle/liveness`.
+
+use std::collections::BTreeSet;
+
+use super::{
+    client::named,
+    core::{MS, Micros, SECOND},
+    trace::Who,
+    world::World,
+};
+use crate::{
+    checker,
+    history::Action,
+    oracle::{Verdict, Violation, liveness, violation},
+};
+
+/// How long everything may take to come to order.
+const SETTLE_US: Micros = 90 * SECOND;
+/// How often it is looked at.
+const LOOK_US: Micros = 200 * MS;
+
+/// How a run went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// Something happened that must never happen.
+    Safety(Violation),
+    /// Something did not happen that must happen when nothing is in its way.
+    Liveness(Violation),
+}
+
+impl World {
+    /// Mends everything, and waits until all is in order.
+    pub fn heal(&mut self) -> Result<(), Wrong> {
+        self.mend_all().map_err(Wrong::Safety)?;
+        let healed_us = self.core.now_us();
+        self.history.healed_ns = Some(healed_us * 1_000);
+        let mut goals = liveness::Goals::begin(self);
+        loop {
+            let until_us = self.core.now_us() + LOOK_US;
+            self.run(until_us).map_err(Wrong::Safety)?;
+            let Some(unmet) = goals.unmet(self) else { break };
+            if self.core.now_us() - healed_us > SETTLE_US {
+                return Err(Wrong::Liveness(unmet));
+            }
+        }
+        let took_ms = (self.core.now_us() - healed_us) / MS;
+        self.core.figures.happened_times("milliseconds to order", took_ms);
+        self.ghost.check_no_loss().map_err(Wrong::Safety)?;
+        self.judge_history().map_err(Wrong::Safety)
+    }
+
+    fn mend_all(&mut self) -> Verdict {
+        self.core.note(Who::World, "heal", [0, 0], String::new);
+        self.are_faults_on = false;
+        self.net.unblock_all(&mut self.core);
+        for id in self.shape.nodes.clone() {
+            self.mend_disk(id);
+            self.resume(id)?;
+            self.leaving.remove(&id);
+            let node = &self.nodes[&id];
+            if self.rotten.iter().any(|(of, _)| *of == id) {
+                // There is no other cure for a disk that rots.
+                let held = self.replicas_on(id);
+                self.crash(id);
+                self.replace_disk(id, held);
+            } else if node.is_up() {
+                let process = node.process().expect("it is up");
+                if process.broker.disk_failure().is_some() || process.has_controller_failed() || process.is_leaving() {
+                    self.crash(id);
+                }
+            }
+            self.start(id)?;
+        }
+        self.undo_drains();
+        Ok(())
+    }
+
+    fn undo_drains(&mut self) {
+        for broker_id in self.shape.nodes.clone() {
+            let command = tidemark_controller::SetDraining { broker_id, draining: false };
+            self.wish(tidemark_controller::Command::SetDraining(command));
+        }
+    }
+
+    /// What clients have seen, judged by the checker that judges real processes.
+    fn judge_history(&mut self) -> Verdict {
+        let kept: BTreeSet<_> = self
+            .partitions()
+            .into_iter()
+            .filter(|partition| !self.ghost.lossy.contains(partition))
+            .map(named)
+            .collect();
+        for operation in &mut self.history.operations {
+            if let Action::Send(send) = &mut operation.action {
+                // Nobody is owed what was in a topic that was deleted.
+                send.survives &= kept.contains(&send.partition);
+            }
+        }
+        let report = checker::check(&self.history);
+        self.core.figures.check("history");
+        match report.findings.anomalies.first_key_value() {
+            None => Ok(()),
+            Some((kind, anomaly)) => {
+                Err(violation("history", format!("{}: {:?}", kind.name(), anomaly.evidence)))
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What travels over connections: the messages of the real protocol as values. Nothing is encoded here; that has tests of
+//! its own.
+
+use bytes::Bytes;
+use tidemark_controller::{Answer, Command};
+use tidemark_protocol::{
+    BrokerEpoch, BrokerId, Failure, LeaderEpoch, NodeId, Offset, TopicId, TopicPartition,
+    messages::{
+        Acks, FetchMetadataRequest, FetchMetadataResponse, HeartbeatRequest, HeartbeatResponse,
+        ProduceReceipt, ReplicaPosition, ReplicaPushHeader, VoterId,
+    },
+};
+
+/// Ties an answer to its request, within one connection.
+pub type Correlation = u64;
+
+/// One message.
+#[derive(Clone, Debug)]
+pub enum Message {
+    /// Of the quorum; it has no answer.
+    Quorum { from: VoterId, to: VoterId, message: Bytes },
+    Request(Correlation, Box<Request>),
+    Answer(Correlation, Box<Result<Response, Failure>>),
+    /// A follower's new positions, on its stream.
+    Positions(Vec<ReplicaPosition>),
+    /// A leader's answers, on the stream.
+    Push { header: ReplicaPushHeader, payload: Vec<Bytes> },
+}
+
+/// What somebody asks.
+#[derive(Clone, Debug)]
+pub enum Request {
+    Command(Command),
+    Heartbeat(HeartbeatRequest),
+    FetchMetadata(FetchMetadataRequest),
+    Replicate { broker_id: BrokerId, broker_epoch: BrokerEpoch, leader_id: BrokerId },
+    /// Where the partitions of all topics are, as far as the broker knows.
+    Metadata,
+    Produce {
+        partition: TopicPartition,
+        leader_epoch: Option<LeaderEpoch>,
+        acks: Acks,
+        timeout_ms: u64,
+        batches: Bytes,
+    },
+    Fetch {
+        partition: TopicPartition,
+        leader_epoch: Option<LeaderEpoch>,
+        offset: Offset,
+        max_bytes: usize,
+    },
+    ListOffsets { partition: TopicPartition, earliest: bool },
+}
+
+/// What is answered.
+#[derive(Clone, Debug)]
+pub enum Response {
+    Command(Committed),
+    Heartbeat(HeartbeatResponse),
+    FetchMetadata { response: FetchMetadataResponse, snapshot: Bytes },
+    Replicate,
+    Metadata(Vec<TopicView>),
+    Produce(ProduceReceipt),
+    Fetch(Fetched),
+    ListOffsets { offset: Offset, leader_epoch: LeaderEpoch },
+}
+
+/// A command that was carried out.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    pub answer: Answer,
+    pub metadata_index: u64,
+}
+
+/// What a read found.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    pub bytes: Bytes,
+    pub high_watermark: Offset,
+    pub log_start_offset: Offset,
+    pub leader_epoch: LeaderEpoch,
+}
+
+/// A topic as a client sees it.
+#[derive(Clone, Debug)]
+pub struct TopicView {
+    pub name: String,
+    pub id: TopicId,
+    /// Leader and leader epoch of each partition.
+    pub partitions: Vec<(Option<NodeId>, LeaderEpoch)>,
+}

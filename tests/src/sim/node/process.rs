@@ -1,0 +1,678 @@
+//! One process of a node: starts, takes in what comes from outside, and passes on what its parts have for each other.
+//! It decides nothing; the machines do.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tidemark_broker::{
+    clock::ClockHands,
+    steered::{PortEffect, Steered, SteeredConfig},
+};
+use tidemark_controller::{
+    AlterPartition, AlterPartitions, Answer, Command, Image, IncarnationId, IsrMember,
+    RegisterBroker,
+};
+use tidemark_protocol::{
+    BrokerEpoch, DirectoryId, ErrorCode, Failure, NodeId, TopicPartition,
+    messages::{VoterId, WantedState},
+};
+use tidemark_replication::{IsrChange, ReplicaId};
+use tidemark_storage::DataDirIdentity;
+
+use super::{
+    Input, Io, Node, NodeTimer,
+    commands::{Commands, Outcome, Wanted},
+    controller::{Controller, Local, Seen},
+    member::{Beat, Member},
+    metadata::{Feed, Metadata},
+    peers::{Answered, Peers, Purpose},
+    root,
+    serve::Serving,
+    sessions::Sessions,
+    streams::{PING_US, Streams},
+};
+use crate::sim::{
+    core::{MS, Micros, SECOND},
+    message::{Correlation, Message, Request, Response},
+    network::{Address, ConnectionId, Delivery, Parcel},
+    world::EPOCH_MS,
+};
+
+/// The name of every simulated cluster.
+pub(super) const CLUSTER_ID: &str = "simulated";
+/// How long one attempt to register may take.
+const REGISTER_US: Micros = 5 * SECOND;
+/// How long a change of in-sync replicas is pursued; the leader asks again by itself.
+const ALTER_ISR_US: Micros = 2 * SECOND;
+const UPKEEP_US: Micros = 700 * MS;
+const CHECKPOINT_US: Micros = 2 * SECOND;
+
+/// What a process is told when it starts.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    /// The configured controllers.
+    pub controllers: Vec<NodeId>,
+    /// The voters a cluster begins with; nobody begins another once one has.
+    pub voters: Option<Vec<VoterId>>,
+}
+
+/// Why a process did not start.
+#[derive(Debug)]
+pub struct StartError(pub String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// A running process.
+#[derive(Debug)]
+pub struct Process {
+    started_us: Micros,
+    wall_skew_ms: i64,
+    hands: Arc<ClockHands>,
+    pub broker: Steered,
+    controller: Option<Controller>,
+    leader: Option<NodeId>,
+    metadata: Metadata,
+    /// The image that the broker has followed.
+    followed: Arc<Image>,
+    has_opened: bool,
+    /// What is to be told the oracles: the broker has followed to a new image.
+    pub has_followed: bool,
+    registration: RegisterBroker,
+    member: Member,
+    commands: Commands,
+    peers: Peers,
+    streams: Streams,
+    sessions: Sessions,
+    pub(super) serving: Serving,
+    isr_changes: Vec<(TopicPartition, IsrChange)>,
+    is_altering: bool,
+    wake_at_us: Micros,
+}
+
+impl Process {
+    pub(super) fn start(node: &Node, boot: &Boot, io: &mut Io<'_>) -> Result<Self, StartError> {
+        let hands = Arc::<ClockHands>::default();
+        hands.set(0, wall_ms(io.core.now_us(), node.wall_skew_ms));
+        let identity = DataDirIdentity {
+            cluster_id: CLUSTER_ID.to_owned(),
+            node_id: node.id,
+            directory_id: node.directory.0,
+        };
+        let config = SteeredConfig {
+            broker_id: node.id,
+            shards: io.shape.shards,
+            queue_max: io.shape.queue_max,
+            flush_interval: Duration::from_millis(200),
+            disk_reserve_bytes: 0,
+            open_files_max: 16,
+            replica_lag_ms: io.shape.replica_lag_ms,
+        };
+        let broker = Steered::open(&node.disk, root(), identity, Arc::clone(&hands), config)
+            .map_err(|error| StartError(format!("cannot use the data directory: {error}")))?;
+        let (controller, recovered) = open_controller(node, boot, &broker, io)?;
+        let feed = controller.is_none().then(|| Feed::new(boot.controllers.clone()));
+        let previous_broker_epoch = broker.previous_broker_epoch();
+        let incarnation = [io.core.random.next_u64(), io.core.random.next_u64()];
+        let incarnation = incarnation.map(u64::to_be_bytes).concat();
+        let registration = RegisterBroker {
+            broker_id: node.id,
+            incarnation: IncarnationId(incarnation.try_into().expect("twice eight bytes")),
+            directory: DirectoryId(node.directory.0),
+            host: format!("node-{}", node.id),
+            port: 9092,
+            rack: None,
+            previous_broker_epoch,
+        };
+        let mut process = Self {
+            started_us: io.core.now_us(),
+            wall_skew_ms: node.wall_skew_ms,
+            hands,
+            broker,
+            controller,
+            leader: None,
+            metadata: Metadata::new(Arc::clone(&recovered), feed),
+            followed: Arc::default(),
+            has_opened: false,
+            has_followed: false,
+            registration,
+            member: Member::new(),
+            commands: Commands::default(),
+            peers: Peers::default(),
+            streams: Streams::default(),
+            sessions: Sessions::default(),
+            serving: Serving::default(),
+            isr_changes: Vec::new(),
+            is_altering: false,
+            wake_at_us: Micros::MAX,
+        };
+        if recovered.metadata_index() > 0 {
+            process.follow(&recovered, io);
+        }
+        io.timer(PING_US, NodeTimer::Ping);
+        let upkeep_us = io.core.draw(MS, UPKEEP_US);
+        io.timer(upkeep_us, NodeTimer::Upkeep);
+        io.timer(CHECKPOINT_US, NodeTimer::Checkpoint);
+        if let Some(feed) = &mut process.metadata.feed {
+            feed.go_on(io);
+        }
+        process.pump(io);
+        Ok(process)
+    }
+
+    /// Takes something in, and passes on whatever comes of it.
+    pub(super) fn handle(&mut self, input: Input, io: &mut Io<'_>) {
+        let now_us = io.core.now_us();
+        self.hands.set((now_us - self.started_us) / MS, wall_ms(now_us, self.wall_skew_ms));
+        match input {
+            Input::Delivery(delivery) => self.deliver(delivery, io),
+            Input::Timer(timer) => self.timer(timer, io),
+        }
+        self.pump(io);
+    }
+
+    fn now_ms(&self, io: &Io<'_>) -> u64 {
+        (io.core.now_us() - self.started_us) / MS
+    }
+
+    fn deliver(&mut self, delivery: Delivery, io: &mut Io<'_>) {
+        let connection = delivery.connection;
+        match delivery.parcel {
+            Parcel::Open => {}
+            Parcel::Accepted => self.accepted(connection, io),
+            Parcel::Message(message) => self.message(connection, delivery.from, message, io),
+            Parcel::Closed => self.closed(connection, io),
+        }
+    }
+
+    fn accepted(&mut self, connection: ConnectionId, io: &mut Io<'_>) {
+        let epoch = self.member.epoch;
+        let Self { peers, member, streams, metadata, .. } = self;
+        let known = peers.accepted(connection, io)
+            || member.accepted(connection, io)
+            || streams.accepted(connection, epoch, peers, io)
+            || metadata.feed.as_mut().is_some_and(|feed| feed.accepted(connection, peers, io));
+        if !known {
+            io.close(connection);
+        }
+    }
+
+    fn closed(&mut self, connection: ConnectionId, io: &mut Io<'_>) {
+        let now_ms = self.now_ms(io);
+        let (lost, failed) = self.peers.closed(connection, io);
+        for answered in failed {
+            self.answered(answered, io);
+        }
+        self.member.closed(connection, io);
+        self.streams.closed(connection, io);
+        self.sessions.closed(connection, &mut self.broker);
+        if let Some(feed) = &mut self.metadata.feed {
+            feed.closed(connection, io);
+        }
+        if let Some(controller) = &mut self.controller {
+            controller.connection_closed(now_ms, connection, io);
+            if let Some(node) = lost {
+                controller.peer_lost(now_ms, node, io);
+            }
+        }
+    }
+
+    fn message(
+        &mut self,
+        connection: ConnectionId,
+        _from: Address,
+        message: Message,
+        io: &mut Io<'_>,
+    ) {
+        match message {
+            Message::Quorum { from, to, message } => {
+                let now_ms = self.now_ms(io);
+                if let Some(controller) = &mut self.controller {
+                    controller.received(now_ms, from, to, message, io);
+                }
+            }
+            Message::Request(correlation, request) => {
+                self.request((connection, correlation), *request, io);
+            }
+            Message::Answer(correlation, outcome) => {
+                let answered = self.peers.answered(connection, correlation, *outcome);
+                if let Some(answered) = answered {
+                    self.answered(answered, io);
+                }
+            }
+            Message::Positions(positions) => {
+                self.sessions.positions(connection, positions, &mut self.broker, io);
+            }
+            Message::Push { header, payload } => {
+                self.streams.pushed(connection, &header, payload, &mut self.broker, io);
+            }
+        }
+    }
+
+    fn request(&mut self, asker: (ConnectionId, Correlation), request: Request, io: &mut Io<'_>) {
+        let now_ms = self.now_ms(io);
+        let (connection, correlation) = asker;
+        let refuse = |io: &mut Io<'_>, code: ErrorCode| {
+            let failure = Failure::new(code, "not here");
+            io.send(connection, Message::Answer(correlation, Box::new(Err(failure))));
+        };
+        match request {
+            Request::Command(command) => match &mut self.controller {
+                Some(controller) => controller.remote_command(now_ms, command, asker, io),
+                None => refuse(io, ErrorCode::NotController),
+            },
+            Request::Heartbeat(request) => match &mut self.controller {
+                Some(controller) => controller.remote_heartbeat(now_ms, request, asker, io),
+                None => refuse(io, ErrorCode::NotController),
+            },
+            Request::FetchMetadata(request) => match &mut self.controller {
+                Some(controller) => controller.follow(connection, correlation, request, io),
+                None => refuse(io, ErrorCode::NotController),
+            },
+            Request::Replicate { broker_id, broker_epoch, leader_id } => {
+                if leader_id != io.node() {
+                    return refuse(io, ErrorCode::UnknownBroker);
+                }
+                let follower = ReplicaId { broker_id, broker_epoch };
+                let answer = Message::Answer(correlation, Box::new(Ok(Response::Replicate)));
+                io.send(connection, answer);
+                self.sessions.begin(connection, follower, &mut self.broker);
+            }
+            request => {
+                self.serving.serve(asker, request, &self.followed, &mut self.broker, io);
+            }
+        }
+    }
+
+    fn timer(&mut self, timer: NodeTimer, io: &mut Io<'_>) {
+        let now_ms = self.now_ms(io);
+        match timer {
+            NodeTimer::Tick => {
+                if let Some(controller) = &mut self.controller {
+                    controller.tick(now_ms, io);
+                }
+            }
+            NodeTimer::FlushQuorum => {
+                if let Some(controller) = &mut self.controller {
+                    controller.flush(now_ms, io);
+                }
+            }
+            NodeTimer::Wake => {}
+            NodeTimer::Flush(flush) => self.broker.run_flush(*flush),
+            NodeTimer::Image => {
+                let image = self.metadata.arrived();
+                self.follow(&image, io);
+            }
+            NodeTimer::Beat => self.beat(io),
+            NodeTimer::Command(id) => {
+                if let Some((wanted, outcome)) = self.commands.expired(id, io) {
+                    self.carried_out(wanted, outcome, io);
+                } else {
+                    self.attempt(id, io);
+                }
+            }
+            NodeTimer::AskTimeout { connection, correlation } => {
+                if let Some(answered) = self.peers.timed_out(connection, correlation) {
+                    self.answered(answered, io);
+                }
+            }
+            NodeTimer::AlterIsr => self.alter_isr(io),
+            NodeTimer::SendPositions { leader } => self.streams.send(leader, io),
+            NodeTimer::Follow { leader } => self.streams.again(leader, io),
+            NodeTimer::Push { follower } => self.sessions.push(follower, &mut self.broker, io),
+            NodeTimer::Ping => {
+                io.timer(PING_US, NodeTimer::Ping);
+                self.streams.ping(io);
+            }
+            NodeTimer::Feed => {
+                if let Some(feed) = &mut self.metadata.feed {
+                    feed.go_on(io);
+                }
+            }
+            NodeTimer::Upkeep => {
+                io.timer(UPKEEP_US, NodeTimer::Upkeep);
+                self.broker.upkeep();
+            }
+            NodeTimer::Checkpoint => {
+                io.timer(CHECKPOINT_US, NodeTimer::Checkpoint);
+                // One that was not written costs the next start some reading.
+                self.broker.write_checkpoints().ok();
+            }
+        }
+    }
+
+    /// Passes on what the parts have for each other, until nobody has anything.
+    fn pump(&mut self, io: &mut Io<'_>) {
+        loop {
+            self.broker.wake();
+            if io.is_dead() {
+                return;
+            }
+            for flush in self.broker.take_flushes() {
+                let takes_us = io.flush_takes_us();
+                io.timer(takes_us, NodeTimer::Flush(Box::new(flush)));
+            }
+            let effects = self.broker.take_port_effects();
+            let local = self.controller.as_mut().map(|it| std::mem::take(&mut it.local));
+            let local = local.unwrap_or_default();
+            if effects.is_empty() && local.is_empty() {
+                break;
+            }
+            for effect in effects {
+                self.port_effect(effect, io);
+            }
+            for local in local {
+                self.local(local, io);
+            }
+        }
+        self.serving.answer(io);
+        self.wake_in_time(io);
+    }
+
+    /// Sees to it that the shards are woken when something is due.
+    fn wake_in_time(&mut self, io: &mut Io<'_>) {
+        let now_us = io.core.now_us();
+        let in_us = u64::try_from(self.broker.wake_in().as_micros()).unwrap_or(u64::MAX);
+        // The shards' clock counts in milliseconds: a wake that comes earlier finds nothing due.
+        let at_us = now_us.saturating_add(in_us.max(MS));
+        if at_us < self.wake_at_us || self.wake_at_us <= now_us {
+            self.wake_at_us = at_us;
+            io.timer(at_us - now_us, NodeTimer::Wake);
+        }
+    }
+
+    fn port_effect(&mut self, effect: PortEffect, io: &mut Io<'_>) {
+        match effect {
+            PortEffect::Position { leader, partition, position } => {
+                self.streams.position(leader, partition, position, io);
+            }
+            PortEffect::AlterIsr { partition, change } => {
+                self.isr_changes.retain(|(id, _)| *id != partition);
+                self.isr_changes.push((partition, change));
+                io.timer(MS, NodeTimer::AlterIsr);
+            }
+            effect => self.sessions.due(effect, io),
+        }
+    }
+
+    fn local(&mut self, local: Local, io: &mut Io<'_>) {
+        match local {
+            Local::Post(node, message) => self.peers.post(node, message, io),
+            Local::Command(id, outcome) => {
+                if let Some((wanted, outcome)) = self.commands.answered(id, outcome, io) {
+                    self.carried_out(wanted, outcome, io);
+                }
+            }
+            Local::Beat(outcome) => self.member.answered(outcome, io),
+            Local::Image(image) => self.metadata.publish(image, io),
+            Local::Leader(leader) => self.led_by(leader, io),
+        }
+    }
+
+    fn led_by(&mut self, leader: Option<NodeId>, io: &mut Io<'_>) {
+        if self.leader != leader {
+            self.leader = leader;
+            self.member.beat_in(0, io);
+            for id in self.commands.idle() {
+                self.attempt(id, io);
+            }
+        }
+    }
+
+    /// The broker goes on to an image: the first one tells it which logs there are.
+    fn follow(&mut self, image: &Arc<Image>, io: &mut Io<'_>) {
+        if !self.has_opened {
+            self.has_opened = true;
+            self.broker.open_logs(image);
+            self.member.beat_in(0, io);
+        }
+        if image.metadata_index() < self.followed.metadata_index() {
+            return;
+        }
+        self.broker.follow(image);
+        self.followed = Arc::clone(image);
+        self.has_followed = true;
+        if !self.member.is_active {
+            // A fenced broker waits for nothing but this.
+            self.member.beat_in(0, io);
+        }
+    }
+
+    fn beat(&mut self, io: &mut Io<'_>) {
+        if !self.has_opened {
+            return;
+        }
+        let index = self.followed.metadata_index();
+        let failed = self.broker.disk_failure().is_some();
+        let beat = self.member.beat(self.leader, index, failed, &mut self.peers, io);
+        match beat {
+            Beat::None => {}
+            Beat::Register => {
+                self.member.registering();
+                let command = Command::RegisterBroker(self.registration.clone());
+                let id = self.commands.add(command, Wanted::Register, REGISTER_US, io);
+                self.attempt(id, io);
+            }
+            Beat::Local(request) => {
+                let now_ms = self.now_ms(io);
+                match &mut self.controller {
+                    Some(controller) => controller.local_heartbeat(now_ms, request, io),
+                    None => self.member.answered(Err(nobody()), io),
+                }
+            }
+        }
+    }
+
+    fn attempt(&mut self, id: super::CommandId, io: &mut Io<'_>) {
+        let Some(attempt) = self.commands.attempt(id, self.leader, io) else { return };
+        let now_ms = self.now_ms(io);
+        match &mut self.controller {
+            Some(controller) if attempt.leader == io.node() => {
+                controller.local_command(now_ms, attempt.command, id, io);
+            }
+            _ => {
+                let request = Request::Command(attempt.command);
+                let purpose = Purpose::Command(id);
+                self.peers.ask(attempt.leader, request, purpose, attempt.wait_us, io);
+            }
+        }
+    }
+
+    fn answered(&mut self, (purpose, outcome): Answered, io: &mut Io<'_>) {
+        match purpose {
+            Purpose::Command(id) => {
+                let outcome = outcome.and_then(|response| match response {
+                    Response::Command(committed) => Ok(committed),
+                    _ => Err(nobody()),
+                });
+                if let Some((wanted, outcome)) = self.commands.answered(id, outcome, io) {
+                    self.carried_out(wanted, outcome, io);
+                }
+            }
+            Purpose::Beat => {
+                let outcome = outcome.and_then(|response| match response {
+                    Response::Heartbeat(response) => Ok(response),
+                    _ => Err(nobody()),
+                });
+                self.member.answered(outcome, io);
+            }
+            Purpose::OpenStream { leader } => {
+                self.streams.opened(leader, outcome, &mut self.broker, io);
+            }
+            Purpose::Feed => {
+                let Self { metadata, peers, .. } = self;
+                let news = metadata.feed.as_mut().and_then(|it| it.answered(outcome, peers, io));
+                let Some(news) = news else { return };
+                self.led_by(news.leader, io);
+                if let Some(image) = news.image {
+                    self.metadata.publish(image, io);
+                }
+            }
+        }
+    }
+
+    fn carried_out(&mut self, wanted: Wanted, outcome: Outcome, io: &mut Io<'_>) {
+        match wanted {
+            Wanted::Register => {
+                let outcome = outcome.and_then(|committed| match committed.answer {
+                    Answer::BrokerRegistered { broker_epoch } => Ok(broker_epoch),
+                    _ => Err(nobody()),
+                });
+                if let Ok(broker_epoch) = outcome {
+                    self.broker.registered(broker_epoch);
+                }
+                self.member.registered(outcome, io);
+            }
+            Wanted::AlterIsr(changes) => {
+                self.is_altering = false;
+                if let Ok(committed) = outcome
+                    && let Answer::PartitionsAltered(outcomes) = committed.answer
+                {
+                    for ((partition, change), outcome) in changes.into_iter().zip(outcomes) {
+                        let outcome = outcome.map(|_state| ()).map_err(|failure| failure.code);
+                        let epoch = change.partition_epoch;
+                        self.broker.isr_answered(partition, epoch, outcome);
+                    }
+                }
+                if !self.isr_changes.is_empty() {
+                    io.timer(MS, NodeTimer::AlterIsr);
+                }
+            }
+        }
+    }
+
+    /// Sends the changes that have come together, one command at a time.
+    fn alter_isr(&mut self, io: &mut Io<'_>) {
+        let Some(broker_epoch) = self.member.epoch else { return };
+        if self.is_altering || self.isr_changes.is_empty() {
+            return;
+        }
+        self.is_altering = true;
+        let changes = std::mem::take(&mut self.isr_changes);
+        let alter = |(partition, change): &(TopicPartition, IsrChange)| AlterPartition {
+            topic_id: partition.topic_id,
+            partition: partition.partition,
+            leader_epoch: change.leader_epoch,
+            partition_epoch: change.partition_epoch,
+            isr: change
+                .isr
+                .iter()
+                .map(|member| IsrMember { id: member.broker_id, broker_epoch: member.broker_epoch })
+                .collect(),
+        };
+        let command = Command::AlterPartitions(AlterPartitions {
+            broker_id: io.node(),
+            broker_epoch,
+            changes: changes.iter().map(alter).collect(),
+        });
+        let id = self.commands.add(command, Wanted::AlterIsr(changes), ALTER_ISR_US, io);
+        self.attempt(id, io);
+    }
+
+    /// Closes everything in order. The broker epoch, if that makes a clean shutdown.
+    pub(super) fn close(self) -> Option<BrokerEpoch> {
+        let epoch = self.member.epoch;
+        let is_clean = self.broker.close().unwrap_or(false);
+        epoch.filter(|_| is_clean)
+    }
+}
+
+/// For those who look from outside.
+impl Process {
+    /// What has happened since the last time, for the oracles.
+    pub fn take_seen(&mut self) -> Vec<Seen> {
+        self.controller.as_mut().map_or(Vec::new(), |it| std::mem::take(&mut it.seen))
+    }
+
+    pub fn take_acknowledged(&mut self) -> Vec<(TopicPartition, u64)> {
+        std::mem::take(&mut self.serving.acknowledged)
+    }
+
+    pub fn followed(&self) -> &Arc<Image> {
+        &self.followed
+    }
+
+    pub fn quorum(&self) -> Option<tidemark_controller::QuorumStatus> {
+        self.controller.as_ref().map(Controller::status)
+    }
+
+    /// Whether it is a member of the cluster that takes part.
+    pub fn is_active(&self) -> bool {
+        self.member.is_active
+    }
+
+    pub fn broker_epoch(&self) -> Option<BrokerEpoch> {
+        self.member.epoch
+    }
+
+    /// Asks to be let go.
+    pub fn leave(&mut self, io: &mut Io<'_>) {
+        self.member.wanted = WantedState::ShutDown;
+        self.member.beat_in(0, io);
+    }
+
+    pub fn may_shut_down(&self) -> bool {
+        self.member.may_shut_down
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.member.wanted == WantedState::ShutDown
+    }
+
+    /// Whether the metadata log takes no more.
+    pub fn has_controller_failed(&self) -> bool {
+        self.controller.as_ref().is_some_and(Controller::has_failed)
+    }
+
+    /// Asks to be led by another controller.
+    pub fn transfer_leadership(&mut self, io: &mut Io<'_>) {
+        let now_ms = self.now_ms(io);
+        if let Some(controller) = &mut self.controller {
+            controller.transfer_leadership(now_ms, io);
+        }
+    }
+
+    /// Everything that waits in some queue of this process.
+    pub fn waiting(&self) -> usize {
+        let controller = self.controller.as_ref().map_or(0, Controller::waiting);
+        controller
+            + self.peers.waiting()
+            + self.commands.waiting()
+            + self.streams.waiting()
+            + self.sessions.waiting()
+            + self.serving.waiting()
+            + self.isr_changes.len()
+    }
+
+    pub fn change_voters(&mut self, change: tidemark_controller::VoterChange, io: &mut Io<'_>) {
+        let now_ms = self.now_ms(io);
+        if let Some(controller) = &mut self.controller {
+            controller.change_voters(now_ms, change, io);
+        }
+    }
+}
+
+fn open_controller(
+    node: &Node,
+    boot: &Boot,
+    broker: &Steered,
+    io: &mut Io<'_>,
+) -> Result<(Option<Controller>, Arc<Image>), StartError> {
+    if !boot.controllers.contains(&node.id) {
+        return Ok((None, Arc::default()));
+    }
+    let dir = broker.metadata_dir();
+    let opened = Controller::open(&node.disk, &dir, node.voter(), boot.voters.as_deref(), io);
+    let (controller, image) = opened.map_err(|error| StartError(error.to_string()))?;
+    Ok((Some(controller), image))
+}
+
+fn wall_ms(now_us: Micros, skew_ms: i64) -> i64 {
+    i64::try_from(EPOCH_MS + now_us / MS).expect("not so far in the future") + skew_ms
+}
+
+fn nobody() -> Failure {
+    Failure::new(ErrorCode::NotController, "there is no controller")
+}

@@ -1,0 +1,217 @@
+//! What a seed draws before anything happens: how large the cluster is, how small its limits are, what its clients want,
+//! and which faults there are. Swarm style: each class of faults is there in half of all seeds, so that every pair of
+//! them is together in a quarter, and each alone in some.
+
+use tidemark_controller::CreateTopic;
+use tidemark_protocol::{NodeId, messages::TopicSettings};
+
+use super::{
+    core::{Core, MS, Micros, SECOND},
+    network::Delays,
+};
+use crate::random::Random;
+
+/// A class of faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultClass {
+    /// kill -9: the page cache stays.
+    Crash,
+    /// In the middle of an operation on the disk.
+    CrashMidway,
+    PowerLoss,
+    /// Several nodes lose power at once.
+    PowerLossOfMany,
+    CleanRestart,
+    FsyncError,
+    BitRot,
+    FullDisk,
+    SlowDisk,
+    BrokenConnection,
+    /// Links cut between groups of nodes, in both directions.
+    Partition,
+    /// Links cut in one direction.
+    OneWayCut,
+    Pause,
+    MetadataLag,
+    Reassignment,
+    WipedDisk,
+    RecreatedTopic,
+    Settings,
+    Leadership,
+}
+
+impl FaultClass {
+    pub const ALL: &[Self] = &[
+        Self::Crash,
+        Self::CrashMidway,
+        Self::PowerLoss,
+        Self::PowerLossOfMany,
+        Self::CleanRestart,
+        Self::FsyncError,
+        Self::BitRot,
+        Self::FullDisk,
+        Self::SlowDisk,
+        Self::BrokenConnection,
+        Self::Partition,
+        Self::OneWayCut,
+        Self::Pause,
+        Self::MetadataLag,
+        Self::Reassignment,
+        Self::WipedDisk,
+        Self::RecreatedTopic,
+        Self::Settings,
+        Self::Leadership,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Crash => "crash",
+            Self::CrashMidway => "crash midway",
+            Self::PowerLoss => "power loss",
+            Self::PowerLossOfMany => "power loss of many",
+            Self::CleanRestart => "clean restart",
+            Self::FsyncError => "fsync error",
+            Self::BitRot => "bit rot",
+            Self::FullDisk => "full disk",
+            Self::SlowDisk => "slow disk",
+            Self::BrokenConnection => "broken connection",
+            Self::Partition => "partition",
+            Self::OneWayCut => "one-way cut",
+            Self::Pause => "pause",
+            Self::MetadataLag => "metadata lag",
+            Self::Reassignment => "reassignment",
+            Self::WipedDisk => "wiped disk",
+            Self::RecreatedTopic => "recreated topic",
+            Self::Settings => "settings changed",
+            Self::Leadership => "leadership moved",
+        }
+    }
+}
+
+/// A topic as it is created.
+#[derive(Clone, Debug)]
+pub struct TopicShape {
+    pub name: String,
+    pub partitions: u32,
+    pub replication_factor: u16,
+    pub min_insync_replicas: u16,
+    /// Acknowledged only when on stable storage.
+    pub durable: bool,
+    /// How old a segment becomes before the next one is begun.
+    pub segment_ms: u64,
+}
+
+/// Everything that is drawn beforehand.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub controllers: Vec<NodeId>,
+    /// All nodes; every one is a broker.
+    pub nodes: Vec<NodeId>,
+    pub shards: usize,
+    pub queue_max: usize,
+    pub topics: Vec<TopicShape>,
+    pub producers: u32,
+    pub consumers: u32,
+    /// Longest pause between two operations of a producer.
+    pub think_us: Micros,
+    pub delays: Delays,
+    pub replica_lag_ms: u64,
+    pub session_timeout_ms: u64,
+    /// Most bytes of one partition in a leader's answer.
+    pub push_bytes: usize,
+    pub fetch_bytes: usize,
+    pub snapshot_every: u64,
+    pub faults: Vec<FaultClass>,
+    /// Longest time between two faults.
+    pub fault_pause_us: Micros,
+    /// How long metadata may take from the controller's mouth to the broker's ear.
+    pub metadata_lag_us: Micros,
+    pub flush_us: Micros,
+}
+
+impl Shape {
+    /// Draws one. The order of the draws is the meaning of a seed: add new ones at the end.
+    pub fn draw(random: &mut Random) -> Self {
+        let controllers = *random.pick(&[1, 3, 3, 3, 3, 3, 5]);
+        let extra = random.between(0, 3);
+        let nodes: Vec<NodeId> = (1..=controllers).chain((0..).map(|at| controllers + 1 + at).take(
+            usize::try_from(if controllers == 1 { extra + 2 } else { extra }).expect("a few"),
+        ))
+        .collect();
+        let topics = (0..random.between(1, 4)).map(|at| draw_topic(random, at, nodes.len())).collect();
+        let faults = FaultClass::ALL.iter().copied().filter(|_| random.one_in(2)).collect();
+        let max_us = random.between(300, 3 * MS);
+        Self {
+            controllers: (1..=controllers).collect(),
+            nodes,
+            shards: usize::try_from(random.between(1, 3)).expect("a few"),
+            queue_max: usize::try_from(random.between(2, 64)).expect("a few"),
+            topics,
+            producers: u32::try_from(random.between(1, 5)).expect("a few"),
+            consumers: u32::try_from(random.between(1, 3)).expect("a few"),
+            think_us: random.between(20 * MS, 400 * MS),
+            delays: Delays {
+                min_us: 50,
+                max_us,
+                spikes_per_mille: random.between(0, 20),
+                spike_us: random.between(MS, 300 * MS),
+            },
+            replica_lag_ms: random.between(300, 3_000),
+            session_timeout_ms: random.between(300, 2_000),
+            push_bytes: usize::try_from(random.between(100, 8_000)).expect("a few"),
+            fetch_bytes: usize::try_from(random.between(100, 8_000)).expect("a few"),
+            snapshot_every: random.between(3, 100),
+            faults,
+            fault_pause_us: random.between(500 * MS, 8 * SECOND),
+            metadata_lag_us: random.between(MS, 2 * SECOND),
+            flush_us: random.between(100, 20 * MS),
+        }
+    }
+
+    pub fn has(&self, class: FaultClass) -> bool {
+        self.faults.contains(&class)
+    }
+}
+
+fn draw_topic(random: &mut Random, at: u64, nodes: usize) -> TopicShape {
+    let nodes = u64::try_from(nodes).expect("a few");
+    let replication_factor = *random.pick(&[1, 2, 3, 3, 3, 3, 4]);
+    let replication_factor = replication_factor.min(nodes);
+    let min_insync_replicas = match replication_factor {
+        1 => 1,
+        2 => random.between(1, 3),
+        most => random.between(1, most),
+    };
+    TopicShape {
+        name: format!("topic-{at}"),
+        partitions: u32::try_from(random.between(1, 4)).expect("a few"),
+        replication_factor: u16::try_from(replication_factor).expect("a few"),
+        min_insync_replicas: u16::try_from(min_insync_replicas).expect("a few"),
+        durable: !random.one_in(5),
+        segment_ms: random.between(1_000, 20_000),
+    }
+}
+
+impl TopicShape {
+    /// The command that creates it, under an id that no topic has had.
+    pub fn command(&self, core: &mut Core) -> CreateTopic {
+        let mut settings = TopicSettings::default();
+        let mut set = |name: &str, value: String| {
+            settings.insert(name.to_owned(), value);
+        };
+        set("min_insync_replicas", self.min_insync_replicas.to_string());
+        set("durability", if self.durable { "disk" } else { "memory" }.to_owned());
+        set("max_batch_bytes", "65536".to_owned());
+        set("segment_bytes", "65536".to_owned());
+        set("segment_ms", self.segment_ms.to_string());
+        CreateTopic {
+            name: self.name.clone(),
+            id: super::world::World::draw_topic_id(core),
+            partitions: self.partitions,
+            replication_factor: self.replication_factor,
+            settings,
+            seed: core.random.next_u64(),
+            validate_only: false,
+        }
+    }
+}
