@@ -57,6 +57,8 @@ impl<D: Disk> RaftQuorum<D> {
         self.disk.write(entries, self.now_ms, is_urgent)?;
         if !self.disk.wal.is_durable() && !self.puts_the_flush_off() {
             self.disk.flush()?;
+            // What was written may have taken what is kept for a full disk.
+            self.disk.reserve.keep();
         }
         let Some(hard_state) = ready.hs() else { return Ok(()) };
         let vote = Vote { term: hard_state.term, for_id: hard_state.vote };
