@@ -19,6 +19,9 @@ use crate::quorum::{
     wire,
 };
 
+/// Ticks after which it is tried again to set space aside for when the disk is full.
+const RESERVE_TICKS: usize = 50;
+
 #[derive(Debug)]
 pub(super) struct Elections {
     ticks: Ticks,
@@ -88,6 +91,9 @@ impl<D: Disk> RaftQuorum<D> {
     pub(super) fn tick(&mut self, actions: &mut Vec<QuorumAction>) {
         self.flush_what_a_bug_put_off();
         self.elections.now_ticks += 1;
+        if self.elections.now_ticks.is_multiple_of(RESERVE_TICKS) {
+            self.disk.reserve.keep();
+        }
         let (role, elapsed) = (self.node.raft.state, self.node.raft.election_elapsed);
         self.node.tick();
         if role != StateRole::Leader && self.node.raft.election_elapsed <= elapsed {

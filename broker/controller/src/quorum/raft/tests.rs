@@ -58,8 +58,7 @@ impl Node {
     }
 
     fn hear(&mut self, from: u32, change: impl FnOnce(&mut Message)) {
-        let mut message = Message::default();
-        message.to = raft_id(&voter(1));
+        let mut message = Message { to: raft_id(&voter(1)), ..Message::default() };
         change(&mut message);
         for message in wire::encode(&message) {
             self.receive(from, message);
