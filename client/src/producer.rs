@@ -131,10 +131,10 @@ impl Producer {
         let topics = self.shared.topics();
         let queues = topics.iter().flat_map(|topic| topic.queues());
         let obstacles = queues.filter_map(|queue| Some((queue.obstacle()?, queue)));
-        let ((since, source), queue) = obstacles.min_by_key(|((since, _), _)| *since)?;
-        let (topic, partition) = (queue.topic.clone(), queue.partition);
-        let source = (*source).clone();
-        let error = ProduceError::Request { topic, partition, source, maybe_written: false };
+        let oldest = obstacles.min_by_key(|((since, ..), _)| *since);
+        let ((since, source, maybe_written), queue) = oldest?;
+        let (topic, partition, source) = (queue.topic.clone(), queue.partition, (*source).clone());
+        let error = ProduceError::Request { topic, partition, source, maybe_written };
         Some((since.elapsed(), error))
     }
 

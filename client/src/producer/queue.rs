@@ -346,13 +346,15 @@ impl PartitionQueue {
         }
     }
 
-    /// Since when the oldest batch that an attempt has failed to deliver has been here, and why it failed.
-    pub(super) fn obstacle(&self) -> Option<(Instant, Arc<RequestError>)> {
+    /// The failure of the last attempt to deliver the oldest batch, if there was one; since when the batch has been here, and
+    /// whether an attempt may have written it.
+    pub(super) fn obstacle(&self) -> Option<(Instant, Arc<RequestError>, bool)> {
         let state = self.state();
-        let queued = state.closed.front().map(|it| (it.opened, it.last_error.clone()));
-        let in_flight = state.in_flight.first().map(|it| (it.opened, it.last_error.clone()));
-        let (since, error) = in_flight.or(queued)?;
-        Some((since, error?))
+        match (state.in_flight.first(), state.closed.front()) {
+            (Some(it), _) => Some((it.opened, it.last_error.clone()?, it.maybe_written)),
+            (None, Some(it)) => Some((it.opened, it.last_error.clone()?, it.maybe_written)),
+            (None, None) => None,
+        }
     }
 
     /// Ends what is older than `delivery_timeout`, each after telling `failed`; answers the batches that

@@ -56,7 +56,8 @@ mod tests {
 
     fn obstacle(seconds: u64, code: ErrorCode) -> (Duration, ProduceError) {
         let source = RequestError::Refused(Failure::new(code, "2 of 3 replicas are missing"));
-        let error = ProduceError::Request { topic: "orders".into(), partition: 3, source };
+        let (topic, partition, maybe_written) = ("orders".into(), 3, false);
+        let error = ProduceError::Request { topic, partition, source, maybe_written };
         (Duration::from_secs(seconds), error)
     }
 
