@@ -189,6 +189,10 @@ impl Member {
 
     fn failed(&mut self, failure: &Failure) {
         self.failures = self.failures.saturating_add(1);
+        if failure.code == ErrorCode::Timeout && self.failures >= HEARTBEATS_PER_SESSION {
+            // Something swallows what is sent. By now the session is over in any case.
+            self.link = None;
+        }
         tracing::debug!(%failure, "not heard by the controller");
         if self.heard.elapsed() > self.broker.config.broker_session_timeout {
             let message = format!("the active controller cannot be reached: {}", failure.message);

@@ -249,7 +249,7 @@ impl Runner {
                 publish(&self.images, image);
             }
             ControllerEffect::Role { term, leader, is_active } => {
-                self.led_by(term, leader, is_active)
+                self.led_by(term, leader, is_active);
             }
             ControllerEffect::Audit(election) => {
                 self.metrics.cluster().unclean_election();

@@ -87,9 +87,11 @@ fn check_change(
         let is_last = was.leader == Some(leader) || was.last_known_leader == Some(leader);
         // The change that completes a reassignment brings the last of those who stay into sync, on the leader's word.
         let has_arrived = was.is_reassigning() && !now.is_reassigning();
-        require(is_clean || is_last || has_arrived || config.unclean_leader_election, "S13", || {
-            format!("{leader} is elected for {id} without having everything: {was:?}")
-        })?;
+        require(
+            is_clean || is_last || has_arrived || config.unclean_leader_election,
+            "S13",
+            || format!("{leader} is elected for {id} without having everything: {was:?}"),
+        )?;
     }
     Ok(())
 }
