@@ -91,7 +91,7 @@ impl Runner {
             tick_ms: millis(tick).max(1),
             heartbeat_ms: millis(config.election_timeout) / HEARTBEATS_PER_ELECTION,
             election_timeout_ms: millis(config.election_timeout),
-            lost_leader_pause_max_ms: millis(config.election_timeout) / HEARTBEATS_PER_ELECTION,
+            lost_leader_pause_ms: millis(config.election_timeout) / HEARTBEATS_PER_ELECTION,
             seed: uuid::Uuid::new_v4().as_u64_pair().0,
             ..QuorumConfig::default()
         };
