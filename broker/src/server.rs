@@ -43,6 +43,7 @@ use crate::{
     metrics::Metrics,
     partitions::Partitions,
     reads::ColdReads,
+    relinquish,
     replicas::{IsrChanges, ReplicaNetwork, ReplicaPort, Sessions, Streams},
     shard::{self, Shard, ShardConfig, ShardHandle},
     tasks::{Shutdown, Tasks},
@@ -243,6 +244,8 @@ impl Server {
             let registration = self.registration(address, previous_broker_epoch);
             let wanted = broker.wanted.subscribe();
             let member = Member::new(Arc::clone(broker), registration, standing, wanted);
+            let relinquish = relinquish::run(Arc::clone(broker), shutdown.clone());
+            broker.tasks.spawn("relinquish", relinquish);
             broker.tasks.spawn("member", member.run(shutdown.clone()));
         }
         self.take_care();

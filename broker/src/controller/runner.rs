@@ -28,6 +28,7 @@ use crate::{
     control::Committed,
     disk::Disk,
     health::{Health, Reason},
+    metadata_feed::publish,
     metrics::{Metrics, cluster::QuorumState},
     peers::Peers,
 };
@@ -245,7 +246,7 @@ impl Runner {
                 }
             }
             ControllerEffect::Published { image, .. } => {
-                self.images.send_replace(image);
+                publish(&self.images, image);
             }
             ControllerEffect::Role { term, leader, is_active } => {
                 self.led_by(term, leader, is_active)
