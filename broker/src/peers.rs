@@ -211,13 +211,10 @@ impl Shared {
 /// Completes when the peer no longer answers. What swallows bytes without closing is not noticed otherwise by those who
 /// only send.
 async fn silence(peer: &Peer) {
+    let ping = MetadataRequest { topics: Some(Vec::new()), topic_ids: Vec::new() };
     loop {
         tokio::time::sleep(PING_INTERVAL).await;
-        let answered = peer.ask(
-            &MetadataRequest { topics: Some(Vec::new()), topic_ids: Vec::new() },
-            PING_TIMEOUT,
-        );
-        if let Err(Failure { code: ErrorCode::Timeout, .. }) = answered.await {
+        if let Err(Failure { code: ErrorCode::Timeout, .. }) = peer.ask(&ping, PING_TIMEOUT).await {
             return;
         }
     }
