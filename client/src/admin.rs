@@ -205,7 +205,9 @@ impl Admin {
         topics: Option<Vec<String>>,
     ) -> Result<MetadataResponse, AdminError> {
         let request = MetadataRequest { topics, topic_ids: Vec::new() };
-        self.question(&Target::Any, &request).await
+        let answer = self.question(&Target::Any, &request).await?;
+        self.cluster.learn(answer.clone(), &[]);
+        Ok(answer)
     }
 
     /// One broker about itself; `None` asks any.

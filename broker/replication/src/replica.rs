@@ -128,6 +128,11 @@ impl Replica {
         self.leader().map(|leader| leader.epoch)
     }
 
+    /// Whether its log failed, or it was given up: it does nothing any more.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.role, Role::Ended(_))
+    }
+
     /// Whom it follows, and in which epoch.
     pub fn following(&self) -> Option<(BrokerId, LeaderEpoch)> {
         match &self.role {

@@ -209,5 +209,10 @@ fn in_doubt(code: ErrorCode, id: TopicPartition) -> Failure {
         ErrorCode::UnknownTopicOrPartition => format!("{id} was deleted meanwhile"),
         _ => format!("{id} was given up before the outcome was known"),
     };
+    // Not what is said to a request of which nothing was written: whoever repeats that one repeats nothing.
+    let code = match code {
+        ErrorCode::NotLeader | ErrorCode::NotReady => ErrorCode::LeadershipLost,
+        code => code,
+    };
     Failure::new(code, format!("{message}; the records may yet become readable"))
 }

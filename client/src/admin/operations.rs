@@ -35,7 +35,7 @@ pub struct Reassignment {
 impl Admin {
     /// The controllers, and how far each is.
     pub async fn describe_quorum(&self) -> Result<DescribeQuorumResponse, AdminError> {
-        self.question(&Target::Any, &DescribeQuorumRequest {}).await
+        self.question(&Target::Controller, &DescribeQuorumRequest {}).await
     }
 
     /// Makes the running node that listens at `address` a controller; answers the voters afterwards.

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     delivery::BatchReceipt,
-    queue::{Guarantee, PartitionQueue, Readiness},
+    queue::{Again, Guarantee, PartitionQueue, Readiness},
     request::{Draft, Fate, Finished, Part},
     shared::Shared,
 };
@@ -238,8 +238,10 @@ impl Sender {
 
     /// Repeats what may be repeated and fails the rest.
     fn failed(&mut self, part: Part, error: RequestError) {
-        let Part { queue, mut batches, .. } = part;
-        if may_be_stale(&error) {
+        let Part { queue, mut batches, epoch, .. } = part;
+        let metadata = self.shared.cluster.metadata();
+        let moved = metadata.has_later_leader(&queue.topic, queue.partition, epoch);
+        if may_be_stale(&error) && !moved {
             self.stale.insert(queue.topic.clone());
         }
         let indeterminate = error.is_indeterminate();
@@ -267,7 +269,14 @@ impl Sender {
         let pause = |failures: u32| -> Duration {
             tasks::pause(client.retry_backoff, client.retry_backoff_max, failures)
         };
-        let over = queue.give_back(batches, alone, Instant::now(), pause);
+        let again = if alone {
+            Again::Alone
+        } else if moved {
+            Again::AtOnce
+        } else {
+            Again::After { now: Instant::now(), pause: &pause, epoch }
+        };
+        let over = queue.give_back(batches, again);
         self.shared.give_room(&over);
     }
 
@@ -309,12 +318,16 @@ impl Sender {
             let known = metadata.topic(&queue.topic).map(|topic| topic.partition_count());
             if let Some(error) = missing(queue, known) {
                 self.shared.fail(&queue.drain(), &error);
-            } else if metadata.leader(&queue.topic, queue.partition).is_none() {
+            } else if let Some(leader) = metadata.leader(&queue.topic, queue.partition) {
+                queue.hear_of_leader(leader.epoch);
+            } else {
                 self.stale.insert(queue.topic.clone());
             }
         }
         if self.stale.is_empty() {
             self.refresh_backoff.reset();
+        } else {
+            self.shared.cluster.move_on();
         }
     }
 }
