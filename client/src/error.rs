@@ -108,7 +108,7 @@ fn is_indeterminate_code(code: ErrorCode) -> bool {
         code,
         ErrorCode::Timeout
             | ErrorCode::NotEnoughReplicasAfterAppend
-            | ErrorCode::LeadershipLost
+            | ErrorCode::NotLeaderAfterAppend
             | ErrorCode::Internal
             | ErrorCode::StorageFailed
     )

@@ -98,8 +98,8 @@ error_codes! {
     WrongCluster = 51, false;
     /// Another change of the same kind is under way.
     ChangeInProgress = 52, true;
-    /// Appended, but the broker stopped leading the partition before it was safe; it may yet commit.
-    LeadershipLost = 53, true;
+    /// Appended, but this broker stopped leading before it was safe; it may yet commit.
+    NotLeaderAfterAppend = 53, true;
 
     /// The offset is below the log start or above the log end.
     OffsetOutOfRange = 60, false;
@@ -122,7 +122,7 @@ error_codes! {
     /// The member's epoch is not one it can have: others hold its partitions now. Drop them and join again.
     FencedMemberEpoch = 101, false;
     /// The epoch is an older one of the member's; a heartbeat tells the present one.
-    StaleMemberEpoch = 102, false;
+    StaleMemberEpoch = 102, true;
     /// The request was overtaken by a later one of the same member, and changed nothing.
     StaleRequest = 103, false;
     /// There is no group of that name.

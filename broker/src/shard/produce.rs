@@ -209,10 +209,8 @@ fn in_doubt(code: ErrorCode, id: TopicPartition) -> Failure {
         ErrorCode::UnknownTopicOrPartition => format!("{id} was deleted meanwhile"),
         _ => format!("{id} was given up before the outcome was known"),
     };
-    // Not what is said to a request of which nothing was written: whoever repeats that one repeats nothing.
-    let code = match code {
-        ErrorCode::NotLeader | ErrorCode::NotReady => ErrorCode::LeadershipLost,
-        code => code,
-    };
+    // A broker that stops says `NotReady` also to requests of which nothing was written: whoever repeats those repeats
+    // nothing.
+    let code = if code == ErrorCode::NotReady { ErrorCode::NotLeaderAfterAppend } else { code };
     Failure::new(code, format!("{message}; the records may yet become readable"))
 }
