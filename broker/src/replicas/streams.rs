@@ -147,6 +147,8 @@ impl Stream {
                     failures = 0;
                     tracing::debug!(leader = self.leader, "following");
                     self.follow(broker, connected).await;
+                    // What was sent over it may be lost, and whoever waits for an answer says nothing by itself.
+                    self.ask_positions(broker).await;
                 }
                 Err(failure) => {
                     failures += 1;
@@ -172,14 +174,18 @@ impl Stream {
         Ok(Connected { peer, pushes, correlation })
     }
 
+    /// Lets every partition that follows this leader say anew where it is.
+    async fn ask_positions(&self, broker: &Broker) {
+        for shard in &broker.shards {
+            // A shard that has ended follows nobody.
+            shard.send(Command::LeaderConnected { leader: self.leader }).await.ok();
+        }
+    }
+
     async fn follow(&self, broker: &Broker, mut connected: Connected) {
         // What was meant for the connection before: every partition says anew where it is.
         self.outbox.clear();
-        for shard in &broker.shards {
-            if shard.send(Command::LeaderConnected { leader: self.leader }).await.is_err() {
-                return;
-            }
-        }
+        self.ask_positions(broker).await;
         let mut ping = interval(PING_INTERVAL);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
