@@ -142,12 +142,13 @@ impl Member {
         peer.ask(&request, wait).await.map(|(response, _payload)| response)
     }
 
-    /// A broker whose disk takes no writes is of no use as a leader.
+    /// A broker whose disk takes no writes is of no use as a leader, unless there is nobody else: then what it holds
+    /// can still be read.
     fn wanted(&self) -> WantedState {
+        let has_failed = self.broker.disk_watch.failure().is_some();
+        let others = || self.broker.image().live_brokers().any(|other| other.id != self.broker.id);
         match *self.wanted.borrow() {
-            WantedState::Active if self.broker.disk_watch.failure().is_some() => {
-                WantedState::Fenced
-            }
+            WantedState::Active if has_failed && others() => WantedState::Fenced,
             wanted => wanted,
         }
     }
@@ -188,6 +189,10 @@ impl Member {
 
     fn failed(&mut self, failure: &Failure) {
         self.failures = self.failures.saturating_add(1);
+        if failure.code == ErrorCode::Timeout && self.failures >= HEARTBEATS_PER_SESSION {
+            // Something swallows what is sent. By now the session is over in any case.
+            self.link = None;
+        }
         tracing::debug!(%failure, "not heard by the controller");
         if self.heard.elapsed() > self.broker.config.broker_session_timeout {
             let message = format!("the active controller cannot be reached: {}", failure.message);

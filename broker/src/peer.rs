@@ -129,6 +129,11 @@ impl Peer {
         self.closed.started().await;
     }
 
+    /// Gives the connection up, for everybody who holds it.
+    pub(crate) fn close(&self) {
+        self.closed.start();
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.has_started()
     }

@@ -43,6 +43,7 @@ use crate::{
     metrics::Metrics,
     partitions::Partitions,
     reads::ColdReads,
+    relinquish,
     replicas::{IsrChanges, ReplicaNetwork, ReplicaPort, Sessions, Streams},
     shard::{self, Shard, ShardConfig, ShardHandle},
     tasks::{Shutdown, Tasks},
@@ -107,7 +108,7 @@ async fn run_on(
         tracing::info!("told to stop before this node belonged to a cluster");
         return Ok(());
     };
-    let (server, start) = Server::assemble(data_dir, config, metrics, health)?;
+    let (server, start) = Server::assemble(data_dir, config, &metrics, health)?;
     server.serve(listener, address);
     match shutdown.or_stop(server.start(start, address)).await {
         Some(Ok(())) => {
@@ -150,7 +151,7 @@ impl Server {
     fn assemble(
         data_dir: Arc<DataDir<Disk>>,
         config: Config,
-        metrics: Metrics,
+        metrics: &Metrics,
         health: Health,
     ) -> Result<(Self, Start), ServerError> {
         let clock = Clock::start();
@@ -163,11 +164,11 @@ impl Server {
         // Told to stop one by one, not by the signal: it begins with leaving the cluster in order.
         let (threads, tasks) = (Tasks::new(Shutdown::new()), Tasks::new(Shutdown::new()));
         let plane =
-            Plane::start(&data_dir, &config, &clock, (&metrics, &health), (&threads, &tasks))?;
+            Plane::start(&data_dir, &config, &clock, (metrics, &health), (&threads, &tasks))?;
 
         let root = data_dir.root().to_owned();
         let disk_watch = DiskWatch::new(root, config.disk_reserve_bytes, health.clone());
-        let flusher = Flusher::start(&threads, &clock, &metrics)?;
+        let flusher = Flusher::start(&threads, &clock, metrics)?;
         let (sessions, streams) = (Arc::<Sessions>::default(), Arc::<Streams>::default());
         let (port, isr_changes) = ReplicaNetwork::new(Arc::clone(&sessions), Arc::clone(&streams));
         let port: Arc<dyn ReplicaPort> = Arc::new(port);
@@ -243,6 +244,8 @@ impl Server {
             let registration = self.registration(address, previous_broker_epoch);
             let wanted = broker.wanted.subscribe();
             let member = Member::new(Arc::clone(broker), registration, standing, wanted);
+            let relinquish = relinquish::run(Arc::clone(broker), shutdown.clone());
+            broker.tasks.spawn("relinquish", relinquish);
             broker.tasks.spawn("member", member.run(shutdown.clone()));
         }
         self.take_care();

@@ -108,6 +108,7 @@ fn is_indeterminate_code(code: ErrorCode) -> bool {
         code,
         ErrorCode::Timeout
             | ErrorCode::NotEnoughReplicasAfterAppend
+            | ErrorCode::NotLeaderAfterAppend
             | ErrorCode::Internal
             | ErrorCode::StorageFailed
     )

@@ -98,6 +98,8 @@ error_codes! {
     WrongCluster = 51, false;
     /// Another change of the same kind is under way.
     ChangeInProgress = 52, true;
+    /// Appended, but this broker stopped leading before it was safe; it may yet commit.
+    NotLeaderAfterAppend = 53, true;
 
     /// The offset is below the log start or above the log end.
     OffsetOutOfRange = 60, false;

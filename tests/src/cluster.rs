@@ -142,6 +142,8 @@ impl Cluster {
         flag("advertised-address", place.advertised.to_string());
         if let Some(controllers) = &self.controllers {
             flag("controllers", controllers.clone());
+            // Who came later was not asked into the quorum, and as a controller would wait for that.
+            flag("roles", if id > self.config.nodes { "broker" } else { "both" }.to_owned());
         }
         let mut config = BrokerConfig {
             data_dir,

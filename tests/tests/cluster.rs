@@ -91,11 +91,13 @@ fn a_lost_majority_stops_writes_and_its_return_resumes_them() -> Result<()> {
 
 #[test]
 fn a_follower_with_a_full_disk_does_not_stop_the_others() -> Result<()> {
-    let config = ClusterConfig::nodes(3)
-        .disk(Disk::Memory("size=200m".to_owned()))
-        .flag("disk-reserve-bytes", "8MiB");
+    let disk = Disk::Memory("size=200m".to_owned());
+    let config = ClusterConfig::nodes(3).disk(disk).flag("disk-reserve-bytes", "8MiB");
     cluster::with(config, |cluster| {
-        let workload = begin(cluster, "ledger")?;
+        // Of a single partition all but one are followers and nothing else.
+        cluster.create_topic(replicated("ledger", 3).partitions(1))?;
+        let workload = work(cluster, "ledger", 1)?;
+        cluster.await_in_sync("ledger")?;
         let leader = cluster.await_leader("ledger", 0, None)?;
         let full = cluster.ids().into_iter().find(|id| *id != leader).context("three nodes")?;
         cluster.fill_disk(full)?;
@@ -145,7 +147,7 @@ fn a_broker_that_lost_its_disk_catches_up() -> Result<()> {
         // No controller: whose disk a quorum can do without, but which it does not let vote again.
         let fourth = cluster.add_node()?;
         cluster.create_topic(replicated("ledger", 4))?;
-        let workload = work(cluster, "ledger")?;
+        let workload = work(cluster, "ledger", PARTITIONS)?;
         cluster.await_in_sync("ledger")?;
         cluster.kill(fourth)?;
         cluster.wipe(fourth)?;
@@ -213,7 +215,7 @@ fn survive(
 /// A topic with three replicas and clients at work on it.
 fn begin(cluster: &Cluster, topic: &str) -> Result<Workload> {
     cluster.create_topic(replicated(topic, 3))?;
-    let workload = work(cluster, topic)?;
+    let workload = work(cluster, topic, PARTITIONS)?;
     cluster.await_in_sync(topic)?;
     Ok(workload)
 }
@@ -224,8 +226,8 @@ fn replicated(topic: &str, replicas: u16) -> NewTopic {
     topic.setting("min_insync_replicas", "2").setting("segment_bytes", "1MiB")
 }
 
-fn work(cluster: &Cluster, topic: &str) -> Result<Workload> {
-    let config = WorkloadConfig::new(topic, PARTITIONS);
+fn work(cluster: &Cluster, topic: &str, partitions: u32) -> Result<Workload> {
+    let config = WorkloadConfig::new(topic, partitions);
     let workload = Workload::start(cluster.client_config(), config)?;
     workload.await_progress(PATIENCE)?;
     Ok(workload)

@@ -31,8 +31,8 @@ fn every_metric_of_alerts_and_dashboards_exists_and_has_the_labels_it_is_asked_f
                 continue;
             };
             for label in use_of.labels {
-                let is_there = labels.contains(&label)
-                    || LABELS_OF_PROMETHEUS.contains(&label.as_str());
+                let is_there =
+                    labels.contains(&label) || LABELS_OF_PROMETHEUS.contains(&label.as_str());
                 if !is_there {
                     missing.insert(format!("label {label} of {} ({place})", use_of.metric));
                 }
@@ -115,7 +115,8 @@ fn every_variable_is_a_setting() {
 fn every_yaml_reads_and_gives_nobody_privileges() {
     for path in shipped().iter().filter(|path| path.ends_with(".yml") || path.ends_with(".yaml")) {
         for document in serde_yaml_ng::Deserializer::from_str(&read(path)) {
-            let value = Value::deserialize(document).unwrap_or_else(|error| panic!("{path}: {error}"));
+            let value =
+                Value::deserialize(document).unwrap_or_else(|error| panic!("{path}: {error}"));
             assert!(!value.is_null(), "{path} has an empty document");
         }
         for banned in ["privileged:", "hostNetwork:", "hostPath:", "SYS_ADMIN", "docker.sock"] {
@@ -131,7 +132,9 @@ fn every_image_has_a_version() {
         for line in read(&path).lines() {
             let line = line.trim();
             let image = line.strip_prefix("image:").or_else(|| line.strip_prefix("FROM "));
-            let Some(image) = image.and_then(|rest| rest.split_whitespace().next()) else { continue };
+            let Some(image) = image.and_then(|rest| rest.split_whitespace().next()) else {
+                continue;
+            };
             // A stage of the same file, by a variable.
             if image.starts_with("${") {
                 continue;
@@ -235,7 +238,10 @@ fn table<'a>(document: &'a str, name: &str) -> impl Iterator<Item = Vec<String>>
     let rest = document.split_once(&start).expect("the table's start is marked").1;
     let rows = rest.split_once(&end).expect("the table's end is marked").0;
     rows.lines().filter(|line| line.starts_with("| `")).map(|line| {
-        line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
+        line.trim_matches('|')
+            .split('|')
+            .map(|cell| cell.trim().trim_matches('`').to_owned())
+            .collect()
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tidemark_tests::sim::run::{Options, explain, run};
+use tidemark_tests::sim::run::{Options, explain, keep_panics, run};
 
 const SEEDS: u64 = 200;
 const OPTIONS: Options =
@@ -10,6 +10,7 @@ const OPTIONS: Options =
 
 #[test]
 fn hundreds_of_seeds_are_clean() {
+    keep_panics();
     let next = AtomicU64::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let failed: Vec<u64> = std::thread::scope(|scope| {
@@ -26,7 +27,10 @@ fn hundreds_of_seeds_are_clean() {
             }
         };
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-        workers.into_iter().flat_map(|worker| worker.join().expect("a run catches panics")).collect()
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().expect("a run catches panics"))
+            .collect()
     });
     if let Some(seed) = failed.first() {
         panic!("{}\nseeds that fail: {failed:?}", explain(*seed, &OPTIONS));

@@ -38,11 +38,11 @@ pub use self::{
     state::State,
     transactional::Verification,
 };
-use self::{classic::Rebalance, record::Change, transactional::Guards};
+use self::{classic::Rebalance, record::Change, target::Cause, transactional::Guards};
 use crate::{
     deadlines::Deadlines,
     decision::{Decision, Now, Reply, Token},
-    limits::{NAME_BYTES_MAX, REMOVALS_KEPT},
+    limits::{DECISION_BYTES_MAX, NAME_BYTES_MAX, REMOVALS_KEPT},
     record::{LoadError, Record},
     topics::Topics,
 };
@@ -111,6 +111,8 @@ enum Timer {
     PendingJoin { group: String, member: String },
     /// Look for offsets and producers that have been idle for too long.
     Expire,
+    /// Something did not fit the last decision.
+    Sweep,
 }
 
 /// What is known of a group beyond its log.
@@ -173,6 +175,7 @@ impl GroupLoader {
             live: BTreeMap::new(),
             deadlines: Deadlines::default(),
             guards: Guards::default(),
+            unsettled: BTreeMap::new(),
             out: Output::new(log_end_offset),
         };
         coordinator.revive(now);
@@ -190,6 +193,8 @@ pub struct GroupCoordinator {
     live: BTreeMap<String, Live>,
     deadlines: Deadlines<Timer>,
     guards: Guards,
+    /// Groups whose targets are to be looked at, when there is room in a decision.
+    unsettled: BTreeMap<String, Cause>,
     out: Output,
 }
 
@@ -198,6 +203,7 @@ pub struct GroupCoordinator {
 struct Output {
     base_offset: Offset,
     records: Vec<Record>,
+    records_bytes: usize,
     replies: Vec<Reply<GroupResponse>>,
     effects: Vec<GroupEffect>,
     /// Members whose next heartbeat would bring something new, by group.
@@ -209,10 +215,16 @@ impl Output {
         Self {
             base_offset,
             records: Vec::new(),
+            records_bytes: 0,
             replies: Vec::new(),
             effects: Vec::new(),
             nudges: BTreeSet::new(),
         }
+    }
+
+    /// Whether what can wait has to.
+    fn is_full(&self) -> bool {
+        self.records_bytes >= DECISION_BYTES_MAX
     }
 }
 
@@ -242,19 +254,13 @@ impl GroupCoordinator {
 
     /// Lets time pass.
     pub fn on_timer(&mut self, now: Now) -> GroupDecision {
-        // Many members may be gone at once: their groups are looked at when all are known.
-        let mut disturbed = BTreeSet::new();
-        while let Some(timer) = self.deadlines.pop_expired(now.mono_ms) {
+        while !self.out.is_full()
+            && let Some(timer) = self.deadlines.pop_expired(now.mono_ms)
+        {
             match timer {
-                Timer::Session { group, member } => {
-                    if self.session_expired(now, &group, &member) {
-                        disturbed.insert(group);
-                    }
-                }
+                Timer::Session { group, member } => self.session_expired(now, &group, &member),
                 Timer::Revocation { group, member } => {
-                    if self.revocation_expired(now, &group, &member) {
-                        disturbed.insert(group);
-                    }
+                    self.revocation_expired(now, &group, &member);
                 }
                 Timer::Join { group } => self.join_expired(now, &group),
                 Timer::Sync { group } => self.sync_expired(now, &group),
@@ -262,11 +268,10 @@ impl GroupCoordinator {
                     self.pending_join_expired(now, &group, &member);
                 }
                 Timer::Expire => self.expire(now),
+                Timer::Sweep => self.drop_offsets_of_deleted_topics(),
             }
         }
-        for group in disturbed {
-            self.retarget(&group, target::Cause::Members);
-        }
+        self.settle();
         self.decide()
     }
 
@@ -275,10 +280,10 @@ impl GroupCoordinator {
     pub fn on_topics(&mut self, topics: Arc<Topics>) -> GroupDecision {
         self.topics = topics;
         self.drop_offsets_of_deleted_topics();
-        let groups: Vec<String> = self.state.groups().map(|(name, _)| name.to_owned()).collect();
-        for group in groups {
-            self.retarget(&group, target::Cause::Topics);
+        for (group, _) in self.state.groups() {
+            self.unsettled.entry(group.to_owned()).or_insert(Cause::Topics);
         }
+        self.settle();
         self.decide()
     }
 
@@ -325,7 +330,9 @@ impl GroupCoordinator {
     /// Writes a record and lives by it. The only way in which the state changes.
     fn write(&mut self, change: Change) {
         let offset = self.out.base_offset + self.out.records.len() as u64;
-        self.out.records.push(change.encode());
+        let record = change.encode();
+        self.out.records_bytes += record.bytes();
+        self.out.records.push(record);
         self.state.apply(offset, change);
     }
 

@@ -31,5 +31,12 @@ pub const TRANSACTIONS_MAX: usize = 100_000;
 pub const TRANSACTION_PARTITIONS_MAX: usize = 10_000;
 /// Most producers that one partition keeps state of.
 pub const PARTITION_PRODUCERS_MAX: usize = 100_000;
+/// Bytes of records after which timers and sweeps stop and go on in the next call: a decision has to fit one batch,
+/// and what a single request leads to may come on top.
+pub const DECISION_BYTES_MAX: usize = 4 << 20;
+/// Bytes of metadata that go into one record or one decision.
+pub const METADATA_BYTES_MAX: usize = 4 << 20;
+/// Most offsets that one transaction may have in one coordinator.
+pub const TRANSACTION_OFFSETS_MAX: usize = 10_000;
 /// Most elements in a list of a record.
 pub(crate) const LIST_ELEMENTS_MAX: usize = 200_000;

@@ -34,7 +34,7 @@ use crate::{
     ProducerEpoch, ProducerId,
     deadlines::Deadlines,
     decision::{Decision, Now, Reply, Token},
-    limits::{NAME_BYTES_MAX, TRANSACTION_PARTITIONS_MAX},
+    limits::{DECISION_BYTES_MAX, NAME_BYTES_MAX, TRANSACTION_PARTITIONS_MAX},
     producer_ids::ProducerIds,
     record::{LoadError, Record},
 };
@@ -201,13 +201,15 @@ pub struct TransactionCoordinator {
 struct Output {
     base_offset: Offset,
     records: Vec<Record>,
+    records_bytes: usize,
     replies: Vec<Reply<TransactionResponse>>,
     effects: Vec<TransactionEffect>,
 }
 
 impl Output {
     fn new(base_offset: Offset) -> Self {
-        Self { base_offset, records: Vec::new(), replies: Vec::new(), effects: Vec::new() }
+        let (records, replies, effects) = (Vec::new(), Vec::new(), Vec::new());
+        Self { base_offset, records, records_bytes: 0, replies, effects }
     }
 }
 
@@ -249,7 +251,9 @@ impl TransactionCoordinator {
 
     /// Lets time pass.
     pub fn on_timer(&mut self, now: Now) -> TransactionDecision {
-        while let Some(timer) = self.deadlines.pop_expired(now.mono_ms) {
+        while self.out.records_bytes < DECISION_BYTES_MAX
+            && let Some(timer) = self.deadlines.pop_expired(now.mono_ms)
+        {
             match timer {
                 _ if self.is_fenced => {}
                 Timer::Timeout { id } => self.timed_out(now, &id),
@@ -330,7 +334,9 @@ impl TransactionCoordinator {
     }
 
     fn write_change(&mut self, change: Change) {
-        self.out.records.push(change.encode());
+        let record = change.encode();
+        self.out.records_bytes += record.bytes();
+        self.out.records.push(record);
         apply(&mut self.transactions, change);
     }
 

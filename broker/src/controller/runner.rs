@@ -28,6 +28,7 @@ use crate::{
     control::Committed,
     disk::Disk,
     health::{Health, Reason},
+    metadata_feed::publish,
     metrics::{Metrics, cluster::QuorumState},
     peers::Peers,
 };
@@ -91,7 +92,7 @@ impl Runner {
             tick_ms: millis(tick).max(1),
             heartbeat_ms: millis(config.election_timeout) / HEARTBEATS_PER_ELECTION,
             election_timeout_ms: millis(config.election_timeout),
-            lost_leader_pause_max_ms: millis(config.election_timeout) / HEARTBEATS_PER_ELECTION,
+            lost_leader_pause_ms: millis(config.election_timeout) / HEARTBEATS_PER_ELECTION,
             seed: uuid::Uuid::new_v4().as_u64_pair().0,
             ..QuorumConfig::default()
         };
@@ -245,10 +246,10 @@ impl Runner {
                 }
             }
             ControllerEffect::Published { image, .. } => {
-                self.images.send_replace(image);
+                publish(&self.images, image);
             }
             ControllerEffect::Role { term, leader, is_active } => {
-                self.led_by(term, leader, is_active)
+                self.led_by(term, leader, is_active);
             }
             ControllerEffect::Audit(election) => {
                 self.metrics.cluster().unclean_election();

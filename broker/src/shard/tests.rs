@@ -50,7 +50,7 @@ fn a_demoted_leader_cuts_off_what_nobody_else_has() {
     pair.drop_effects();
     pair.lead(2, 2, &[2]);
     pair.pump();
-    assert_eq!(lost.try_recv().unwrap().unwrap_err().code, ErrorCode::NotLeader);
+    assert_eq!(lost.try_recv().unwrap().unwrap_err().code, ErrorCode::NotLeaderAfterAppend);
     let mut second = pair.produce(2, 1, Acks::All);
     pair.pump();
     assert_eq!(second.try_recv().unwrap().unwrap().base_offset, 2);

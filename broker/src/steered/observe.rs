@@ -11,6 +11,9 @@ use super::Steered;
 pub use crate::shard::SeenReplica;
 use crate::{partitions::unknown_partition, shard::Glance};
 
+/// Most bytes read at once.
+const READ_BYTES_MAX: usize = 16 << 20;
+
 /// What was seen last of every replica.
 pub(super) type Glances = BTreeMap<TopicPartition, Glance>;
 
@@ -39,7 +42,7 @@ impl Steered {
         let mut all = BytesMut::new();
         let mut offset = from;
         while offset < to {
-            match view.reader.read(offset, to, usize::MAX, Residency::Any) {
+            match view.reader.read(offset, to, READ_BYTES_MAX, Residency::Any) {
                 Ok(ReadOutcome::Batches { bytes, next_offset }) if next_offset > offset => {
                     all.extend_from_slice(&bytes);
                     offset = next_offset;
@@ -58,8 +61,7 @@ impl Steered {
     ) -> Result<(Offset, LeaderEpoch), Failure> {
         let view = self.partitions.get(id).ok_or_else(|| unknown_partition(id))?;
         let leader_epoch = view.leader_epoch(None)?;
-        let offset =
-            if earliest { view.reader.log_start_offset() } else { view.latest_offset()? };
+        let offset = if earliest { view.reader.log_start_offset() } else { view.latest_offset()? };
         Ok((offset, leader_epoch))
     }
 }

@@ -376,6 +376,7 @@ fn may_be_stale(error: &RequestError) -> bool {
         RequestError::Refused(failure) => matches!(
             failure.code,
             ErrorCode::NotLeader
+                | ErrorCode::NotLeaderAfterAppend
                 | ErrorCode::FencedLeaderEpoch
                 | ErrorCode::UnknownLeaderEpoch
                 | ErrorCode::UnknownTopicOrPartition

@@ -5,15 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use tidemark_broker::steered::SeenReplica;
-use tidemark_protocol::{
-    BrokerId, LeaderEpoch, NodeId, Offset, TopicPartition, batch::batches,
-};
+use tidemark_protocol::{BrokerId, LeaderEpoch, NodeId, Offset, TopicPartition, batch::batches};
 use tidemark_replication::FollowerStatus;
 
 use super::{
     Verdict, bounds, candidate_completeness, commit_immutable, epochs, leader_completeness,
-    log_matching, metadata::Metadata, min_isr_gate, no_loss::Acknowledged, quorum_superset, raft::Raft,
-    recovery, single_leader, unclean_exclusion::Loss, violation, watermark,
+    log_matching, metadata::Metadata, min_isr_gate, no_loss::Acknowledged, quorum_superset,
+    raft::Raft, recovery, single_leader, unclean_exclusion::Loss, violation, watermark,
 };
 use crate::sim::figures::Figures;
 
@@ -176,7 +174,8 @@ impl Ghost {
         let before_end = shadow.end();
         if reopened {
             // Everything is read again: what a restart makes of a log is for the oracle of recoveries.
-            let marks = marks_of(&read(seen.log_start_offset, seen.log_end_offset), seen.log_start_offset)?;
+            let marks =
+                marks_of(&read(seen.log_start_offset, seen.log_end_offset), seen.log_start_offset)?;
             recovery::check(&self.leaders, key, shadow, seen, &marks)?;
             let agrees_to = seen.log_start_offset;
             let (start, marks) = (seen.log_start_offset, marks.into());
@@ -185,7 +184,13 @@ impl Ghost {
         } else {
             if seen.log_end_offset < before_end {
                 figures.happened("truncations");
-                log_matching::check_truncation(key, shadow, seen, self.truths.get(&partition), &self.lossy)?;
+                log_matching::check_truncation(
+                    key,
+                    shadow,
+                    seen,
+                    self.truths.get(&partition),
+                    &self.lossy,
+                )?;
                 shadow.truncate(seen.log_end_offset);
             }
             if seen.log_start_offset > shadow.end() {
@@ -299,7 +304,8 @@ fn last() -> TopicPartition {
 pub fn marks_of(bytes: &Bytes, from: Offset) -> Result<Vec<Mark>, super::Violation> {
     let mut marks = Vec::new();
     for batch in batches(bytes.clone()) {
-        let batch = batch.map_err(|error| violation("S26", format!("a log holds no batches: {error}")))?;
+        let batch =
+            batch.map_err(|error| violation("S26", format!("a log holds no batches: {error}")))?;
         let header = batch.header;
         for delta in 0..=u64::from(header.last_offset_delta) {
             if header.base_offset + delta < from {

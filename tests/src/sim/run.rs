@@ -1,6 +1,8 @@
 //! One seed, from beginning to end, and what is told of it.
 
 use std::{
+    backtrace::Backtrace,
+    cell::RefCell,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
 };
@@ -64,6 +66,19 @@ pub struct Outcome {
     pub lines: Vec<String>,
 }
 
+thread_local! {
+    /// Where the last panic of this thread was, and how it came to be there, if `RUST_BACKTRACE` asks for it.
+    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// From now on panics are not printed where they happen: they are told with the seed they belong to.
+pub fn keep_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let text = format!("{panic}\n{}", Backtrace::capture());
+        LAST_PANIC.with(|last| *last.borrow_mut() = text);
+    }));
+}
+
 /// Runs one seed.
 pub fn run(seed: u64, options: &Options) -> Outcome {
     let mut world = None;
@@ -75,12 +90,20 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
     let failed = match lived {
         Ok(Ok(())) => None,
         Ok(Err(wrong)) => Some(Failed::Wrong(wrong)),
-        Err(panic) => Some(Failed::Panic(message_of(&*panic))),
+        Err(_panic) => Some(Failed::Panic(LAST_PANIC.with(RefCell::take))),
     };
     let Some(world) = world else {
         let figures = Figures::default();
         let lines = Vec::new();
-        return Outcome { seed, failed, figures, simulated_us: 0, trace_hash: 0, shape: None, lines };
+        return Outcome {
+            seed,
+            failed,
+            figures,
+            simulated_us: 0,
+            trace_hash: 0,
+            shape: None,
+            lines,
+        };
     };
     Outcome {
         seed,
@@ -106,14 +129,7 @@ pub fn explain(seed: u64, options: &Options) -> String {
 
 /// The command that replays a seed.
 pub fn replay(seed: u64, options: &Options) -> String {
-    let bug = option_env!("TIDEMARK_BUG").map_or(String::new(), |bug| format!("TIDEMARK_BUG={bug} "));
+    let bug =
+        option_env!("TIDEMARK_BUG").map_or(String::new(), |bug| format!("TIDEMARK_BUG={bug} "));
     format!("{bug}cargo sim -- --seed {seed} --sim-seconds {}", options.seconds)
-}
-
-fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
-    panic
-        .downcast_ref::<String>()
-        .cloned()
-        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-        .unwrap_or_else(|| "without a message".to_owned())
 }

@@ -10,16 +10,27 @@ const STORM_MS: u64 = 3_000;
 /// How long the cluster may take to be well again.
 const RECOVERY_MS: u64 = 6_000;
 
-/// What goes wrong in one life; each kind in about half of them.
-struct Faults {
-    kills: bool,
-    power_losses: bool,
-    partitions: bool,
-    pauses: bool,
-    transfers: bool,
-    wipes: bool,
-    membership: bool,
+/// What can go wrong; each in about half of all lives.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    Kill,
+    PowerLoss,
+    Partition,
+    Pause,
+    Transfer,
+    Wipe,
+    Membership,
 }
+
+const FAULTS: [Fault; 7] = [
+    Fault::Kill,
+    Fault::PowerLoss,
+    Fault::Partition,
+    Fault::Pause,
+    Fault::Transfer,
+    Fault::Wipe,
+    Fault::Membership,
+];
 
 /// A disk that was lost, until its voter is replaced.
 #[derive(Clone, Copy)]
@@ -30,7 +41,7 @@ struct Replacement {
 
 pub(crate) struct Life {
     pub cluster: Cluster,
-    faults: Faults,
+    faults: Vec<Fault>,
     replacement: Option<Replacement>,
     /// A node that is to leave, or to come.
     visitor: Option<(VoterId, bool)>,
@@ -42,15 +53,7 @@ impl Life {
         let mut cluster = Cluster::new(seed, voters);
         let chance = &mut cluster.chance;
         let mut coin = || chance.one_in(2);
-        let faults = Faults {
-            kills: coin(),
-            power_losses: coin(),
-            partitions: coin(),
-            pauses: coin(),
-            transfers: coin(),
-            wipes: coin(),
-            membership: coin(),
-        };
+        let faults = FAULTS.into_iter().filter(|_| coin()).collect();
         let (is_lossy, is_doubling, is_slow) = (coin(), coin(), coin());
         cluster.network.weather = Weather {
             lost_one_in: if is_lossy { 2 + cluster.chance.below(20) } else { 0 },
@@ -91,29 +94,32 @@ impl Life {
         cluster.collect_answers();
     }
 
+    fn has(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
+    }
+
     fn trouble(&mut self) {
-        let cluster = &mut self.cluster;
-        let nodes = cluster.nodes();
-        let Some(node) = cluster.chance.pick(&nodes) else { return };
-        match cluster.chance.below(10) {
-            0 | 1 if !cluster.is_running(node) => cluster.start(node),
-            0 if self.faults.kills => self.lose(node, Cluster::kill),
-            1 if self.faults.power_losses => self.lose(node, Cluster::lose_power),
-            2 if self.faults.power_losses => self.stop_the_disk(node),
-            3 if self.faults.partitions => self.part(node),
-            4 | 5 => cluster.network.mend(),
-            6 if self.faults.pauses => {
-                let for_ms = cluster.chance.below(600);
-                cluster.pause(node, for_ms);
+        let nodes = self.cluster.nodes();
+        let Some(node) = self.cluster.chance.pick(&nodes) else { return };
+        match self.cluster.chance.below(10) {
+            0 | 1 if !self.cluster.is_running(node) => self.cluster.start(node),
+            0 if self.has(Fault::Kill) => self.lose(node, Cluster::kill),
+            1 if self.has(Fault::PowerLoss) => self.lose(node, Cluster::lose_power),
+            2 if self.has(Fault::PowerLoss) => self.stop_the_disk(node),
+            3 if self.has(Fault::Partition) => self.part(node),
+            4 | 5 => self.cluster.network.mend(),
+            6 if self.has(Fault::Pause) => {
+                let for_ms = self.cluster.chance.below(600);
+                self.cluster.pause(node, for_ms);
             }
-            7 if self.faults.transfers => {
-                let to = cluster.chance.one_in(2).then_some(node);
-                if let Some(leader) = cluster.leader() {
-                    cluster.step(leader, QuorumEvent::TransferLeadership { to });
+            7 if self.has(Fault::Transfer) => {
+                let to = self.cluster.chance.one_in(2).then_some(node);
+                if let Some(leader) = self.cluster.leader() {
+                    self.cluster.step(leader, QuorumEvent::TransferLeadership { to });
                 }
             }
-            8 if self.faults.wipes => self.wipe(node),
-            9 if self.faults.membership => self.invite(),
+            8 if self.has(Fault::Wipe) => self.wipe(node),
+            9 if self.has(Fault::Membership) => self.invite(),
             _ => {}
         }
     }

@@ -1,10 +1,10 @@
 //! Controllers on simulated disks, in one thread, with a client that has them create topics.
 
-use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+use std::{collections::BTreeMap, fmt::Write as _, io::Write as _, path::Path};
 
 use tidemark_controller::{
-    EntryId, Image, MetadataRecord, ProposeError, Quorum, QuorumAction, QuorumConfig, QuorumEvent,
-    RaftQuorum, VoterChange,
+    EntryId, Image, MetadataRecord, ProposeError, Quorum, QuorumAction, QuorumConfig, QuorumError,
+    QuorumEvent, RaftQuorum, VoterChange,
 };
 use tidemark_protocol::{
     DirectoryId, NodeId, TopicId,
@@ -44,6 +44,7 @@ pub(crate) struct Host {
     pub process: Option<Process>,
     /// The log as it was when somebody looked last.
     pub log: LogView,
+    log_ends: (Option<EntryId>, Option<EntryId>),
     /// How far a process of this directory has delivered.
     delivered: u64,
 }
@@ -72,8 +73,9 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let from = self.trace.len().saturating_sub(TRACE_LINES);
-            println!("{}", self.trace[from..].join("\n"));
-            println!("seed {}, at {} ms", self.seed, self.now_ms);
+            let mut out = std::io::stderr().lock();
+            writeln!(out, "{}", self.trace[from..].join("\n")).unwrap();
+            writeln!(out, "seed {}, at {} ms", self.seed, self.now_ms).unwrap();
         }
     }
 }
@@ -120,7 +122,14 @@ impl Cluster {
         self.directories += 1;
         let me = VoterId { node, directory: DirectoryId([self.directories; 16]) };
         let disk = SimDisk::new(self.chance.next());
-        let host = Host { me, disk, process: None, log: LogView::default(), delivered: 0 };
+        let host = Host {
+            me,
+            disk,
+            process: None,
+            log: LogView::default(),
+            log_ends: (None, None),
+            delivered: 0,
+        };
         if let Some(gone) = self.hosts.insert(node, host) {
             self.lost.insert(gone.me, gone.log);
         }
@@ -158,12 +167,15 @@ impl Cluster {
     }
 
     pub(crate) fn start(&mut self, node: NodeId) {
+        self.try_start(node).unwrap_or_else(|error| panic!("node {node}: {error}"));
+    }
+
+    pub(crate) fn try_start(&mut self, node: NodeId) -> Result<(), QuorumError> {
         let seed = self.chance.next();
         let phase_ms = self.chance.below(TICK_MS);
         let config = QuorumConfig { seed, ..self.config.clone() };
         let host = self.hosts.get_mut(&node).unwrap();
-        let opened = RaftQuorum::open(host.disk.clone(), Path::new(DIR), host.me, config);
-        let (quorum, image) = opened.unwrap_or_else(|error| panic!("node {node}: {error}"));
+        let (quorum, image) = RaftQuorum::open(host.disk.clone(), Path::new(DIR), host.me, config)?;
         host.process = Some(Process {
             quorum,
             image,
@@ -178,6 +190,7 @@ impl Cluster {
         self.look_at(node);
         let image = self.process(node).image.clone();
         self.oracle.stands_at(node, &image);
+        Ok(())
     }
 
     /// The process is gone; the disk as well, in as far as it was not synced.
@@ -222,7 +235,7 @@ impl Cluster {
                 QuorumAction::Send { to, message } => {
                     self.fingerprint = mixed(self.fingerprint, &message);
                     let flight = Flight { from, to: to.node, message };
-                    self.network.send(self.now_ms, flight, &mut self.chance);
+                    self.network.send(self.now_ms, &flight, &mut self.chance);
                 }
                 QuorumAction::Committed(entry) => {
                     let before = self.logs_of(&self.process(node).voters);
@@ -282,10 +295,12 @@ impl Cluster {
         let Some(process) = &host.process else { return };
         let index = process.image.metadata_index();
         assert!(index >= host.delivered, "node {node} has delivered {} already", host.delivered);
-        let log = LogView::new(process.quorum.log());
-        if log.terms != host.log.terms || log.first != host.log.first {
-            self.oracle.log(node, &log);
-            host.log = log;
+        let mut entries = process.quorum.log();
+        let ends = (entries.next(), entries.next_back());
+        if ends != host.log_ends {
+            host.log_ends = ends;
+            host.log = LogView::new(process.quorum.log());
+            self.oracle.log(node, &host.log);
         }
     }
 

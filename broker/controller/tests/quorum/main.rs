@@ -9,11 +9,12 @@ mod chaos;
 mod cluster;
 mod network;
 mod oracle;
+mod stories;
 
 use chaos::Life;
 
 /// Lives in each of the tests that run them.
-const LIVES: u64 = 60;
+const LIVES: u64 = 50;
 
 fn lives(part: u64) {
     let number = |name: &str| std::env::var(name).ok().map(|value| value.parse().unwrap());

@@ -34,7 +34,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    pub(crate) fn send(&mut self, now_ms: u64, flight: Flight, chance: &mut Chance) {
+    pub(crate) fn send(&mut self, now_ms: u64, flight: &Flight, chance: &mut Chance) {
         let Weather { lost_one_in, doubled_one_in, delay_max_ms } = self.weather;
         if lost_one_in > 0 && chance.one_in(lost_one_in) {
             return;

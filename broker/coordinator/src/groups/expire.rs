@@ -12,11 +12,14 @@ impl GroupCoordinator {
     }
 
     pub(super) fn expire(&mut self, now: Now) {
+        self.schedule_expiry(now);
         self.expire_producers(now);
         if let Some(retention_ms) = self.config.offset_retention_ms {
             self.expire_offsets(now, retention_ms);
         }
-        self.schedule_expiry(now);
+        if self.out.is_full() {
+            self.deadlines.set(Timer::Expire, now.mono_ms + 1);
+        }
     }
 
     fn expire_producers(&mut self, now: Now) {
@@ -27,6 +30,9 @@ impl GroupCoordinator {
             .filter(|(_, fence)| !fence.is_open && fence.updated_ms < before_ms);
         let idle: Vec<ProducerId> = idle.map(|(id, _)| id).collect();
         for producer_id in idle {
+            if self.out.is_full() {
+                return;
+            }
             self.write(Change::Producer(producer_id, None));
         }
     }
@@ -45,10 +51,16 @@ impl GroupCoordinator {
             idle.extend(old.map(|(partition, _)| (name.to_owned(), *partition)));
         }
         for (group, partition) in &idle {
+            if self.out.is_full() {
+                return;
+            }
             self.drop_offset(group, *partition);
         }
         let is_idle = |group: &Group| group.offsets.is_empty() && group.pending.is_empty();
         for (group, _) in idle {
+            if self.out.is_full() {
+                return;
+            }
             if self.state.group(&group).is_some_and(is_idle) {
                 self.erase_group(&group);
             }

@@ -5,6 +5,7 @@ use super::{
     GroupCoordinator, LEAVE_STATIC_EPOCH, Timer,
     record::{Change, Current, Member, MemberState},
     request::{Removal, RemovalReason},
+    target::Cause,
 };
 use crate::decision::Now;
 
@@ -98,25 +99,23 @@ impl GroupCoordinator {
         self.erase(group, member);
     }
 
-    /// Whether the targets of the group have to be looked at.
-    pub(super) fn session_expired(&mut self, now: Now, group: &str, member: &str) -> bool {
+    pub(super) fn session_expired(&mut self, now: Now, group: &str, member: &str) {
         let found = self.state.group(group);
         if found.is_some_and(|group| group.members.contains_key(member)) {
             self.remove(now, group, member, RemovalReason::SessionTimedOut);
-            return true;
+            // Many members may be gone at once: their group is looked at when all are known.
+            self.unsettled.insert(group.to_owned(), Cause::Members);
+        } else {
+            self.classic_session_expired(now, group, member);
         }
-        self.classic_session_expired(now, group, member);
-        false
     }
 
-    /// Whether the targets of the group have to be looked at.
-    pub(super) fn revocation_expired(&mut self, now: Now, group: &str, member: &str) -> bool {
+    pub(super) fn revocation_expired(&mut self, now: Now, group: &str, member: &str) {
         let found = self.state.group(group).and_then(|group| group.currents.get(member));
-        let is_late = found.is_some_and(|current| current.state == MemberState::Unrevoked);
-        if is_late {
+        if found.is_some_and(|current| current.state == MemberState::Unrevoked) {
             self.remove(now, group, member, RemovalReason::MissedRebalanceDeadline);
+            self.unsettled.insert(group.to_owned(), Cause::Members);
         }
-        is_late
     }
 
     /// Asks those who wait for partitions to come and see: somebody has let go of some.

@@ -132,10 +132,18 @@ impl GroupCoordinator {
             let of_deleted = partitions.filter(|one| self.topics.get(one.topic_id).is_none());
             gone.extend(of_deleted.map(|one| (name.to_owned(), *one)));
         }
+        let mut told = None;
         for (group, partition) in gone {
+            if self.out.is_full() {
+                self.sweep_soon();
+                return;
+            }
             self.drop_offset(&group, partition);
             let topic_id = partition.topic_id;
-            self.effect(GroupEffect::OffsetsDropped { group, topic_id });
+            if told != Some((group.clone(), topic_id)) {
+                told = Some((group.clone(), topic_id));
+                self.effect(GroupEffect::OffsetsDropped { group, topic_id });
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     decision::Now,
-    limits::{GROUP_OFFSETS_MAX, GROUPS_MAX, SEEKS_KEPT},
+    limits::{GROUP_OFFSETS_MAX, GROUPS_MAX, METADATA_BYTES_MAX, SEEKS_KEPT},
 };
 
 impl GroupCoordinator {
@@ -37,6 +37,7 @@ impl GroupCoordinator {
             .map(|(partition, offset)| self.change(group, *partition, Some(*offset)))
             .collect();
         let seek = Seek { at_ms: now.wall_ms, by: by.clone(), undo_of: None, changes };
+        check_size(&seek)?;
         if !dry_run {
             self.carry_out(now, group, &seek, |_| String::new());
         }
@@ -64,6 +65,7 @@ impl GroupCoordinator {
             return Err(Failure::new(ErrorCode::UnknownSeek, message));
         }
         let seek = Seek { at_ms: now.wall_ms, by: by.clone(), undo_of: Some(id), changes };
+        check_size(&seek)?;
         self.carry_out(now, group, &seek, |partition| {
             let before = taken_back.changes.iter().find(|one| one.partition == *partition);
             before.map(|one| one.before_metadata.clone()).unwrap_or_default()
@@ -121,4 +123,17 @@ impl GroupCoordinator {
             self.write(Change::Offset(group.to_owned(), partition, Some(value)));
         }
     }
+}
+
+/// What was there before has to fit one record.
+fn check_size(seek: &Seek) -> Result<(), Failure> {
+    let bytes: usize = seek.changes.iter().map(|change| change.before_metadata.len()).sum();
+    if bytes <= METADATA_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!(
+        "the metadata of these offsets has {bytes} bytes, and at most {METADATA_BYTES_MAX} can be kept: change \
+         fewer at a time"
+    );
+    Err(Failure::new(ErrorCode::TooLarge, message))
 }

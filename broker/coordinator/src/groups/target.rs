@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tidemark_protocol::TopicId;
 
 use super::{
-    GroupCoordinator,
+    GroupCoordinator, Timer,
     assignor::{Assignor, Candidate},
     record::{Change, Epochs, SubscribedTopics, Target},
     state::Group,
@@ -23,6 +23,22 @@ pub(super) enum Cause {
 }
 
 impl GroupCoordinator {
+    /// Looks at the targets of groups that something has happened to, as many as fit the decision.
+    pub(super) fn settle(&mut self) {
+        while !self.out.is_full() {
+            let Some((group, cause)) = self.unsettled.pop_first() else { return };
+            self.retarget(&group, cause);
+        }
+        if !self.unsettled.is_empty() {
+            self.sweep_soon();
+        }
+    }
+
+    /// Asks to be called again at once.
+    pub(super) fn sweep_soon(&mut self) {
+        self.deadlines.set(Timer::Sweep, 0);
+    }
+
     /// Starts a new group epoch if the group is not as it was when its targets were computed, and computes them.
     pub(super) fn retarget(&mut self, name: &str, cause: Cause) {
         let Some(group) = self.state.group(name) else { return };
@@ -33,7 +49,7 @@ impl GroupCoordinator {
         let topics = subscribed_topics(resolved.values(), &self.topics);
         let topics = (!topics.partitions.is_empty()).then_some(topics);
         let same_topics = topics == group.topics;
-        if same_topics && cause == Cause::Topics {
+        if same_topics && cause == Cause::Topics && is_covered(group) {
             return;
         }
         let assignor = preferred(group).unwrap_or(self.config.assignor);
@@ -63,6 +79,14 @@ fn subscribed_topics<'a>(
     let ids: BTreeSet<TopicId> = subscriptions.flatten().copied().collect();
     let counts = ids.into_iter().filter_map(|id| Some((id, topics.get(id)?.partitions)));
     SubscribedTopics { partitions: counts.collect() }
+}
+
+/// Whether the targets are of the members there are. A member may be gone whose group had not been looked at before
+/// the coordinator failed.
+fn is_covered(group: &Group) -> bool {
+    let assigned: usize = group.targets.values().map(|target| target.partitions.len()).sum();
+    let topics = group.topics.iter().flat_map(|topics| topics.partitions.values());
+    assigned == topics.map(|count| *count as usize).sum::<usize>()
 }
 
 /// What most of those members want who want one; of equally many the first in the order of [`Assignor`].

@@ -16,7 +16,11 @@ use super::{
     request::{CommitTransactionalOffsets, EndTransaction},
     state::Committed,
 };
-use crate::{ProducerEpoch, ProducerId, decision::Now};
+use crate::{
+    ProducerEpoch, ProducerId,
+    decision::Now,
+    limits::{METADATA_BYTES_MAX, TRANSACTION_OFFSETS_MAX},
+};
 
 /// Whether a producer's transaction has to be verified before offsets are committed in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +73,7 @@ impl GroupCoordinator {
     ) -> Result<Vec<Result<(), ErrorCode>>, Failure> {
         let CommitTransactionalOffsets { group, producer_id, producer_epoch, .. } = commit;
         self.check_producer(commit)?;
+        self.check_pending(commit)?;
         let permit = self.permit(group, &commit.committer)?;
         let checked: Vec<_> = commit
             .offsets
@@ -97,6 +102,25 @@ impl GroupCoordinator {
         Ok(results)
     }
 
+    /// The end of the transaction writes all its offsets at once: they have to fit a decision.
+    fn check_pending(&self, commit: &CommitTransactionalOffsets) -> Result<(), Failure> {
+        let mut count = commit.offsets.len();
+        let mut bytes: usize = commit.offsets.iter().map(|one| one.metadata.len()).sum();
+        for (group, partition) in self.state.pending_of(commit.producer_id) {
+            let group = self.state.group(&group).expect("the index says so");
+            count += 1;
+            bytes += group.pending[&partition][&commit.producer_id].value.metadata.len();
+        }
+        if count <= TRANSACTION_OFFSETS_MAX && bytes <= METADATA_BYTES_MAX {
+            return Ok(());
+        }
+        let message = format!(
+            "a transaction has at most {TRANSACTION_OFFSETS_MAX} offsets in a group, with at most \
+             {METADATA_BYTES_MAX} bytes of metadata"
+        );
+        Err(Failure::new(ErrorCode::TooLarge, message))
+    }
+
     fn check_producer(&self, commit: &CommitTransactionalOffsets) -> Result<(), Failure> {
         let (id, epoch) = (commit.producer_id, commit.producer_epoch);
         if id < 0 || epoch < 0 {
@@ -108,8 +132,12 @@ impl GroupCoordinator {
             let message = format!("producer {id} is at epoch {}, not {epoch}", fence.epoch);
             return Err(Failure::new(ErrorCode::InvalidProducerEpoch, message));
         }
-        if fence.is_some_and(|fence| fence.is_open && fence.epoch == epoch) {
-            return Ok(());
+        if let Some(fence) = fence.filter(|fence| fence.is_open) {
+            if fence.epoch == epoch {
+                return Ok(());
+            }
+            let message = format!("producer {id} has a transaction open in epoch {}", fence.epoch);
+            return Err(Failure::new(ErrorCode::InvalidTransactionState, message));
         }
         let is_verified =
             self.guards.by_producer.get(&id).is_some_and(|(of_epoch, guard)| {

@@ -15,8 +15,10 @@ impl TransactionCoordinator {
         for id in ids {
             let transaction = &self.transactions[&id];
             if transaction.state.decision().is_some() {
-                self.await_markers(&id);
-                self.send_markers(now, &id);
+                if !bug::is_put_back("decided-transactions-forgotten-at-failover") {
+                    self.await_markers(&id);
+                    self.send_markers(now, &id);
+                }
             } else if transaction.state == TransactionState::Ongoing {
                 let timeout_ms = u64::from(transaction.timeout_ms);
                 let left_ms = timeout_ms.saturating_sub(since_ms(now, transaction.started_ms));

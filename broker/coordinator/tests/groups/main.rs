@@ -4,6 +4,8 @@
 
 mod classic;
 mod hostile;
+mod large;
+mod limits;
 mod log;
 mod members;
 mod soup;

@@ -45,6 +45,8 @@ const REGISTER_US: Micros = 5 * SECOND;
 const ALTER_ISR_US: Micros = 2 * SECOND;
 const UPKEEP_US: Micros = 700 * MS;
 const CHECKPOINT_US: Micros = 2 * SECOND;
+/// How often logs that could not be opened are tried again.
+const RETRY_UNOPENED_US: Micros = 5 * SECOND;
 
 /// What a process is told when it starts.
 #[derive(Clone, Debug)]
@@ -78,6 +80,9 @@ pub struct Process {
     /// The image that the broker has followed.
     followed: Arc<Image>,
     has_opened: bool,
+    /// What interrupted deletions left has been cleared.
+    has_cleared: bool,
+    retry_at_us: Micros,
     /// What is to be told the oracles: the broker has followed to a new image.
     pub has_followed: bool,
     registration: RegisterBroker,
@@ -136,6 +141,8 @@ impl Process {
             metadata: Metadata::new(Arc::clone(&recovered), feed),
             followed: Arc::default(),
             has_opened: false,
+            has_cleared: false,
+            retry_at_us: 0,
             has_followed: false,
             registration,
             member: Member::new(),
@@ -334,12 +341,25 @@ impl Process {
             NodeTimer::Upkeep => {
                 io.timer(UPKEEP_US, NodeTimer::Upkeep);
                 self.broker.upkeep();
+                self.look_after_logs(io);
             }
             NodeTimer::Checkpoint => {
                 io.timer(CHECKPOINT_US, NodeTimer::Checkpoint);
                 // One that was not written costs the next start some reading.
                 self.broker.write_checkpoints().ok();
             }
+        }
+    }
+
+    /// Clears what is left of logs once the metadata is new enough to tell, and tries again to open those that could not
+    /// be opened.
+    fn look_after_logs(&mut self, io: &Io<'_>) {
+        if self.member.is_active && !std::mem::replace(&mut self.has_cleared, true) {
+            self.broker.clear_left_behind();
+        }
+        if io.core.now_us() >= self.retry_at_us && self.has_opened {
+            self.retry_at_us = io.core.now_us() + RETRY_UNOPENED_US;
+            self.broker.retry_unopened();
         }
     }
 

@@ -151,6 +151,10 @@ impl GroupCoordinator {
     fn check_newcomer(&self, join: &JoinGroup) -> Result<Option<String>, Failure> {
         let JoinGroup { group: name, member, instance, .. } = join;
         let classic = self.classic(name);
+        if member.is_empty() && classic.is_some_and(|c| c.members.contains_key(&join.new_member)) {
+            let message = "the id for the new member is taken".to_owned();
+            return Err(Failure::new(ErrorCode::InvalidRequest, message));
+        }
         let holder = instance.as_deref().and_then(|instance| classic?.instance(instance));
         match holder {
             Some(holder) if member.is_empty() => return Ok(Some(holder.to_owned())),
@@ -159,10 +163,6 @@ impl GroupCoordinator {
                 return Err(Failure::new(ErrorCode::FencedInstance, message));
             }
             None => {}
-        }
-        if member.is_empty() && classic.is_some_and(|c| c.members.contains_key(&join.new_member)) {
-            let message = "the id for the new member is taken".to_owned();
-            return Err(Failure::new(ErrorCode::InvalidRequest, message));
         }
         let is_promised = classic.is_some_and(|classic| classic.promised.contains(member));
         if !member.is_empty() && !is_promised {
