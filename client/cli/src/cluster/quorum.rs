@@ -108,6 +108,8 @@ impl From<DescribeQuorumResponse> for Quorum {
             log_end_index: it.log_end_index,
             lag: end.saturating_sub(it.log_end_index),
         });
+        let mut members: Vec<Member> = members.collect();
+        members.sort_by_key(|it| (it.role == "catching up", it.node));
         Self {
             leader: quorum.leader,
             term: quorum.term,
@@ -115,7 +117,7 @@ impl From<DescribeQuorumResponse> for Quorum {
             log_end_index: end,
             voters,
             voters_alive,
-            members: members.collect(),
+            members,
         }
     }
 }
