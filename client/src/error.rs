@@ -108,6 +108,7 @@ fn is_indeterminate_code(code: ErrorCode) -> bool {
         code,
         ErrorCode::Timeout
             | ErrorCode::NotEnoughReplicasAfterAppend
+            | ErrorCode::OutcomeUnknown
             | ErrorCode::Internal
             | ErrorCode::StorageFailed
     )

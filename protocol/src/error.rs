@@ -98,6 +98,8 @@ error_codes! {
     WrongCluster = 51, false;
     /// Another change of the same kind is under way.
     ChangeInProgress = 52, true;
+    /// Appended, but this broker leads no more, stops, or deletes the topic before it was safe; it may yet commit.
+    OutcomeUnknown = 53, true;
 
     /// The offset is below the log start or above the log end.
     OffsetOutOfRange = 60, false;

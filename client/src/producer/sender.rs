@@ -362,6 +362,7 @@ fn may_be_stale(error: &RequestError) -> bool {
                 | ErrorCode::FencedLeaderEpoch
                 | ErrorCode::UnknownLeaderEpoch
                 | ErrorCode::UnknownTopicOrPartition
+                | ErrorCode::OutcomeUnknown
         ),
         _ => false,
     }

@@ -1,7 +1,10 @@
 //! What the oracles know: the content of every replica as it was appended, everything that was ever committed, and the
 //! metadata as it was agreed on. Fed with what each step has changed; the properties are in the files beside this one.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+};
 
 use bytes::Bytes;
 use tidemark_broker::steered::SeenReplica;
@@ -51,6 +54,24 @@ pub struct Led {
     pub maximal_isr: Vec<BrokerId>,
     pub min_insync_replicas: usize,
     pub is_watermark_known: bool,
+}
+
+impl fmt::Display for Observed {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partition, log_start_offset: start, log_end_offset: end, .. } = self;
+        let topic = &partition.topic_id.to_string()[..8];
+        write!(out, "{topic}/{} {start}..{end}", partition.partition)?;
+        write!(out, " flushed {} watermark {}", self.flushed_offset, self.high_watermark)?;
+        match (&self.led, self.followed) {
+            (Some(led), _) => write!(
+                out,
+                " leads {} isr {:?} maximal {:?} min {}",
+                led.epoch, led.isr, led.maximal_isr, led.min_insync_replicas
+            ),
+            (None, Some((leader, epoch))) => write!(out, " follows {leader} in {epoch}"),
+            (None, None) => Ok(()),
+        }
+    }
 }
 
 impl Observed {

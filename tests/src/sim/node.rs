@@ -16,7 +16,7 @@ mod streams;
 
 use std::{collections::VecDeque, path::Path};
 
-use tidemark_broker::steered::SteeredFlush;
+use tidemark_broker::steered::FlushId;
 use tidemark_protocol::{BrokerEpoch, BrokerId, DirectoryId, NodeId, messages::VoterId};
 use tidemark_storage::disk::SimDisk;
 
@@ -46,7 +46,7 @@ pub enum NodeTimer {
     /// The shards have something to do.
     Wake,
     /// A flush of a log has come so far that it can be run.
-    Flush(Box<SteeredFlush>),
+    Flush(FlushId),
     /// The newest image has arrived at the broker.
     Image,
     Beat,

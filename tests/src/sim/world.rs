@@ -250,6 +250,12 @@ impl World {
         for seen in process.take_seen() {
             match seen {
                 Seen::Committed(entry) => {
+                    if entry.index >= self.ghost.metadata.end() {
+                        let figures = [entry.index, entry.term];
+                        self.core.note(Who::Node(id), "commits", figures, || {
+                            format!("entry {} of term {}: {:?}", entry.index, entry.term, entry.records)
+                        });
+                    }
                     self.ghost.committed(id, life, &entry, &mut self.core.figures)?;
                 }
                 Seen::Restored(image) => self.ghost.restored(id, life, &image)?,
@@ -269,6 +275,8 @@ impl World {
         for (replica, followers) in process.broker.observe() {
             let observed = Observed::of(id, &replica, &followers);
             let partition = observed.partition;
+            let figures = [observed.log_end_offset, observed.high_watermark];
+            self.core.note(Who::Node(id), "replica", figures, || observed.to_string());
             if self.rotten.contains(&(id, partition)) {
                 self.ghost.removed((id, partition));
                 continue;
