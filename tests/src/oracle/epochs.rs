@@ -16,7 +16,7 @@ pub(super) struct Observers {
 }
 
 pub(super) fn check_appended((node, partition): ReplicaKey, shadow: &Shadow, marks: &[Mark]) -> Verdict {
-    let mut last = shadow.marks.back().map(|mark| mark.epoch);
+    let mut last = shadow.marks.back().copied().flatten().map(|mark| mark.epoch);
     for mark in marks {
         require(last.is_none_or(|last| last <= mark.epoch), "S8", || {
             format!("node {node} appends epoch {} to {partition} after {last:?}", mark.epoch)

@@ -108,7 +108,8 @@ pub struct Shadow {
     pub life: u64,
     pub is_running: bool,
     pub start: Offset,
-    pub marks: VecDeque<Mark>,
+    /// `None`: damaged, nobody can tell any more.
+    pub marks: VecDeque<Option<Mark>>,
     pub flushed: Offset,
     pub high_watermark: Offset,
     pub led: Option<Led>,
@@ -123,7 +124,12 @@ impl Shadow {
 
     pub fn mark(&self, offset: Offset) -> Option<Mark> {
         let at = offset.checked_sub(self.start)?;
-        self.marks.get(usize::try_from(at).ok()?).copied()
+        self.marks.get(usize::try_from(at).ok()?).copied().flatten()
+    }
+
+    fn is_damaged(&self, offset: Offset) -> bool {
+        let at = offset.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
+        at.is_some_and(|at| self.marks.get(at) == Some(&None))
     }
 
     fn truncate(&mut self, end: Offset) {
@@ -144,7 +150,8 @@ impl Shadow {
 /// What was committed of one partition, written once.
 #[derive(Clone, Debug, Default)]
 pub struct Truth {
-    marks: Vec<Mark>,
+    /// `None`: whoever committed it could not tell any more what it was.
+    marks: Vec<Option<Mark>>,
     /// Records that an election without a clean candidate has given up are no longer owed to anybody.
     pub given_up: bool,
 }
@@ -156,10 +163,10 @@ impl Truth {
     }
 
     pub fn mark(&self, offset: Offset) -> Option<Mark> {
-        self.marks.get(usize::try_from(offset).ok()?).copied()
+        self.marks.get(usize::try_from(offset).ok()?).copied().flatten()
     }
 
-    pub(super) fn push(&mut self, mark: Mark) {
+    pub(super) fn push(&mut self, mark: Option<Mark>) {
         self.marks.push(mark);
     }
 }
@@ -177,6 +184,8 @@ pub struct Ghost {
     pub(super) observers: epochs::Observers,
     /// Partitions whose loss of data is in order: of topics that are durable in memory only, beyond what they promise.
     pub lossy: BTreeSet<TopicPartition>,
+    /// Replicas on whose disk something has rotted.
+    pub damaged: BTreeSet<ReplicaKey>,
 }
 
 impl Ghost {
@@ -197,10 +206,13 @@ impl Ghost {
         let before_end = shadow.end();
         if reopened {
             // Everything is read again: what a restart makes of a log is for the oracle of recoveries.
-            let marks = marks_of(&read(seen.log_start_offset, seen.log_end_offset), seen.log_start_offset)?;
+            let readable = read(seen.log_start_offset, seen.log_end_offset);
+            let marks = marks_of(&readable, seen.log_start_offset)?;
             recovery::check(&self.leaders, key, shadow, seen, &marks)?;
+            let marks = self.padded(key, seen.log_end_offset - seen.log_start_offset, marks)?;
+            let shadow = self.replicas.get_mut(&key).expect("it was just looked at");
             let agrees_to = seen.log_start_offset;
-            let (start, marks) = (seen.log_start_offset, marks.into());
+            let start = seen.log_start_offset;
             *shadow =
                 Shadow { life, is_running: true, start, marks, agrees_to, ..Shadow::default() };
         } else {
@@ -220,10 +232,14 @@ impl Ghost {
                 let marks = marks_of(&read(from, seen.log_end_offset), from)?;
                 epochs::check_appended(key, shadow, &marks)?;
                 single_leader::check(&mut self.leaders, key, seen, from, &marks)?;
+                let marks = self.padded(key, seen.log_end_offset - from, marks)?;
+                let shadow = self.replicas.get_mut(&key).expect("it was just looked at");
                 shadow.marks.extend(marks);
             }
+            let shadow = self.replicas.get_mut(&key).expect("it was just looked at");
             shadow.begin_at(seen.log_start_offset);
         }
+        let shadow = self.replicas.get_mut(&key).expect("it was just looked at");
         let led_before = std::mem::replace(&mut shadow.led, seen.led.clone());
         let watermark_before = std::mem::replace(&mut shadow.high_watermark, seen.high_watermark);
         shadow.flushed = seen.flushed_offset;
@@ -232,6 +248,24 @@ impl Ghost {
             min_isr_gate::check(key, &led_before, watermark_before, seen)?;
         }
         self.after(key, led_before.as_ref(), seen, figures)
+    }
+
+    /// All that was read, and nothing for what could not be: only a damaged disk excuses that.
+    fn padded(
+        &self,
+        key: ReplicaKey,
+        count: u64,
+        marks: Vec<Mark>,
+    ) -> Result<VecDeque<Option<Mark>>, super::Violation> {
+        let missing = count.saturating_sub(marks.len() as u64);
+        if missing > 0 && !self.damaged.contains(&key) {
+            let (node, partition) = key;
+            let text = format!("node {node} cannot read the last {missing} of {count} records of {partition}");
+            return Err(violation("S26", text));
+        }
+        let mut all: VecDeque<_> = marks.into_iter().map(Some).collect();
+        all.resize(usize::try_from(count).expect("a log in memory"), None);
+        Ok(all)
     }
 
     /// What follows from a replica's new state for everybody else.
@@ -293,7 +327,8 @@ impl Ghost {
         let until = truth.end().min(shadow.end());
         while shadow.agrees_to < until {
             let at = shadow.agrees_to;
-            if at >= shadow.start && shadow.mark(at) != truth.mark(at) {
+            let is_known = at >= shadow.start && !shadow.is_damaged(at) && truth.mark(at).is_some();
+            if is_known && shadow.mark(at) != truth.mark(at) {
                 break;
             }
             shadow.agrees_to += 1;

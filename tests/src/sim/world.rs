@@ -7,7 +7,7 @@ use std::{
 };
 
 use tidemark_controller::Command;
-use tidemark_protocol::{NodeId, Offset, TopicId, TopicPartition, messages::VoterId};
+use tidemark_protocol::{NodeId, Offset, TopicId, messages::VoterId};
 use tidemark_storage::disk::Faults;
 
 use super::{
@@ -47,8 +47,6 @@ pub struct World {
     /// The voters that the cluster began with.
     pub founders: Vec<VoterId>,
     pub disk_faults: BTreeMap<NodeId, Faults>,
-    /// Nodes on whose disks something has rotted.
-    pub rotten: BTreeSet<(NodeId, TopicPartition)>,
     /// Nodes that have asked to be let go, and until when they wait.
     pub leaving: BTreeMap<NodeId, Micros>,
     /// Nodes whose metadata log may be damaged or gone.
@@ -94,7 +92,6 @@ impl World {
             ghost: Ghost::default(),
             founders,
             disk_faults: BTreeMap::new(),
-            rotten: BTreeSet::new(),
             leaving: BTreeMap::new(),
             wiped: BTreeSet::new(),
             are_faults_on: true,
@@ -233,7 +230,7 @@ impl World {
         let faults = self.disk_faults.get(&id);
         let is_excused = was_stopped
             || faults.is_some_and(|faults| faults.capacity_bytes.is_some() || faults.failing_syncs > 0)
-            || self.rotten.iter().any(|(of, _)| *of == id);
+            || self.ghost.damaged.iter().any(|(of, _)| *of == id);
         if !is_excused {
             return Err(violation("start", format!("node {id} does not start: {error}")));
         }
@@ -277,10 +274,6 @@ impl World {
             let partition = observed.partition;
             let figures = [observed.log_end_offset, observed.high_watermark];
             self.core.note(Who::Node(id), "replica", figures, || observed.to_string());
-            if self.rotten.contains(&(id, partition)) {
-                self.ghost.removed((id, partition));
-                continue;
-            }
             let broker = &process.broker;
             let read = |from: Offset, to: Offset| broker.read_log(partition, from, to);
             self.ghost.observe(id, life, &observed, read, &mut self.core.figures)?;
@@ -314,7 +307,7 @@ impl World {
         self.core.note(Who::Node(id), "stop", [node.life, 0], String::new);
         node.stop(&mut self.core, &mut self.net);
         self.ghost.ended(id);
-        if node.broker_epoch.is_none() {
+        if !node.has_stopped {
             self.ghost.loss.crashed(id);
         }
         self.start_later(id, 3_000 * MS);
