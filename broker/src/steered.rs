@@ -9,6 +9,7 @@ mod observe;
 pub(crate) mod replicas;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -85,6 +86,8 @@ pub struct Steered {
     broker_epoch: Option<BrokerEpoch>,
     port: Arc<Kept>,
     glances: Glances,
+    flushes: BTreeMap<FlushId, Flush>,
+    next_flush: FlushId,
 }
 
 struct OneShard {
@@ -98,17 +101,8 @@ impl std::fmt::Debug for OneShard {
     }
 }
 
-/// A flush that waits to be run. Dropped, it is one that a crash has prevented.
-#[derive(Debug)]
-pub struct SteeredFlush {
-    flush: Flush,
-}
-
-impl SteeredFlush {
-    pub fn partition(&self) -> TopicPartition {
-        self.flush.partition
-    }
-}
+/// Names a flush that waits to be run.
+pub type FlushId = u64;
 
 /// One partition's share of a produce request.
 #[derive(Clone, Debug)]
@@ -134,7 +128,7 @@ impl Ticket {
             Ok(outcome) => Some(outcome),
             Err(oneshot::error::TryRecvError::Empty) => None,
             Err(oneshot::error::TryRecvError::Closed) => Some(Err(Failure::new(
-                ErrorCode::NotReady,
+                ErrorCode::NotLeaderAfterAppend,
                 "the broker stopped before the outcome was known",
             ))),
         }
@@ -196,6 +190,8 @@ impl Steered {
             followed: Image::default(),
             broker_epoch: None,
             glances: Glances::default(),
+            flushes: BTreeMap::new(),
+            next_flush: 0,
             port,
             config,
             clock,
@@ -231,14 +227,22 @@ impl Steered {
         each.min().expect("a broker has a shard")
     }
 
-    /// Flushes that wait to be run, in the order in which threads would begin them.
-    pub fn take_flushes(&mut self) -> Vec<SteeredFlush> {
-        self.flusher.take_waiting().into_iter().map(|flush| SteeredFlush { flush }).collect()
+    /// Flushes that have come up, in the order in which threads would begin them. Each waits for its
+    /// [`Self::run_flush`].
+    pub fn take_flushes(&mut self) -> Vec<FlushId> {
+        let begin = |flush| {
+            self.next_flush += 1;
+            self.flushes.insert(self.next_flush, flush);
+            self.next_flush
+        };
+        self.flusher.take_waiting().into_iter().map(begin).collect()
     }
 
     /// Runs a flush. Its owner learns the outcome when it wakes.
-    pub fn run_flush(&mut self, flush: SteeredFlush) {
-        self.flusher.run(flush.flush, &self.clock, &self.metrics);
+    pub fn run_flush(&mut self, id: FlushId) {
+        if let Some(flush) = self.flushes.remove(&id) {
+            self.flusher.run(flush, &self.clock, &self.metrics);
+        }
     }
 
     /// Hands batches to their shard, after the checks that a request goes through.
@@ -321,7 +325,8 @@ impl Steered {
             let (reply, mut answer) = oneshot::channel();
             self.tell(index, Command::Close { reply });
             while self.shards[index].shard.wake() {
-                let flushes = self.take_flushes();
+                self.take_flushes();
+                let flushes: Vec<_> = self.flushes.keys().copied().collect();
                 assert!(!flushes.is_empty(), "a shard that closes waits for a flush");
                 for flush in flushes {
                     self.run_flush(flush);

@@ -202,12 +202,19 @@ fn not_admitted(code: ErrorCode, id: TopicPartition) -> Failure {
     Failure::new(code, message)
 }
 
+/// What is told of records that were appended and not acknowledged. Codes that also refuse an append would say that
+/// there is nothing, and a client that repeats what was refused would write it twice.
 fn in_doubt(code: ErrorCode, id: TopicPartition) -> Failure {
-    let message = match code {
-        ErrorCode::Timeout => format!("{id}: not as durable as asked before the deadline"),
-        ErrorCode::StorageFailed => format!("{id}: the flush failed"),
-        ErrorCode::UnknownTopicOrPartition => format!("{id} was deleted meanwhile"),
-        _ => format!("{id} was given up before the outcome was known"),
+    let (code, message) = match code {
+        ErrorCode::Timeout => (code, format!("{id}: not as durable as asked before the deadline")),
+        ErrorCode::StorageFailed => (code, format!("{id}: the flush failed")),
+        ErrorCode::NotEnoughReplicasAfterAppend => {
+            (code, format!("{id} has fewer in-sync replicas than min_insync_replicas"))
+        }
+        ErrorCode::UnknownTopicOrPartition => {
+            (ErrorCode::NotLeaderAfterAppend, format!("{id} was deleted meanwhile"))
+        }
+        _ => (ErrorCode::NotLeaderAfterAppend, format!("{id} was given up before the outcome was known")),
     };
     Failure::new(code, format!("{message}; the records may yet become readable"))
 }

@@ -9,14 +9,12 @@ pub(super) fn advance(ghost: &mut Ghost, key: ReplicaKey, seen: &Observed) -> Ve
     let truth = ghost.truths.entry(partition).or_default();
     while truth.end() < seen.high_watermark {
         let at = truth.end();
-        let Some(mark) = shadow.mark(at) else {
-            let text = format!(
-                "node {node} commits {partition} to {} and has no {at}",
-                seen.high_watermark
-            );
+        if at >= shadow.end() {
+            let text =
+                format!("node {node} commits {partition} to {} and has no {at}", seen.high_watermark);
             return Err(violation("S1", text));
-        };
-        truth.push(mark);
+        }
+        truth.push(shadow.mark(at));
     }
     Ok(())
 }

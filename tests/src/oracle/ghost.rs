@@ -1,17 +1,22 @@
 //! What the oracles know: the content of every replica as it was appended, everything that was ever committed, and the
 //! metadata as it was agreed on. Fed with what each step has changed; the properties are in the files beside this one.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+};
 
 use bytes::Bytes;
 use tidemark_broker::steered::SeenReplica;
-use tidemark_protocol::{BrokerId, LeaderEpoch, NodeId, Offset, TopicPartition, batch::batches};
+use tidemark_protocol::{
+    BrokerId, LeaderEpoch, NodeId, Offset, TopicPartition, batch::batches,
+};
 use tidemark_replication::FollowerStatus;
 
 use super::{
     Verdict, bounds, candidate_completeness, commit_immutable, epochs, leader_completeness,
-    log_matching, metadata::Metadata, min_isr_gate, no_loss::Acknowledged, quorum_superset,
-    raft::Raft, recovery, single_leader, unclean_exclusion::Loss, violation, watermark,
+    log_matching, metadata::Metadata, min_isr_gate, no_loss::Acknowledged, quorum_superset, raft::Raft,
+    recovery, single_leader, unclean_exclusion::Loss, violation, watermark,
 };
 use crate::sim::figures::Figures;
 
@@ -51,6 +56,24 @@ pub struct Led {
     pub is_watermark_known: bool,
 }
 
+impl fmt::Display for Observed {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partition, log_start_offset: start, log_end_offset: end, .. } = self;
+        let topic = &partition.topic_id.to_string()[..8];
+        write!(out, "{topic}/{} {start}..{end}", partition.partition)?;
+        write!(out, " flushed {} watermark {}", self.flushed_offset, self.high_watermark)?;
+        match (&self.led, self.followed) {
+            (Some(led), _) => write!(
+                out,
+                " leads {} isr {:?} maximal {:?} min {}",
+                led.epoch, led.isr, led.maximal_isr, led.min_insync_replicas
+            ),
+            (None, Some((leader, epoch))) => write!(out, " follows {leader} in {epoch}"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
 impl Observed {
     /// From what a broker shows of it.
     pub fn of(node: NodeId, replica: &SeenReplica, followers: &[FollowerStatus]) -> Self {
@@ -85,7 +108,8 @@ pub struct Shadow {
     pub life: u64,
     pub is_running: bool,
     pub start: Offset,
-    pub marks: VecDeque<Mark>,
+    /// `None`: damaged, nobody can tell any more.
+    pub marks: VecDeque<Option<Mark>>,
     pub flushed: Offset,
     pub high_watermark: Offset,
     pub led: Option<Led>,
@@ -100,7 +124,12 @@ impl Shadow {
 
     pub fn mark(&self, offset: Offset) -> Option<Mark> {
         let at = offset.checked_sub(self.start)?;
-        self.marks.get(usize::try_from(at).ok()?).copied()
+        self.marks.get(usize::try_from(at).ok()?).copied().flatten()
+    }
+
+    fn is_damaged(&self, offset: Offset) -> bool {
+        let at = offset.checked_sub(self.start).and_then(|at| usize::try_from(at).ok());
+        at.is_some_and(|at| self.marks.get(at) == Some(&None))
     }
 
     fn truncate(&mut self, end: Offset) {
@@ -121,7 +150,8 @@ impl Shadow {
 /// What was committed of one partition, written once.
 #[derive(Clone, Debug, Default)]
 pub struct Truth {
-    marks: Vec<Mark>,
+    /// `None`: whoever committed it could not tell any more what it was.
+    marks: Vec<Option<Mark>>,
     /// Records that an election without a clean candidate has given up are no longer owed to anybody.
     pub given_up: bool,
 }
@@ -133,10 +163,10 @@ impl Truth {
     }
 
     pub fn mark(&self, offset: Offset) -> Option<Mark> {
-        self.marks.get(usize::try_from(offset).ok()?).copied()
+        self.marks.get(usize::try_from(offset).ok()?).copied().flatten()
     }
 
-    pub(super) fn push(&mut self, mark: Mark) {
+    pub(super) fn push(&mut self, mark: Option<Mark>) {
         self.marks.push(mark);
     }
 }
@@ -154,6 +184,8 @@ pub struct Ghost {
     pub(super) observers: epochs::Observers,
     /// Partitions whose loss of data is in order: of topics that are durable in memory only, beyond what they promise.
     pub lossy: BTreeSet<TopicPartition>,
+    /// Replicas on whose disk something has rotted.
+    pub damaged: BTreeSet<ReplicaKey>,
 }
 
 impl Ghost {
@@ -174,23 +206,19 @@ impl Ghost {
         let before_end = shadow.end();
         if reopened {
             // Everything is read again: what a restart makes of a log is for the oracle of recoveries.
-            let marks =
-                marks_of(&read(seen.log_start_offset, seen.log_end_offset), seen.log_start_offset)?;
+            let readable = read(seen.log_start_offset, seen.log_end_offset);
+            let marks = marks_of(&readable, seen.log_start_offset)?;
             recovery::check(&self.leaders, key, shadow, seen, &marks)?;
+            let marks = self.padded(key, seen.log_end_offset - seen.log_start_offset, marks)?;
+            let shadow = self.replicas.get_mut(&key).expect("it was just looked at");
             let agrees_to = seen.log_start_offset;
-            let (start, marks) = (seen.log_start_offset, marks.into());
+            let start = seen.log_start_offset;
             *shadow =
                 Shadow { life, is_running: true, start, marks, agrees_to, ..Shadow::default() };
         } else {
             if seen.log_end_offset < before_end {
                 figures.happened("truncations");
-                log_matching::check_truncation(
-                    key,
-                    shadow,
-                    seen,
-                    self.truths.get(&partition),
-                    &self.lossy,
-                )?;
+                log_matching::check_truncation(key, shadow, seen, self.truths.get(&partition), &self.lossy)?;
                 shadow.truncate(seen.log_end_offset);
             }
             if seen.log_start_offset > shadow.end() {
@@ -204,10 +232,14 @@ impl Ghost {
                 let marks = marks_of(&read(from, seen.log_end_offset), from)?;
                 epochs::check_appended(key, shadow, &marks)?;
                 single_leader::check(&mut self.leaders, key, seen, from, &marks)?;
+                let marks = self.padded(key, seen.log_end_offset - from, marks)?;
+                let shadow = self.replicas.get_mut(&key).expect("it was just looked at");
                 shadow.marks.extend(marks);
             }
+            let shadow = self.replicas.get_mut(&key).expect("it was just looked at");
             shadow.begin_at(seen.log_start_offset);
         }
+        let shadow = self.replicas.get_mut(&key).expect("it was just looked at");
         let led_before = std::mem::replace(&mut shadow.led, seen.led.clone());
         let watermark_before = std::mem::replace(&mut shadow.high_watermark, seen.high_watermark);
         shadow.flushed = seen.flushed_offset;
@@ -216,6 +248,24 @@ impl Ghost {
             min_isr_gate::check(key, &led_before, watermark_before, seen)?;
         }
         self.after(key, led_before.as_ref(), seen, figures)
+    }
+
+    /// All that was read, and nothing for what could not be: only a damaged disk excuses that.
+    fn padded(
+        &self,
+        key: ReplicaKey,
+        count: u64,
+        marks: Vec<Mark>,
+    ) -> Result<VecDeque<Option<Mark>>, super::Violation> {
+        let missing = count.saturating_sub(marks.len() as u64);
+        if missing > 0 && !self.damaged.contains(&key) {
+            let (node, partition) = key;
+            let text = format!("node {node} cannot read the last {missing} of {count} records of {partition}");
+            return Err(violation("S26", text));
+        }
+        let mut all: VecDeque<_> = marks.into_iter().map(Some).collect();
+        all.resize(usize::try_from(count).expect("a log in memory"), None);
+        Ok(all)
     }
 
     /// What follows from a replica's new state for everybody else.
@@ -277,7 +327,8 @@ impl Ghost {
         let until = truth.end().min(shadow.end());
         while shadow.agrees_to < until {
             let at = shadow.agrees_to;
-            if at >= shadow.start && shadow.mark(at) != truth.mark(at) {
+            let is_known = at >= shadow.start && !shadow.is_damaged(at) && truth.mark(at).is_some();
+            if is_known && shadow.mark(at) != truth.mark(at) {
                 break;
             }
             shadow.agrees_to += 1;
@@ -304,8 +355,7 @@ fn last() -> TopicPartition {
 pub fn marks_of(bytes: &Bytes, from: Offset) -> Result<Vec<Mark>, super::Violation> {
     let mut marks = Vec::new();
     for batch in batches(bytes.clone()) {
-        let batch =
-            batch.map_err(|error| violation("S26", format!("a log holds no batches: {error}")))?;
+        let batch = batch.map_err(|error| violation("S26", format!("a log holds no batches: {error}")))?;
         let header = batch.header;
         for delta in 0..=u64::from(header.last_offset_delta) {
             if header.base_offset + delta < from {

@@ -22,6 +22,8 @@ pub type ClientId = u32;
 
 /// How long an answer is waited for.
 const ANSWER_US: Micros = 1_500 * MS;
+/// How old a client lets its knowledge of topics become.
+const METADATA_AGE_US: Micros = 1_000 * MS;
 /// How long a client waits before it looks for leaders again.
 pub const REFRESH_US: Micros = 80 * MS;
 
@@ -77,6 +79,7 @@ pub struct Caller {
     /// Deadline and node of every question.
     asked: BTreeMap<Correlation, (Micros, ConnectionId)>,
     pub topics: Vec<TopicView>,
+    learned_us: Micros,
     nodes: Vec<NodeId>,
 }
 
@@ -94,6 +97,7 @@ impl Caller {
             next: 1,
             asked: BTreeMap::new(),
             topics: Vec::new(),
+            learned_us: 0,
             nodes,
         }
     }
@@ -203,8 +207,14 @@ impl Caller {
     }
 
     /// Remembers where topics are.
-    pub fn learn(&mut self, topics: Vec<TopicView>) {
+    pub fn learn(&mut self, topics: Vec<TopicView>, reach: &Reach<'_>) {
         self.topics = topics;
+        self.learned_us = reach.core.now_us();
+    }
+
+    /// Whether what it knows of topics is old, or nothing.
+    pub fn is_stale(&self, reach: &Reach<'_>) -> bool {
+        self.topics.is_empty() || reach.core.now_us() - self.learned_us > METADATA_AGE_US
     }
 
     /// Leader and epoch of a partition, as far as is known.

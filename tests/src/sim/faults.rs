@@ -121,9 +121,13 @@ impl World {
         self.injected(class, id);
         self.leaving.remove(&id);
         let node = self.nodes.get_mut(&id).expect("it is there");
+        // Whoever has stopped in order has nothing to lose.
+        let had_stopped = node.has_stopped;
         node.lose_power(&mut self.core, &mut self.net);
-        self.ghost.ended(id);
-        self.ghost.loss.lost(id, in_memory);
+        if !had_stopped {
+            self.ghost.ended(id);
+            self.ghost.loss.lost(id, in_memory);
+        }
         self.start_later(id, 5 * SECOND);
         Ok(())
     }
@@ -304,8 +308,7 @@ impl World {
             return Ok(());
         }
         self.injected(FaultClass::BitRot, id);
-        self.rotten.insert((id, partition));
-        self.ghost.removed((id, partition));
+        self.ghost.damaged.insert((id, partition));
         self.ghost.loss.lost_replica(id, partition);
         let offset = self.core.draw(0, log.bytes.min(20_000) - 1);
         let bit = u8::try_from(self.core.draw(0, 7)).expect("one of eight");
@@ -332,7 +335,7 @@ impl World {
         for partition in held {
             self.ghost.removed((id, partition));
         }
-        self.rotten.retain(|(of, _)| *of != id);
+        self.ghost.damaged.retain(|(of, _)| *of != id);
         if self.shape.controllers.contains(&id) {
             self.wiped.insert(id);
         }

@@ -59,7 +59,7 @@ impl World {
             self.resume(id)?;
             self.leaving.remove(&id);
             let node = &self.nodes[&id];
-            if self.rotten.iter().any(|(of, _)| *of == id) {
+            if self.ghost.damaged.iter().any(|(of, _)| *of == id) {
                 // There is no other cure for a disk that rots.
                 let held = self.replicas_on(id);
                 self.crash(id);

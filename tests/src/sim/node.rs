@@ -16,8 +16,8 @@ mod streams;
 
 use std::{collections::VecDeque, path::Path};
 
-use tidemark_broker::steered::SteeredFlush;
-use tidemark_protocol::{BrokerEpoch, BrokerId, DirectoryId, NodeId, messages::VoterId};
+use tidemark_broker::steered::FlushId;
+use tidemark_protocol::{BrokerId, DirectoryId, NodeId, messages::VoterId};
 use tidemark_storage::disk::SimDisk;
 
 pub use self::{
@@ -46,7 +46,7 @@ pub enum NodeTimer {
     /// The shards have something to do.
     Wake,
     /// A flush of a log has come so far that it can be run.
-    Flush(Box<SteeredFlush>),
+    Flush(FlushId),
     /// The newest image has arrived at the broker.
     Image,
     Beat,
@@ -95,8 +95,8 @@ pub struct Node {
     pub directory: DirectoryId,
     /// How many processes there have been: the number of the present or the last one.
     pub life: u64,
-    /// Of the last registration, which a clean shutdown writes down.
-    pub broker_epoch: Option<BrokerEpoch>,
+    /// Its last process ended with a clean shutdown.
+    pub has_stopped: bool,
     /// Milliseconds its wall clock is ahead of simulated time.
     pub wall_skew_ms: i64,
     state: State,
@@ -169,7 +169,7 @@ impl Node {
             disk,
             directory: draw_directory(core),
             life: 0,
-            broker_epoch: None,
+            has_stopped: false,
             wall_skew_ms: 0,
             state: State::Down,
             paused: false,
@@ -214,6 +214,7 @@ impl Node {
     ) -> Result<(), StartError> {
         assert!(!self.is_up(), "a node runs one process at a time");
         self.life += 1;
+        self.has_stopped = false;
         let address = Address::Node { node: self.id, life: self.life };
         net.listen(self.id, self.life);
         let flush_us = self.flush_us;
@@ -274,7 +275,7 @@ impl Node {
         assert!(!self.is_up(), "a disk is replaced when nobody uses it");
         self.disk = SimDisk::new(core.random.next_u64());
         self.directory = draw_directory(core);
-        self.broker_epoch = None;
+        self.has_stopped = false;
     }
 
     /// Stops the process in order, when it has nothing left to do for others.
@@ -282,7 +283,7 @@ impl Node {
         let State::Up(process) = std::mem::replace(&mut self.state, State::Down) else { return };
         self.paused = false;
         self.backlog.clear();
-        self.broker_epoch = process.close();
+        self.has_stopped = process.close().is_some();
         net.process_ended(core, self.id, self.life, Ending::Process);
         self.disk.crash();
     }
@@ -293,7 +294,6 @@ impl Node {
         self.state = State::Down;
         self.paused = false;
         self.backlog.clear();
-        self.broker_epoch = None;
         if was_up {
             net.process_ended(core, self.id, self.life, ending);
         }

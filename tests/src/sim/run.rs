@@ -38,7 +38,7 @@ impl Default for Options {
 pub enum Failed {
     Wrong(Wrong),
     /// Something in the cluster, or in the simulator, panicked.
-    Panic(String),
+    Panic { text: String, backtrace: String },
 }
 
 impl fmt::Display for Failed {
@@ -46,7 +46,7 @@ impl fmt::Display for Failed {
         match self {
             Self::Wrong(Wrong::Safety(violation)) => write!(out, "SAFETY VIOLATION {violation}"),
             Self::Wrong(Wrong::Liveness(violation)) => write!(out, "LIVENESS FAILURE {violation}"),
-            Self::Panic(message) => write!(out, "PANIC {message}"),
+            Self::Panic { text, .. } => write!(out, "PANIC {text}"),
         }
     }
 }
@@ -68,14 +68,15 @@ pub struct Outcome {
 
 thread_local! {
     /// Where the last panic of this thread was, and how it came to be there, if `RUST_BACKTRACE` asks for it.
-    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+    static LAST_PANIC: RefCell<(String, String)> =
+        const { RefCell::new((String::new(), String::new())) };
 }
 
 /// From now on panics are not printed where they happen: they are told with the seed they belong to.
 pub fn keep_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        let text = format!("{panic}\n{}", Backtrace::capture());
-        LAST_PANIC.with(|last| *last.borrow_mut() = text);
+        let told = (panic.to_string().replace('\n', " "), Backtrace::capture().to_string());
+        LAST_PANIC.with(|last| *last.borrow_mut() = told);
     }));
 }
 
@@ -90,7 +91,10 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
     let failed = match lived {
         Ok(Ok(())) => None,
         Ok(Err(wrong)) => Some(Failed::Wrong(wrong)),
-        Err(_panic) => Some(Failed::Panic(LAST_PANIC.with(RefCell::take))),
+        Err(_panic) => {
+            let (text, backtrace) = LAST_PANIC.with(RefCell::take);
+            Some(Failed::Panic { text, backtrace })
+        }
     };
     let Some(world) = world else {
         let figures = Figures::default();
@@ -121,7 +125,11 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
 pub fn explain(seed: u64, options: &Options) -> String {
     let verbosity = Verbosity::Latest(LINES_MAX);
     let outcome = run(seed, &Options { verbosity, ..*options });
-    let failure = outcome.failed.map_or("it did not fail again".to_owned(), |it| it.to_string());
+    let failure = match outcome.failed {
+        None => "it did not fail again".to_owned(),
+        Some(Failed::Panic { text, backtrace }) => format!("{backtrace}\nPANIC {text}"),
+        Some(wrong) => wrong.to_string(),
+    };
     let lines = outcome.lines.join("\n");
     let shape = outcome.shape.map_or(String::new(), |shape| format!("{shape:?}"));
     format!("{lines}\n{shape}\n{failure}\nreplay: {}", replay(seed, options))

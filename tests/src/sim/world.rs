@@ -7,7 +7,7 @@ use std::{
 };
 
 use tidemark_controller::Command;
-use tidemark_protocol::{NodeId, Offset, TopicId, TopicPartition, messages::VoterId};
+use tidemark_protocol::{NodeId, Offset, TopicId, messages::VoterId};
 use tidemark_storage::disk::Faults;
 
 use super::{
@@ -47,8 +47,6 @@ pub struct World {
     /// The voters that the cluster began with.
     pub founders: Vec<VoterId>,
     pub disk_faults: BTreeMap<NodeId, Faults>,
-    /// Nodes on whose disks something has rotted.
-    pub rotten: BTreeSet<(NodeId, TopicPartition)>,
     /// Nodes that have asked to be let go, and until when they wait.
     pub leaving: BTreeMap<NodeId, Micros>,
     /// Nodes whose metadata log may be damaged or gone.
@@ -78,7 +76,8 @@ impl World {
         }
         let mut consumers = BTreeMap::new();
         for id in (FIRST_CONSUMER..).take(shape.consumers as usize) {
-            let consumer = Consumer::new(id, shape.nodes.clone(), shape.fetch_bytes, &mut core);
+            let consumer =
+                Consumer::new(id, shape.nodes.clone(), shape.fetch_bytes, &mut core);
             consumers.insert(id, consumer);
         }
         let admin = Admin::new(ADMIN, shape.controllers.clone());
@@ -93,7 +92,6 @@ impl World {
             ghost: Ghost::default(),
             founders,
             disk_faults: BTreeMap::new(),
-            rotten: BTreeSet::new(),
             leaving: BTreeMap::new(),
             wiped: BTreeSet::new(),
             are_faults_on: true,
@@ -231,9 +229,8 @@ impl World {
         let was_stopped = node.disk.is_stopped();
         let faults = self.disk_faults.get(&id);
         let is_excused = was_stopped
-            || faults
-                .is_some_and(|faults| faults.capacity_bytes.is_some() || faults.failing_syncs > 0)
-            || self.rotten.iter().any(|(of, _)| *of == id);
+            || faults.is_some_and(|faults| faults.capacity_bytes.is_some() || faults.failing_syncs > 0)
+            || self.ghost.damaged.iter().any(|(of, _)| *of == id);
         if !is_excused {
             return Err(violation("start", format!("node {id} does not start: {error}")));
         }
@@ -250,6 +247,12 @@ impl World {
         for seen in process.take_seen() {
             match seen {
                 Seen::Committed(entry) => {
+                    if entry.index >= self.ghost.metadata.end() {
+                        let figures = [entry.index, entry.term];
+                        self.core.note(Who::Node(id), "commits", figures, || {
+                            format!("entry {} of term {}: {:?}", entry.index, entry.term, entry.records)
+                        });
+                    }
                     self.ghost.committed(id, life, &entry, &mut self.core.figures)?;
                 }
                 Seen::Restored(image) => self.ghost.restored(id, life, &image)?,
@@ -269,10 +272,8 @@ impl World {
         for (replica, followers) in process.broker.observe() {
             let observed = Observed::of(id, &replica, &followers);
             let partition = observed.partition;
-            if self.rotten.contains(&(id, partition)) {
-                self.ghost.removed((id, partition));
-                continue;
-            }
+            let figures = [observed.log_end_offset, observed.high_watermark];
+            self.core.note(Who::Node(id), "replica", figures, || observed.to_string());
             let broker = &process.broker;
             let read = |from: Offset, to: Offset| broker.read_log(partition, from, to);
             self.ghost.observe(id, life, &observed, read, &mut self.core.figures)?;
@@ -306,7 +307,7 @@ impl World {
         self.core.note(Who::Node(id), "stop", [node.life, 0], String::new);
         node.stop(&mut self.core, &mut self.net);
         self.ghost.ended(id);
-        if node.broker_epoch.is_none() {
+        if !node.has_stopped {
             self.ghost.loss.crashed(id);
         }
         self.start_later(id, 3_000 * MS);

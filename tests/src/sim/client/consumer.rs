@@ -92,8 +92,11 @@ impl Consumer {
             return;
         }
         let partitions = self.caller.partitions();
-        if partitions.is_empty() {
+        if self.caller.is_stale(reach) {
             self.refreshing = Some(self.caller.refresh(reach));
+            return;
+        }
+        if partitions.is_empty() {
             return;
         }
         self.turn += 1;
@@ -145,7 +148,7 @@ impl Consumer {
         if self.refreshing == Some(correlation) {
             self.refreshing = None;
             if let Answer::Response(Response::Metadata(topics)) = answer {
-                self.caller.learn(topics);
+                self.caller.learn(topics, reach);
             }
             return Ok(());
         }

@@ -110,6 +110,9 @@ impl Producer {
     }
 
     fn begin(&mut self, history: &mut History, reach: &mut Reach<'_>) {
+        if self.caller.is_stale(reach) {
+            self.refresh(reach);
+        }
         let partitions = self.caller.partitions();
         // One batch at a time to each: what is sent later is not to overtake what is repeated.
         let is_free = |id: &&TopicPartition| self.sending.iter().all(|it| it.partition != **id);
@@ -195,7 +198,7 @@ impl Producer {
         if self.refreshing == Some(correlation) {
             self.refreshing = None;
             if let Answer::Response(Response::Metadata(topics)) = answer {
-                self.caller.learn(topics);
+                self.caller.learn(topics, reach);
             }
             let client = self.caller.id;
             let pause_us = reach.core.draw(MS, REFRESH_US);

@@ -307,7 +307,7 @@ impl Process {
                 }
             }
             NodeTimer::Wake => {}
-            NodeTimer::Flush(flush) => self.broker.run_flush(*flush),
+            NodeTimer::Flush(flush) => self.broker.run_flush(flush),
             NodeTimer::Image => {
                 let image = self.metadata.arrived();
                 self.follow(&image, io);
@@ -372,7 +372,7 @@ impl Process {
             }
             for flush in self.broker.take_flushes() {
                 let takes_us = io.flush_takes_us();
-                io.timer(takes_us, NodeTimer::Flush(Box::new(flush)));
+                io.timer(takes_us, NodeTimer::Flush(flush));
             }
             let effects = self.broker.take_port_effects();
             let local = self.controller.as_mut().map(|it| std::mem::take(&mut it.local));
