@@ -2,12 +2,12 @@
 # Makes the images that deploy/Dockerfile and docker-compose.yml start from, under the same tags, out of Debian's packages:
 # for machines that can reach a Debian mirror and no image registry.
 #
-#   sudo deploy/base-images.sh
+#   cargo build --release && sudo deploy/base-images.sh
 #
-# Needs root, docker and debootstrap. Made are `debian:bookworm-slim` and the Prometheus of docker-compose.yml (Debian's
-# version of it under that tag, which is enough to try the configuration). Not made are the Rust image, for which programs
-# built with `cargo build --release` stand in (see deploy/Dockerfile), and Grafana, which Debian does not have.
-# MIRROR is where the packages come from.
+# Needs root, docker, debootstrap and binutils. Made are `debian:bookworm-slim` and the Prometheus of docker-compose.yml
+# (Debian's version of it under that tag, which is enough to try the configuration), unless they are there already. For the Rust
+# image stand in the programs that `cargo build --release` has built, stripped into target/image, where deploy/Dockerfile takes
+# them from. Grafana, which Debian does not have, is left out. MIRROR is where the packages come from.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -43,18 +43,32 @@ import() {
     tar --create --numeric-owner --directory "$root" . | docker import "$@" - "$tag"
 }
 
-bootstrap base ""
-import base debian:bookworm-slim 'CMD ["bash"]'
+missing() {
+    ! docker image inspect "$1" > /dev/null 2>&1
+}
+
+if missing debian:bookworm-slim; then
+    bootstrap base ""
+    import base debian:bookworm-slim 'CMD ["bash"]'
+fi
 
 prometheus=$(tag_of prom/prometheus)
-bootstrap prometheus prometheus
-mkdir -p "$work/prometheus/prometheus"
-chown 65534:65534 "$work/prometheus/prometheus"
-import prometheus "$prometheus" \
-    'USER 65534' \
-    'WORKDIR /prometheus' \
-    'EXPOSE 9090' \
-    'ENTRYPOINT ["/usr/bin/prometheus"]' \
-    'CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]'
+if missing "$prometheus"; then
+    bootstrap prometheus prometheus
+    mkdir -p "$work/prometheus/prometheus"
+    chown 65534:65534 "$work/prometheus/prometheus"
+    import prometheus "$prometheus" \
+        'USER 65534' \
+        'WORKDIR /prometheus' \
+        'EXPOSE 9090' \
+        'ENTRYPOINT ["/usr/bin/prometheus"]' \
+        'CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]'
+fi
+
+target=$here/../target
+mkdir -p "$target/image"
+for program in tidemarkd tidemark; do
+    strip --strip-debug -o "$target/image/$program" "$target/release/$program"
+done
 
 docker images

@@ -26,7 +26,9 @@ pub(super) fn decide(image: &Image, command: &Reassign) -> Result<Decision, Fail
         }));
     }
     let limit = command.throttle_bytes_per_second;
-    let mut records: Vec<_> = limit.and_then(|_| throttle(image, limit)).into_iter().collect();
+    // 0 takes the bound away.
+    let bound = limit.filter(|limit| *limit > 0);
+    let mut records: Vec<_> = limit.and_then(|_| throttle(image, bound)).into_iter().collect();
     records.extend(changes.into_records());
     Ok((records, Answer::Reassigned(outcomes)))
 }

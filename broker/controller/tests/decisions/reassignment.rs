@@ -165,8 +165,12 @@ fn a_throttle_comes_with_the_move_or_alone() {
     let mut cluster = cluster();
     let Command::Reassign(mut with) = command(cluster.id(), Some(&[1, 2])) else { panic!() };
     with.throttle_bytes_per_second = Some(1 << 20);
-    cluster.run(&Command::Reassign(with));
+    cluster.run(&Command::Reassign(with.clone()));
     assert_eq!(cluster.image.replication_throttle(), Some(1 << 20));
+    // Zero is no bound, not one that lets nothing through.
+    let none = Reassign { changes: Vec::new(), throttle_bytes_per_second: Some(0) };
+    let (records, _) = cluster.image.decide(&Command::Reassign(none)).unwrap();
+    assert_eq!(records, [MetadataRecord::ReplicationThrottled { bytes_per_second: None }]);
     let alone = |bytes_per_second| Command::SetReplicationThrottle { bytes_per_second };
     assert_eq!(cluster.image.decide(&alone(Some(1 << 20))).unwrap().0, []);
     let (records, _) = cluster.image.decide(&alone(None)).unwrap();
