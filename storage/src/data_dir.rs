@@ -200,7 +200,9 @@ impl<D: Disk> LockedDataDir<D> {
         match self.identity()? {
             None => self.write_identity(&identity)?,
             Some(found) if found == identity => {}
-            Some(found) if found == (DataDirIdentity { cluster_id: String::new(), ..identity.clone() }) => {
+            Some(found)
+                if found == (DataDirIdentity { cluster_id: String::new(), ..identity.clone() }) =>
+            {
                 self.write_identity(&identity)?;
             }
             Some(found) => {
