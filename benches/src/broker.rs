@@ -63,9 +63,17 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn tidemarkd(program: &Path, dir: &Path) -> io::Result<Self> {
+        let flags = ["--listen=127.0.0.1:0", "--http-listen=127.0.0.1:0"].map(str::to_owned);
+        Self::node(program, dir, &flags)
+    }
+
+    /// Starts `tidemarkd` with its data in `dir` and further flags.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn node(program: &Path, dir: &Path, flags: &[String]) -> io::Result<Self> {
         let mut command = Command::new(program);
-        command.args(["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--data-dir"]);
-        command.arg(dir);
+        command.args(flags).arg("--data-dir").arg(dir);
         Self::start(&mut command, |line| line.split_whitespace().find_map(|word| word.parse().ok()))
     }
 
@@ -105,6 +113,18 @@ impl Drop for Server {
         let _killed = self.child.kill();
         let _reaped = self.child.wait();
     }
+}
+
+/// What a topic is created with.
+#[derive(Clone, Copy, Debug)]
+pub struct NewTopic<'a> {
+    pub name: &'a str,
+    pub partitions: u32,
+    /// Whether acknowledgements wait for the disk.
+    pub durable: bool,
+    /// `None`: the broker's default.
+    pub replication_factor: Option<u16>,
+    pub min_insync_replicas: u16,
 }
 
 /// A blocking connection that has exchanged prefaces.
@@ -166,16 +186,36 @@ impl Connection {
         partitions: u32,
         durable: bool,
     ) -> io::Result<Vec<TopicPartition>> {
-        let durability = if durable { "disk" } else { "memory" };
+        let (replication_factor, min_insync_replicas) = (None, 1);
+        self.create(&NewTopic {
+            name,
+            partitions,
+            durable,
+            replication_factor,
+            min_insync_replicas,
+        })
+    }
+
+    /// Creates a topic and returns its partitions.
+    ///
+    /// # Errors
+    /// As [`Connection::call`].
+    pub fn create(&mut self, topic: &NewTopic<'_>) -> io::Result<Vec<TopicPartition>> {
+        let durability = if topic.durable { "disk" } else { "memory" };
+        let min_insync_replicas = topic.min_insync_replicas.to_string();
+        let settings = [
+            ("durability".to_owned(), durability.to_owned()),
+            ("min_insync_replicas".to_owned(), min_insync_replicas),
+        ];
         let created = self.call(&CreateTopicRequest {
-            name: name.to_owned(),
-            partitions: Some(partitions),
-            replication_factor: None,
-            settings: [("durability".to_owned(), durability.to_owned())].into(),
+            name: topic.name.to_owned(),
+            partitions: Some(topic.partitions),
+            replication_factor: topic.replication_factor,
+            settings: settings.into(),
             validate_only: false,
             timeout_ms: TIMEOUT_MS,
         })?;
-        Ok((0..partitions).map(|index| (created.id, index).into()).collect())
+        Ok((0..topic.partitions).map(|index| (created.id, index).into()).collect())
     }
 
     /// Deletes a topic.

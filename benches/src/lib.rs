@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "these programs report to a person")]
 
 pub mod broker;
+pub mod cluster;
 pub mod floor;
 pub mod latency;
 pub mod load;

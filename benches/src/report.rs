@@ -60,12 +60,15 @@ impl Comparison {
 
 /// The table, aligned, for a person or a document.
 pub fn table(rows: &[Comparison]) -> String {
+    table_of(rows, ["floor", "broker"])
+}
+
+/// The same for two other things that were compared.
+pub fn table_of(rows: &[Comparison], [first, second]: [&str; 2]) -> String {
     use std::fmt::Write as _;
 
-    let mut out = format!(
-        "{:<44} {:>5} {:>22} {:>22} {:>20}\n",
-        "load", "unit", "floor", "broker", "broker/floor"
-    );
+    let ratio = format!("{second}/{first}");
+    let mut out = format!("{:<44} {:>5} {first:>22} {second:>22} {ratio:>20}\n", "load", "unit");
     for row in rows {
         let (floor, broker, ratio) =
             (row.floor.to_string(), row.broker.to_string(), row.ratio.to_string());

@@ -114,7 +114,8 @@ impl Control {
             Ok(Ok(leader)) => Ok(leader.expect("waited for")),
             Ok(Err(_closed)) => Err(Failure::new(ErrorCode::NotReady, "the broker is stopping")),
             Err(_elapsed) => {
-                let message = "there is no active controller: fewer than half of the controllers are there";
+                let message =
+                    "there is no active controller: fewer than half of the controllers are there";
                 Err(Failure::new(ErrorCode::NotController, message))
             }
         }
@@ -131,9 +132,11 @@ impl Control {
         if leader == self.me
             && let Some(local) = &self.local
         {
-            return timeout(wait, local.command(command.clone())).await.unwrap_or_else(|_elapsed| {
-                Err(Failure::new(ErrorCode::Timeout, "the controller has not decided in time"))
-            });
+            return timeout(wait, local.command(command.clone())).await.unwrap_or_else(
+                |_elapsed| {
+                    Err(Failure::new(ErrorCode::Timeout, "the controller has not decided in time"))
+                },
+            );
         }
         let timeout_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
         let request = ControllerCommandRequest { command: encoded.to_vec(), timeout_ms };

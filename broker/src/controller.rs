@@ -34,19 +34,40 @@ pub(crate) const LOCAL_CONNECTION: u64 = 0;
 
 /// What the thread is asked.
 pub(super) enum Message {
-    Command { command: Command, reply: oneshot::Sender<Result<Committed, Failure>> },
+    Command {
+        command: Command,
+        reply: oneshot::Sender<Result<Committed, Failure>>,
+    },
     Heartbeat {
         connection: u64,
         request: HeartbeatRequest,
         reply: oneshot::Sender<Result<HeartbeatResponse, Failure>>,
     },
-    ConnectionClosed { connection: u64 },
-    FromPeer { from: VoterId, message: Bytes },
-    PeerLost { node: NodeId },
-    Followed { from_index: u64, previous_term: u64, reply: oneshot::Sender<Followed> },
-    Status { reply: oneshot::Sender<QuorumStatus> },
-    ChangeVoters { change: VoterChange, reply: oneshot::Sender<()> },
-    TransferLeadership { reply: oneshot::Sender<()> },
+    ConnectionClosed {
+        connection: u64,
+    },
+    FromPeer {
+        from: VoterId,
+        message: Bytes,
+    },
+    PeerLost {
+        node: NodeId,
+    },
+    Followed {
+        from_index: u64,
+        previous_term: u64,
+        reply: oneshot::Sender<Followed>,
+    },
+    Status {
+        reply: oneshot::Sender<QuorumStatus>,
+    },
+    ChangeVoters {
+        change: VoterChange,
+        reply: oneshot::Sender<()>,
+    },
+    TransferLeadership {
+        reply: oneshot::Sender<()>,
+    },
     Close,
 }
 
@@ -77,7 +98,9 @@ pub(crate) struct ControllerHandle {
 
 impl fmt::Debug for ControllerHandle {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("ControllerHandle").field("leader", &*self.leader.borrow()).finish_non_exhaustive()
+        out.debug_struct("ControllerHandle")
+            .field("leader", &*self.leader.borrow())
+            .finish_non_exhaustive()
     }
 }
 

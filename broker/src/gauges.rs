@@ -1,6 +1,6 @@
 //! What a scrape asks the data plane: sizes, offsets and states, read from the views at that moment.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tidemark_controller::{Partition, Topic};
 use tidemark_protocol::BrokerId;
@@ -8,6 +8,8 @@ use tidemark_protocol::BrokerId;
 use crate::{
     broker::Broker,
     metrics::{Scrape, ScrapeSource, table},
+    partitions::PartitionView,
+    service::describe_replicas::{lag_bytes, lag_ms},
 };
 
 impl ScrapeSource for Broker {
@@ -29,6 +31,7 @@ impl ScrapeSource for Broker {
         for (topic, bytes) in sizes {
             scrape.gauge(&table::LOG_SIZE, &[topic], bytes);
         }
+        self.scrape_lag(scrape, &views);
         self.scrape_cluster(scrape);
         let subscriptions = self.tasks.running().0.get("subscription").copied().unwrap_or(0);
         scrape.gauge(&table::SUBSCRIPTIONS, &[], subscriptions as u64);
@@ -42,6 +45,23 @@ impl ScrapeSource for Broker {
 }
 
 impl Broker {
+    /// How far the slowest replicas of what is led here are behind.
+    fn scrape_lag(&self, scrape: &Scrape, views: &[Arc<PartitionView>]) {
+        let now_ms = self.clock.monotonic_ms();
+        let (mut records, mut bytes, mut ms) = (0, 0, 0);
+        for view in views.iter().filter(|view| view.leader_epoch(None).is_ok()) {
+            for follower in view.followers() {
+                let lacking = view.reader.log_end_offset().saturating_sub(follower.log_end_offset);
+                records = records.max(lacking);
+                bytes = bytes.max(lag_bytes(view, &follower));
+                ms = ms.max(lag_ms(view, &follower, now_ms));
+            }
+        }
+        scrape.gauge(&table::REPLICA_LAG_RECORDS, &[], records);
+        scrape.gauge(&table::REPLICA_LAG_BYTES, &[], bytes);
+        scrape.gauge_f64(&table::REPLICA_LAG_SECONDS, &[], Duration::from_millis(ms).as_secs_f64());
+    }
+
     /// What the metadata says of brokers, and of partitions that are led here, or nowhere.
     fn scrape_cluster(&self, scrape: &Scrape) {
         let image = self.image();

@@ -99,7 +99,8 @@ impl Janitor {
         }
         for (index, partitions) in by_shard {
             for some in partitions.chunks(PARTITIONS_PER_COMMAND) {
-                let asked = self.broker.shards[index].ask(|reply| command(some.to_vec(), reply)).await;
+                let asked =
+                    self.broker.shards[index].ask(|reply| command(some.to_vec(), reply)).await;
                 if let Ok(answered) = asked {
                     answer(answered);
                 }

@@ -1,9 +1,7 @@
 //! Directories under `topics/` that the metadata does not know: what a deletion left that a crash, or a failing
 //! disk, kept from its end.
 //!
-//! They are moved aside at start, into `left-behind/`, and deleted from there a day later. Metadata that was
-//! lost as a whole would make every directory look like one of these; that is noticed, and nothing is touched.
-//! Nothing here opens a log, and nothing that is not named like a partition is moved.
+//! They are moved aside at start, into `left-behind/`, and deleted from there a day later. Nothing here opens a log, and nothing that is not named like a partition is moved.
 
 use std::path::{Path, PathBuf};
 
@@ -35,12 +33,6 @@ struct Found {
 impl LeftBehind {
     pub(crate) fn new(disk: Disk, root: &Path, topics_dir: PathBuf) -> Self {
         Self { disk, dir: root.join(DIR), topics_dir }
-    }
-
-    /// Whether there are logs although the metadata has never known a topic: then it is the metadata that is
-    /// missing.
-    pub(crate) fn is_metadata_lost(&self, image: &Image) -> Result<bool, DiskError> {
-        Ok(image.metadata_index() == 0 && !self.partitions()?.is_empty())
     }
 
     /// Moves away what the metadata has no partition for. Returns how much that was.

@@ -35,6 +35,7 @@ mod partitions;
 mod peer;
 mod peers;
 mod reads;
+mod relinquish;
 mod replicas;
 mod roles;
 pub mod server;

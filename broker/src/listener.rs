@@ -107,7 +107,8 @@ async fn serve(broker: Arc<Broker>, mut stream: TcpStream, peer: SocketAddr, ope
     };
     let (pushes_in, pushes_out) = mpsc::channel(PUSHES_QUEUED_MAX);
     let door = NativeDoor::new(Arc::clone(&broker), Caller { local_address }, pushes_in);
-    let connection = Connection::new(stream, received, door, pushes_out, Limits::of(&broker.config));
+    let connection =
+        Connection::new(stream, received, door, pushes_out, Limits::of(&broker.config));
     let closed = connection.run(shutdown.started()).await;
     if let Closed::BadFrame(_) | Closed::NeverReads = closed {
         tracing::info!(%peer, reason = %closed, "connection closed");

@@ -142,34 +142,34 @@ impl Member {
         peer.ask(&request, wait).await.map(|(response, _payload)| response)
     }
 
-    /// A broker whose disk takes no writes is of no use as a leader.
+    /// A broker whose disk takes no writes is of no use as a leader, unless there is nobody else: then what it holds
+    /// can still be read.
     fn wanted(&self) -> WantedState {
+        let has_failed = self.broker.disk_watch.failure().is_some();
+        let others = || self.broker.image().live_brokers().any(|other| other.id != self.broker.id);
         match *self.wanted.borrow() {
-            WantedState::Active if self.broker.disk_watch.failure().is_some() => WantedState::Fenced,
+            WantedState::Active if has_failed && others() => WantedState::Fenced,
             wanted => wanted,
         }
     }
 
     /// Draws the consequences of an answer. Says whether this broker is fenced.
-    fn take_in(
-        &mut self,
-        epoch: BrokerEpoch,
-        outcome: Result<HeartbeatResponse, Failure>,
-    ) -> bool {
+    fn take_in(&mut self, epoch: BrokerEpoch, outcome: Result<HeartbeatResponse, Failure>) -> bool {
         match outcome {
             Ok(HeartbeatResponse { fenced, may_shut_down }) => {
                 self.heard = Instant::now();
                 self.failures = 0;
                 self.broker.health.clear(Reason::Controller);
-                let standing =
-                    Standing { epoch: Some(epoch), active: !fenced, may_shut_down };
+                let standing = Standing { epoch: Some(epoch), active: !fenced, may_shut_down };
                 self.standing.send_if_modified(|known| {
                     let is_new = *known != standing;
                     *known = standing;
                     is_new
                 });
                 if fenced {
-                    self.broker.health.raise(Reason::Fenced, "the controller has not let this broker in");
+                    self.broker
+                        .health
+                        .raise(Reason::Fenced, "the controller has not let this broker in");
                 } else {
                     self.broker.health.clear(Reason::Fenced);
                 }
@@ -189,6 +189,10 @@ impl Member {
 
     fn failed(&mut self, failure: &Failure) {
         self.failures = self.failures.saturating_add(1);
+        if failure.code == ErrorCode::Timeout && self.failures >= HEARTBEATS_PER_SESSION {
+            // Something swallows what is sent. By now the session is over in any case.
+            self.link = None;
+        }
         tracing::debug!(%failure, "not heard by the controller");
         if self.heard.elapsed() > self.broker.config.broker_session_timeout {
             let message = format!("the active controller cannot be reached: {}", failure.message);

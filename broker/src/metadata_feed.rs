@@ -1,4 +1,5 @@
-//! Committed metadata on a node that is no controller: fetched from one that is, applied in order, published.
+//! Committed metadata on a node that has no vote in the quorum: fetched from one that has, applied in order, published.
+//! A node that could become a controller, or whose disk was replaced, follows this way until it is one.
 //!
 //! It applies what was committed, checks that each entry follows the one before by index and term, and begins anew from
 //! a snapshot when the controller's history is another than its own. It refuses to guess: what does not apply ends the
@@ -10,29 +11,31 @@ use bytes::Bytes;
 use tidemark_controller::{Image, decode_entry};
 use tidemark_protocol::{
     NodeId,
-    messages::{FetchMetadataRequest, FetchMetadataResponse},
+    messages::{FetchMetadataRequest, FetchMetadataResponse, VoterId},
 };
-use tokio::{
-    sync::watch,
-    time::sleep,
-};
+use tokio::{sync::watch, time::sleep};
 
 use crate::{
+    controller::ControllerHandle,
     peer::Peer,
     peers::{Addresses, pause},
     service::cluster::METADATA_WAIT,
     tasks::{Shutdown, Tasks},
 };
 
+/// How often a node that votes is looked at, in case it does no more.
+const VOTE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How much longer than the controller waits for news its answer is waited for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The task that follows the metadata.
 pub(crate) struct MetadataFeed {
-    node: NodeId,
+    me: VoterId,
     cluster_id: String,
     tasks: Tasks,
     addresses: Addresses,
+    /// The controller of this node, which may come to vote.
+    local: Option<ControllerHandle>,
     image: Image,
     /// Term of the last entry applied.
     term: u64,
@@ -41,16 +44,16 @@ pub(crate) struct MetadataFeed {
 }
 
 impl MetadataFeed {
+    /// What it learns goes to `images` and `leader`.
     pub(crate) fn new(
-        node: NodeId,
+        me: VoterId,
         cluster_id: String,
-        tasks: Tasks,
-        addresses: Addresses,
-        images: watch::Sender<Arc<Image>>,
-        leader: watch::Sender<Option<NodeId>>,
+        (tasks, addresses): (Tasks, Addresses),
+        local: Option<ControllerHandle>,
+        (images, leader): (watch::Sender<Arc<Image>>, watch::Sender<Option<NodeId>>),
     ) -> Self {
         let image = Image::default();
-        Self { node, cluster_id, tasks, addresses, image, term: 0, images, leader }
+        Self { me, cluster_id, tasks, addresses, local, image, term: 0, images, leader }
     }
 
     /// Follows until `shutdown`.
@@ -63,6 +66,9 @@ impl MetadataFeed {
         loop {
             let controllers: Vec<NodeId> = self.addresses.controllers().collect();
             for controller in controllers {
+                while self.has_vote().await {
+                    sleep(VOTE_LOOK_INTERVAL).await;
+                }
                 let Some(address) = self.addresses.of(controller) else { continue };
                 match self.follow_one(&address).await {
                     Ok(()) => failures = 0,
@@ -76,15 +82,25 @@ impl MetadataFeed {
         }
     }
 
+    /// Whether the quorum of this node hears of everything itself.
+    async fn has_vote(&self) -> bool {
+        let Some(local) = &self.local else { return false };
+        let status = local.status().await;
+        status.is_ok_and(|status| status.voters.iter().any(|voter| voter.id == self.me))
+    }
+
     /// Follows one controller for as long as it answers. `Ok`: it answered at least once.
     async fn follow_one(&mut self, address: &str) -> Result<(), String> {
         let connected = Peer::connect(&self.tasks, address).await;
         let (peer, _pushes) = connected.map_err(|error| error.to_string())?;
         let mut answered = false;
         loop {
+            if self.has_vote().await {
+                return Ok(());
+            }
             let wait_ms = u32::try_from(METADATA_WAIT.as_millis()).unwrap_or(u32::MAX);
             let request = FetchMetadataRequest {
-                node: self.node,
+                node: self.me.node,
                 from_index: self.image.metadata_index(),
                 previous_term: self.term,
                 max_wait_ms: wait_ms,
@@ -105,23 +121,29 @@ impl MetadataFeed {
         if response.cluster_id != self.cluster_id {
             return Err(format!("it belongs to cluster {}", response.cluster_id));
         }
+        if response.leader.is_none() {
+            return Err("it knows no active controller".to_owned());
+        }
         let applied = match response.snapshot {
             Some(snapshot) if snapshot.index < self.image.metadata_index() => Ok(false),
-            Some(snapshot) => Image::from_snapshot(&payload)
-                .map_err(|error| error.to_string())
-                .map(|image| {
+            Some(snapshot) => {
+                Image::from_snapshot(&payload).map_err(|error| error.to_string()).map(|image| {
                     (self.image, self.term) = (image, snapshot.term);
                     true
-                }),
+                })
+            }
             None => self.apply(response, payload),
         };
         match applied {
             Ok(true) => {
-                self.images.send_replace(Arc::new(self.image.clone()));
+                publish(&self.images, Arc::new(self.image.clone()));
             }
             Ok(false) => {}
             Err(problem) => {
-                tracing::error!(problem, "metadata does not apply; it is fetched from the beginning");
+                tracing::error!(
+                    problem,
+                    "metadata does not apply; it is fetched from the beginning"
+                );
                 (self.image, self.term) = (Image::default(), 0);
                 return Err(problem);
             }
@@ -134,17 +156,32 @@ impl MetadataFeed {
         Ok(())
     }
 
-    fn apply(&mut self, response: &FetchMetadataResponse, mut payload: Bytes) -> Result<bool, String> {
+    fn apply(
+        &mut self,
+        response: &FetchMetadataResponse,
+        mut payload: Bytes,
+    ) -> Result<bool, String> {
         for entry in &response.entries {
             let record_bytes = entry.record_bytes as usize;
             if record_bytes > payload.len() || entry.term < self.term {
                 return Err(format!("entry {} contradicts the one before", entry.index));
             }
-            let records = decode_entry(&payload.split_to(record_bytes))
-                .map_err(|error| error.to_string())?;
+            let records =
+                decode_entry(&payload.split_to(record_bytes)).map_err(|error| error.to_string())?;
             self.image.apply(entry.index, &records).map_err(|error| error.to_string())?;
             self.term = entry.term;
         }
         Ok(!response.entries.is_empty())
     }
+}
+
+/// Shows an image, unless a newer one is shown already: metadata is followed forwards only, wherever it comes from.
+pub(crate) fn publish(images: &watch::Sender<Arc<Image>>, image: Arc<Image>) {
+    images.send_if_modified(|shown| {
+        let is_newer = image.metadata_index() > shown.metadata_index();
+        if is_newer {
+            *shown = image;
+        }
+        is_newer
+    });
 }

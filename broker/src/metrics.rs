@@ -235,7 +235,10 @@ mod tests {
         let logs = Arc::new(Logs);
         metrics.add_source(&logs);
         let plain = metrics.render(ScrapeDetail::default());
-        assert!(plain.contains("tidemark_partitions{role=\"leader\"} 1") && !plain.contains("log_end_offset"));
+        assert!(
+            plain.contains("tidemark_partitions{role=\"leader\"} 1")
+                && !plain.contains("log_end_offset")
+        );
         let detailed = metrics.render(ScrapeDetail { partitions: true });
         assert!(detailed.contains("tidemark_log_end_offset{topic=\"orders\",partition=\"0\"} 42"));
         drop(logs);

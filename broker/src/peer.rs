@@ -18,9 +18,7 @@ use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
 use tidemark_protocol::{
     ErrorCode, Failure,
-    frame::{
-        Frame, FrameDecoder, FrameError, FrameKind, PREFACE_BYTES, Preface, encode_head,
-    },
+    frame::{Frame, FrameDecoder, FrameError, FrameKind, PREFACE_BYTES, Preface, encode_head},
     limits::FRAME_BYTES_MAX,
     message::Request,
 };
@@ -131,6 +129,11 @@ impl Peer {
         self.closed.started().await;
     }
 
+    /// Gives the connection up, for everybody who holds it.
+    pub(crate) fn close(&self) {
+        self.closed.start();
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.has_started()
     }
@@ -159,7 +162,8 @@ impl Peer {
             .await
             .map_err(|_elapsed| lost(ErrorCode::Timeout, "a node did not answer in time"))?
             .map_err(|_dropped| lost(ErrorCode::NotReady, "the connection to a node was lost"))?;
-        let outcome: Result<R::Response, Failure> = frame.message().map_err(undecodable)?;
+        let outcome: Result<R::Response, Failure> =
+            frame.message().map_err(|error| undecodable(&error))?;
         outcome.map(|response| (response, frame.payload))
     }
 
@@ -201,7 +205,7 @@ fn lost(code: ErrorCode, message: &str) -> Failure {
     Failure::new(code, message)
 }
 
-fn undecodable(error: FrameError) -> Failure {
+fn undecodable(error: &FrameError) -> Failure {
     Failure::new(ErrorCode::Internal, format!("a node's answer cannot be decoded: {error}"))
 }
 
@@ -259,7 +263,10 @@ async fn read(
                     }
                 }
                 FrameKind::Request | FrameKind::Credit | FrameKind::Cancel => {
-                    return Err(io::Error::other(format!("a node answered with a {:?}", frame.kind)));
+                    return Err(io::Error::other(format!(
+                        "a node answered with a {:?}",
+                        frame.kind
+                    )));
                 }
             }
         }

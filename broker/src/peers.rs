@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use tidemark_controller::Image;
-use tidemark_protocol::{ErrorCode, Failure, NodeId, message::Request};
+use tidemark_protocol::{ErrorCode, Failure, NodeId, message::Request, messages::MetadataRequest};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -23,6 +23,9 @@ use crate::{peer::Peer, tasks::Tasks};
 /// Pause after the first failure to connect to a node, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How often a node that is connected is asked for a sign of life, and how long it may take.
+const PING_INTERVAL: Duration = Duration::from_millis(500);
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Lost connections that may wait to be heard of.
 const LOST_QUEUED_MAX: usize = 256;
 
@@ -172,7 +175,13 @@ impl Peers {
         let shutdown = self.shared.tasks.shutdown().clone();
         self.shared.tasks.spawn("peer-watch", async move {
             let watch = async {
-                peer.closed().await;
+                tokio::select! {
+                    () = peer.closed() => {}
+                    () = silence(&peer) => {
+                        tracing::debug!(node, "a node does not answer any more");
+                        peer.close();
+                    }
+                }
                 // Full: so much is lost that one more makes no difference.
                 lost.try_send(node).ok();
             };
@@ -196,6 +205,18 @@ impl Shared {
             Failure::new(ErrorCode::NotReady, message)
         })?;
         Ok(peer)
+    }
+}
+
+/// Completes when the peer no longer answers. What swallows bytes without closing is not noticed otherwise by those who
+/// only send.
+async fn silence(peer: &Peer) {
+    let ping = MetadataRequest { topics: Some(Vec::new()), topic_ids: Vec::new() };
+    loop {
+        tokio::time::sleep(PING_INTERVAL).await;
+        if let Err(Failure { code: ErrorCode::Timeout, .. }) = peer.ask(&ping, PING_TIMEOUT).await {
+            return;
+        }
     }
 }
 

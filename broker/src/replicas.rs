@@ -18,12 +18,12 @@ use tidemark_protocol::{
 };
 use tidemark_replication::{AnswerTo, IsrChange};
 
-use self::{outbox::Outbox, sessions::Due};
 pub(crate) use self::{
     isr::IsrChanges,
     sessions::{ReplicaPushes, Session, Sessions},
     streams::Streams,
 };
+use self::{outbox::Outbox, sessions::Due};
 
 /// The way out of a shard. Called on the shard's thread: no method may block, and none fails.
 ///

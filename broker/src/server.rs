@@ -43,6 +43,7 @@ use crate::{
     metrics::Metrics,
     partitions::Partitions,
     reads::ColdReads,
+    relinquish,
     replicas::{IsrChanges, ReplicaNetwork, ReplicaPort, Sessions, Streams},
     shard::{self, Shard, ShardConfig, ShardHandle},
     tasks::{Shutdown, Tasks},
@@ -68,12 +69,6 @@ pub enum ServerError {
     Metadata(#[from] QuorumError),
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
-    #[error(
-        "{} has logs, but the metadata that says what they are is missing from {}; put it back from a copy of \
-         the data directory",
-        topics_dir.display(), dir.display()
-    )]
-    MetadataLost { dir: PathBuf, topics_dir: PathBuf },
     #[error("{0}")]
     Disk(#[from] DiskError),
     #[error(
@@ -94,7 +89,7 @@ pub async fn run(
     health: Health,
     shutdown: Shutdown,
 ) -> Result<(), ServerError> {
-    run_on(Disk::default(), config, metrics, health, shutdown).await
+    Box::pin(run_on(Disk::default(), config, metrics, health, shutdown)).await
 }
 
 async fn run_on(
@@ -113,7 +108,7 @@ async fn run_on(
         tracing::info!("told to stop before this node belonged to a cluster");
         return Ok(());
     };
-    let (server, start) = Server::assemble(data_dir, config, metrics, health).await?;
+    let (server, start) = Server::assemble(data_dir, config, &metrics, health)?;
     server.serve(listener, address);
     match shutdown.or_stop(server.start(start, address)).await {
         Some(Ok(())) => {
@@ -153,10 +148,10 @@ struct Start {
 
 impl Server {
     /// Starts the threads on an open directory. Nothing is served yet.
-    async fn assemble(
+    fn assemble(
         data_dir: Arc<DataDir<Disk>>,
         config: Config,
-        metrics: Metrics,
+        metrics: &Metrics,
         health: Health,
     ) -> Result<(Self, Start), ServerError> {
         let clock = Clock::start();
@@ -168,16 +163,12 @@ impl Server {
 
         // Told to stop one by one, not by the signal: it begins with leaving the cluster in order.
         let (threads, tasks) = (Tasks::new(Shutdown::new()), Tasks::new(Shutdown::new()));
-        let plane = Plane::start(&data_dir, &config, &clock, (&metrics, &health), (&threads, &tasks))?;
-        if let Some(image) = &plane.recovered
-            && left_behind.is_metadata_lost(image)?
-        {
-            return Err(ServerError::MetadataLost { dir: data_dir.metadata_dir(), topics_dir });
-        }
+        let plane =
+            Plane::start(&data_dir, &config, &clock, (metrics, &health), (&threads, &tasks))?;
 
         let root = data_dir.root().to_owned();
         let disk_watch = DiskWatch::new(root, config.disk_reserve_bytes, health.clone());
-        let flusher = Flusher::start(&threads, &clock, &metrics)?;
+        let flusher = Flusher::start(&threads, &clock, metrics)?;
         let (sessions, streams) = (Arc::<Sessions>::default(), Arc::<Streams>::default());
         let (port, isr_changes) = ReplicaNetwork::new(Arc::clone(&sessions), Arc::clone(&streams));
         let port: Arc<dyn ReplicaPort> = Arc::new(port);
@@ -246,11 +237,15 @@ impl Server {
         if is_broker {
             let previous_broker_epoch = checkpoints.clean_epoch();
             self.open_logs(&mut assignments, checkpoints).await;
-            broker.tasks.spawn("assignments", assignments.run(broker.images.clone(), shutdown.clone()));
+            broker
+                .tasks
+                .spawn("assignments", assignments.run(broker.images.clone(), shutdown.clone()));
             broker.tasks.spawn("isr", isr_changes.run(Arc::clone(broker), shutdown.clone()));
             let registration = self.registration(address, previous_broker_epoch);
             let wanted = broker.wanted.subscribe();
             let member = Member::new(Arc::clone(broker), registration, standing, wanted);
+            let relinquish = relinquish::run(Arc::clone(broker), shutdown.clone());
+            broker.tasks.spawn("relinquish", relinquish);
             broker.tasks.spawn("member", member.run(shutdown.clone()));
         }
         self.take_care();

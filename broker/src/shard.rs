@@ -26,6 +26,7 @@ use tidemark_replication::{Assignment, Event, ReplicaId, Token};
 use tidemark_storage::Checkpoint;
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::seen::SeenReplica;
 pub(crate) use self::{
     closing::Closed,
     partition::{log_config, storage_durability},
@@ -33,7 +34,6 @@ pub(crate) use self::{
     replicate::{FollowerPosition, LeaderAnswer},
     seen::Glance,
 };
-pub use self::seen::SeenReplica;
 use self::{closing::Closing, partition::Partition, produce::Awaiting, replicate::Incoming};
 use crate::{
     clock::Clock,
@@ -466,3 +466,6 @@ impl Hands {
         self.wall_ms = u64::try_from(self.clock.wall_ms()).unwrap_or(0);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@
 
 mod assign;
 mod observe;
-mod replicas;
+pub(crate) mod replicas;
 
 use std::{
     collections::BTreeMap,
@@ -128,7 +128,7 @@ impl Ticket {
             Ok(outcome) => Some(outcome),
             Err(oneshot::error::TryRecvError::Empty) => None,
             Err(oneshot::error::TryRecvError::Closed) => Some(Err(Failure::new(
-                ErrorCode::OutcomeUnknown,
+                ErrorCode::NotLeaderAfterAppend,
                 "the broker stopped before the outcome was known",
             ))),
         }

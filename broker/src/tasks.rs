@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::JoinHandle;
+use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The signal to stop. Clones share it; it is given once and cannot be taken back.
@@ -57,6 +57,8 @@ pub struct Tasks {
     tracker: TaskTracker,
     running: Arc<Mutex<BTreeMap<String, usize>>>,
     shutdown: Shutdown,
+    /// Where tasks run, whichever thread starts them.
+    runtime: Option<Handle>,
 }
 
 /// Some tasks did not stop in time: their names, and how many of each.
@@ -85,9 +87,10 @@ impl fmt::Display for RunningTasks {
 }
 
 impl Tasks {
-    /// An empty register whose tasks are told to stop by `shutdown`.
+    /// An empty register whose tasks are told to stop by `shutdown`, and run on the present tokio runtime.
     pub fn new(shutdown: Shutdown) -> Self {
-        Self { tracker: TaskTracker::new(), running: Arc::default(), shutdown }
+        let runtime = Handle::try_current().ok();
+        Self { tracker: TaskTracker::new(), running: Arc::default(), shutdown, runtime }
     }
 
     /// The signal these tasks watch.
@@ -95,7 +98,7 @@ impl Tasks {
         &self.shutdown
     }
 
-    /// Starts a task on the current tokio runtime. The task should end soon after [`Tasks::shutdown`] starts.
+    /// Starts a task, from any thread. The task should end soon after [`Tasks::shutdown`] starts.
     ///
     /// Names are for people: one per kind of task (`connection`), not one per task.
     #[expect(
@@ -107,10 +110,14 @@ impl Tasks {
         F: Future<Output: Send> + Send + 'static,
     {
         let entry = self.enter(name);
-        tokio::spawn(self.tracker.track_future(async move {
+        let tracked = self.tracker.track_future(async move {
             let _entry = entry;
             future.await
-        }))
+        });
+        match &self.runtime {
+            Some(runtime) => runtime.spawn(tracked),
+            None => tokio::spawn(tracked),
+        }
     }
 
     /// Starts an operating-system thread for work that blocks or that owns its data. The name is what

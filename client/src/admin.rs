@@ -3,6 +3,8 @@
 //! Each method is one request and returns the message that answers it. It refuses to print, to guess names
 //! and to repeat a change that may have happened: see [`AdminError::is_indeterminate`].
 
+mod operations;
+
 use std::{sync::Arc, time::Duration};
 
 use tidemark_protocol::{
@@ -23,6 +25,8 @@ use crate::{
     error::{AdminError, RequestError},
     partitions::{self, Asking},
 };
+
+pub use operations::Reassignment;
 
 /// A topic to be created.
 #[derive(Clone, Debug, Default)]
@@ -201,7 +205,9 @@ impl Admin {
         topics: Option<Vec<String>>,
     ) -> Result<MetadataResponse, AdminError> {
         let request = MetadataRequest { topics, topic_ids: Vec::new() };
-        self.question(&Target::Any, &request).await
+        let answer = self.question(&Target::Any, &request).await?;
+        self.cluster.learn(answer.clone(), &[]);
+        Ok(answer)
     }
 
     /// One broker about itself; `None` asks any.
@@ -267,6 +273,12 @@ impl Admin {
     async fn change<R: Request>(&self, request: &R) -> Result<R::Response, AdminError> {
         let target = Target::Controller;
         Ok(self.cluster.ask(&target, request, Repeat::IfNotDone, self.deadline()).await?)
+    }
+
+    /// A change that is the same done twice.
+    async fn repeatable<R: Request>(&self, request: &R) -> Result<R::Response, AdminError> {
+        let target = Target::Controller;
+        Ok(self.cluster.ask(&target, request, Repeat::Always, self.deadline()).await?)
     }
 
     fn deadline(&self) -> Instant {

@@ -3,17 +3,24 @@
 //! Shared by everything one [`crate::Client`] makes. It refuses to know what producers and consumers are.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tidemark_protocol::{
     BrokerId, ErrorCode,
     message::Request,
     messages::{MetadataRequest, MetadataResponse},
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use crate::{
     config::ClientConfig,
@@ -22,6 +29,9 @@ use crate::{
     pool::Pool,
     tasks::{self, Backoff},
 };
+
+/// A broker that is silent for so long is not waited for alone: the next one is asked, too.
+const ASK_ANOTHER_AFTER: Duration = Duration::from_millis(250);
 
 /// Which broker a question is for.
 #[derive(Clone, Debug)]
@@ -52,9 +62,10 @@ pub(crate) struct Cluster {
     control: Pool,
     /// For produce requests, which must not queue behind a slow administrative one.
     produce: Pool,
-    metadata: RwLock<Arc<Metadata>>,
-    /// Drawn once, so that clients spread over the brokers and each stays where it is.
-    spread: u64,
+    metadata: watch::Sender<Arc<Metadata>>,
+    /// Which broker is asked first. Drawn at the start, so that clients spread over the brokers, and moved on when that one was
+    /// of no help: each stays where it is while all is well.
+    spread: AtomicU64,
 }
 
 impl Cluster {
@@ -66,8 +77,8 @@ impl Cluster {
         let cluster = Self {
             control: Pool::new(config.clone()),
             produce: Pool::new(config.clone()),
-            metadata: RwLock::default(),
-            spread: tasks::random_u64(),
+            metadata: watch::Sender::default(),
+            spread: AtomicU64::new(tasks::random_u64()),
             config,
         };
         let deadline = cluster.deadline();
@@ -99,7 +110,17 @@ impl Cluster {
     }
 
     pub(crate) fn metadata(&self) -> Arc<Metadata> {
-        self.metadata.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.metadata.borrow().clone()
+    }
+
+    /// Tells of every change of what is known.
+    pub(crate) fn watch_metadata(&self) -> watch::Receiver<Arc<Metadata>> {
+        self.metadata.subscribe()
+    }
+
+    /// The broker that was asked first was of no help: begin with the next one from now on.
+    pub(crate) fn move_on(&self) {
+        self.spread.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The topic, asked for again when it is not known or known for too long. `None`: there is none.
@@ -125,15 +146,16 @@ impl Cluster {
     ) -> Result<Arc<Metadata>, RequestError> {
         let names = topics.iter().map(ToString::to_string).collect();
         let request = MetadataRequest { topics: Some(names), topic_ids: Vec::new() };
-        let answer = self.ask_once(&Target::Any, &request, Duration::ZERO, deadline).await?;
+        let answer = self.ask_any(&request, deadline).await?;
         Ok(self.learn(answer, topics))
     }
 
     /// Works an answer into what is known.
     pub(crate) fn learn(&self, answer: MetadataResponse, asked: &[Arc<str>]) -> Arc<Metadata> {
-        let mut metadata = self.metadata.write().unwrap_or_else(PoisonError::into_inner);
-        *metadata = Arc::new(metadata.updated(answer, asked, Instant::now()));
-        metadata.clone()
+        self.metadata.send_modify(|metadata| {
+            *metadata = Arc::new(metadata.updated(answer, asked, Instant::now()));
+        });
+        self.metadata()
     }
 
     /// Asks until there is an answer, an error that repeating cannot mend, or `deadline` has passed.
@@ -144,42 +166,51 @@ impl Cluster {
         repeat: Repeat,
         deadline: Instant,
     ) -> Result<R::Response, RequestError> {
+        if matches!(target, Target::Broker(id) if self.metadata().broker(*id).is_none()) {
+            self.refresh(&[], deadline).await?;
+        }
         let mut backoff = self.backoff();
         loop {
-            let broker_wait = match repeat {
-                Repeat::Question => Duration::ZERO,
-                Repeat::Always | Repeat::IfNotDone => {
-                    deadline.saturating_duration_since(Instant::now())
-                }
+            let asked = match (target, repeat) {
+                (Target::Any, Repeat::Question) => self.ask_any(request, deadline).await,
+                _ => self.ask_one(target, request, repeat, deadline).await,
             };
-            let error = match self.ask_once(target, request, broker_wait, deadline).await {
+            let error = match asked {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let safe = repeat != Repeat::IfNotDone || !error.is_indeterminate();
             let pause = backoff.after_failure();
-            // Final although retriable, since a person at a terminal waits for this answer: no broker to
-            // ask, and a name that nobody knows. Who must not give up asks again.
-            let final_error = matches!(error, RequestError::Connect(_))
-                || error.code() == Some(ErrorCode::UnknownTopicOrPartition);
-            if !error.is_retriable() || !safe || final_error || Instant::now() + pause >= deadline {
+            if !may_ask_again(target, &error, repeat) || Instant::now() + pause >= deadline {
                 return Err(error);
             }
             tracing::debug!(api = R::API.name(), %error, ?pause, "asking again");
             sleep(pause).await;
-            if error.code() == Some(ErrorCode::NotController) {
-                self.refresh(&[], deadline).await?;
+            self.move_on();
+            if matches!(target, Target::Controller) {
+                let found = self.refresh(&[], deadline).await;
+                // Who cannot say where the controller is now may know it after the next attempt; but without anybody left to
+                // ask, a person at a terminal should not wait.
+                if let Err(error @ RequestError::Connect(_)) = found {
+                    return Err(error);
+                }
             }
         }
     }
 
-    async fn ask_once<R: Request>(
+    /// Asks one broker: the first that can be connected to.
+    async fn ask_one<R: Request>(
         &self,
         target: &Target,
         request: &R,
-        broker_wait: Duration,
+        repeat: Repeat,
         deadline: Instant,
     ) -> Result<R::Response, RequestError> {
+        let broker_wait = match repeat {
+            Repeat::Question => Duration::ZERO,
+            Repeat::Always | Repeat::IfNotDone => {
+                deadline.saturating_duration_since(Instant::now())
+            }
+        };
         let mut last = ConnectError::NoBootstrap;
         for address in self.candidates(target)? {
             match self.control.get(&address, deadline).await {
@@ -191,6 +222,45 @@ impl Cluster {
             }
         }
         Err(last.into())
+    }
+
+    /// Puts a question to one broker after the other until one answers. Who is silent is not waited for alone, and who
+    /// is lost or not ready is no loss as long as there is another.
+    async fn ask_any<R: Request>(
+        &self,
+        request: &R,
+        deadline: Instant,
+    ) -> Result<R::Response, RequestError> {
+        let mut candidates = self.candidates(&Target::Any)?.into_iter();
+        let mut asking = FuturesUnordered::new();
+        let mut last: Option<RequestError> = None;
+        loop {
+            if let Some(address) = candidates.next() {
+                asking.push(self.ask_at(address, request, deadline));
+            }
+            let patience = sleep(ASK_ANOTHER_AFTER);
+            tokio::select! {
+                biased;
+                answered = asking.next() => match answered {
+                    Some(Ok(answer)) => return Ok(answer),
+                    Some(Err(error)) if !error.is_retriable() => return Err(error),
+                    Some(Err(error)) => last = Some(more_telling(last, error)),
+                    None => return Err(last.unwrap_or(ConnectError::NoBootstrap.into())),
+                },
+                () = patience, if candidates.len() > 0 => self.move_on(),
+            }
+        }
+    }
+
+    async fn ask_at<R: Request>(
+        &self,
+        address: Arc<str>,
+        request: &R,
+        deadline: Instant,
+    ) -> Result<R::Response, RequestError> {
+        let connection = self.control.get(&address, deadline).await?;
+        let asked = connection.request(request, Vec::new(), Duration::ZERO, deadline);
+        asked.await.map(|(answer, _): (_, Bytes)| answer)
     }
 
     /// Where to ask, in order.
@@ -212,7 +282,8 @@ impl Cluster {
         let mut known: Vec<Arc<str>> = metadata.addresses().cloned().collect();
         if !known.is_empty() {
             let brokers = u64::try_from(known.len()).unwrap_or(u64::MAX);
-            known.rotate_left(usize::try_from(self.spread % brokers).unwrap_or(0));
+            let spread = self.spread.load(Ordering::Relaxed);
+            known.rotate_left(usize::try_from(spread % brokers).unwrap_or(0));
         }
         for address in &self.config.bootstrap {
             if !known.iter().any(|known| **known == **address) {
@@ -221,5 +292,29 @@ impl Cluster {
         }
         known.sort_by_key(|address| self.control.failures(address));
         Ok(known)
+    }
+}
+
+/// Whether the same may be asked again, and whether that can help.
+fn may_ask_again(target: &Target, error: &RequestError, repeat: Repeat) -> bool {
+    let safe = repeat != Repeat::IfNotDone || !error.is_indeterminate();
+    // Although retriable, since a broker may yet learn of it: a person at a terminal wants to be told.
+    let unknown = error.code() == Some(ErrorCode::UnknownTopicOrPartition);
+    let helps = match target {
+        // There may be another one by then.
+        Target::Controller => true,
+        // Whoever can be tried has been.
+        Target::Any | Target::Broker(_) => !matches!(error, RequestError::Connect(_)),
+        // Who asks a leader finds it anew first.
+        Target::Address(_) => false,
+    };
+    error.is_retriable() && safe && !unknown && helps
+}
+
+/// What a broker has said says more than that another cannot be reached.
+fn more_telling(before: Option<RequestError>, error: RequestError) -> RequestError {
+    match before {
+        Some(before) if matches!(error, RequestError::Connect(_)) => before,
+        _ => error,
     }
 }

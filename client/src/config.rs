@@ -14,8 +14,8 @@ pub struct ClientConfig {
     /// How long a broker may be silent about a request beyond the waiting that the request itself asks for.
     /// After it the connection counts as dead.
     pub request_timeout: Duration,
-    /// First pause before trying again; doubles with each failure, and is drawn at random between half and
-    /// all of its length.
+    /// First pause before trying again; grows by a quarter with each failure, and is drawn at random between half and
+    /// all of its length. So new leaders are found soon after they are elected.
     pub retry_backoff: Duration,
     /// Longest pause before trying again.
     pub retry_backoff_max: Duration,
@@ -39,7 +39,7 @@ impl Default for ClientConfig {
             client_id: "tidemark-client".to_owned(),
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
-            retry_backoff: Duration::from_millis(50),
+            retry_backoff: Duration::from_millis(5),
             retry_backoff_max: Duration::from_secs(1),
             metadata_max_age: Duration::from_mins(5),
             max_in_flight: 64,

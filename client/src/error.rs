@@ -108,7 +108,7 @@ fn is_indeterminate_code(code: ErrorCode) -> bool {
         code,
         ErrorCode::Timeout
             | ErrorCode::NotEnoughReplicasAfterAppend
-            | ErrorCode::OutcomeUnknown
+            | ErrorCode::NotLeaderAfterAppend
             | ErrorCode::Internal
             | ErrorCode::StorageFailed
     )
@@ -134,7 +134,13 @@ pub enum ProduceError {
     #[error("cannot look up topic {topic:?}: {source}")]
     Lookup { topic: Arc<str>, source: RequestError },
     #[error("{topic}/{partition}: {source}")]
-    Request { topic: Arc<str>, partition: PartitionIndex, source: RequestError },
+    /// `maybe_written`: an earlier attempt was not answered, whatever the last one was told.
+    Request {
+        topic: Arc<str>,
+        partition: PartitionIndex,
+        source: RequestError,
+        maybe_written: bool,
+    },
     /// `last` is the failure of the last attempt, if there was one.
     #[error(
         "{topic}/{partition}: not delivered within {} ms{}", after.as_millis(), because(last.as_deref())
@@ -171,7 +177,9 @@ impl ProduceError {
     /// Whether the record may have been written, or may yet become readable.
     pub fn is_indeterminate(&self) -> bool {
         match self {
-            Self::Request { source, .. } => source.is_indeterminate(),
+            Self::Request { source, maybe_written, .. } => {
+                *maybe_written || source.is_indeterminate()
+            }
             Self::DeliveryTimedOut { indeterminate, .. } => *indeterminate,
             _ => false,
         }

@@ -19,7 +19,7 @@ mod record;
 mod tasks;
 pub mod testing;
 
-pub use admin::{Admin, NewTopic, OffsetSpec, TopicChanges};
+pub use admin::{Admin, NewTopic, OffsetSpec, Reassignment, TopicChanges};
 pub use client::Client;
 pub use config::ClientConfig;
 pub use consumer::{Consumer, ConsumerConfig, OutOfRange, Position, Transport};

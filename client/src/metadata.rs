@@ -1,7 +1,7 @@
 //! What this client believes about the cluster: an immutable snapshot, replaced whole.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -18,8 +18,10 @@ pub(crate) struct Metadata {
     pub(crate) controller: Option<BrokerId>,
     /// How far in the metadata log this is.
     index: u64,
-    /// Addresses of the brokers that are not fenced.
+    /// Addresses of all brokers.
     brokers: BTreeMap<BrokerId, Arc<str>>,
+    /// Those that serve nothing for now.
+    fenced: BTreeSet<BrokerId>,
     topics: HashMap<Arc<str>, Arc<Topic>>,
 }
 
@@ -60,11 +62,13 @@ impl Metadata {
             let topic = Topic::new(topic, now);
             topics.insert(topic.name.clone(), Arc::new(topic));
         }
+        let fenced = answer.brokers.iter().filter(|broker| broker.fenced);
         Self {
             cluster_id: answer.cluster_id.into(),
             controller: answer.controller_id,
             index: answer.metadata_index,
-            brokers: answer.brokers.iter().filter(|broker| !broker.fenced).map(located).collect(),
+            brokers: answer.brokers.iter().map(located).collect(),
+            fenced: fenced.map(|broker| broker.id).collect(),
             topics,
         }
     }
@@ -77,15 +81,33 @@ impl Metadata {
         self.brokers.get(&id)
     }
 
+    /// Of the brokers that are not fenced.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.brokers.values()
+        let serving = self.brokers.iter().filter(|(id, _)| !self.fenced.contains(id));
+        serving.map(|(_, address)| address)
     }
 
     /// The leader of a partition; `None` when it has none, or none that can be reached.
     pub(crate) fn leader(&self, topic: &str, partition: PartitionIndex) -> Option<Leader> {
         let partition = self.topic(topic)?.partitions.get(partition as usize)?;
-        let address = self.broker(partition.leader?)?.clone();
+        let leader = partition.leader.filter(|leader| !self.fenced.contains(leader))?;
+        let address = self.broker(leader)?.clone();
         Some(Leader { address, epoch: partition.leader_epoch })
+    }
+
+    /// Whether the partition has a leader of a later epoch than this one.
+    pub(crate) fn has_later_leader(
+        &self,
+        topic: &str,
+        partition: PartitionIndex,
+        epoch: LeaderEpoch,
+    ) -> bool {
+        self.leader(topic, partition).is_some_and(|leader| leader.epoch > epoch)
+    }
+
+    /// The name of a topic that is known.
+    pub(crate) fn name_of(&self, id: TopicId) -> Option<&Arc<str>> {
+        self.topics.values().find(|topic| topic.id == id).map(|topic| &topic.name)
     }
 }
 

@@ -6,8 +6,18 @@
 //! partition, which is why one request in flight per partition is enough to keep a fast link busy and, with
 //! retries, to keep its order.
 //!
-//! Without idempotence (which comes with its own RFC) a retry after a lost answer may write records twice:
-//! see [`ProducerConfig::retry_indeterminate`].
+//! **When a leader fails.** The producer finds the new one by itself, from brokers that are left, and sends again; the order
+//! within a partition stays. What it cannot know without idempotence (which comes with its own RFC) is whether a request whose
+//! answer was lost was carried out. Such an outcome is *indeterminate*: the connection was lost or silent after sending, or
+//! the broker answered `Timeout` or `NotEnoughReplicasAfterAppend`. [`ProducerConfig::retry_indeterminate`] decides:
+//!
+//! - `true` (the default): at least once. The batches of the request are sent again, in order, before any later ones. If the
+//!   first attempt was carried out as well, a reader sees them twice, as a run: `1 2 3 1 2 3 4`. Records that are read for the
+//!   first time are always in order.
+//! - `false`: at most once. Their deliveries fail with an error whose `is_indeterminate` is true, later records go on, and
+//!   nothing is ever written twice.
+//!
+//! Every other failure is determinate: nothing was written, and sending again writes each record once.
 
 mod config;
 mod delivery;
@@ -17,7 +27,7 @@ mod sender;
 mod shared;
 mod topics;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tidemark_protocol::limits::BATCH_BYTES_MAX;
 use tokio::{
@@ -112,6 +122,20 @@ impl Producer {
         }
         drop(hurry);
         self.shared.take_failure().map_or(Ok(()), Err)
+    }
+
+    /// What keeps the oldest undelivered records from being delivered at the moment, and for how long they have waited, if an
+    /// attempt has failed and is being repeated: a leader that is gone, too few in-sync replicas, a full disk. `None` when all
+    /// goes well.
+    pub fn obstacle(&self) -> Option<(Duration, ProduceError)> {
+        let topics = self.shared.topics();
+        let queues = topics.iter().flat_map(|topic| topic.queues());
+        let obstacles = queues.filter_map(|queue| Some((queue.obstacle()?, queue)));
+        let oldest = obstacles.min_by_key(|((since, ..), _)| *since);
+        let ((since, source, maybe_written), queue) = oldest?;
+        let (topic, partition, source) = (queue.topic.clone(), queue.partition, (*source).clone());
+        let error = ProduceError::Request { topic, partition, source, maybe_written };
+        Some((since.elapsed(), error))
     }
 
     /// Flushes, and ends the sender. Errors as [`Producer::flush`].

@@ -1,8 +1,8 @@
 //! A broker in memory, for tests of this client and of programs that use it.
 //!
-//! It speaks the native protocol over a real socket and misbehaves on demand: see [`Fault`]. It keeps
-//! nothing on disk, replicates nothing and refuses most of administration; tests of what a broker promises
-//! belong to the real one.
+//! It speaks the native protocol over a real socket and misbehaves on demand: see [`Fault`]. Several make a cluster
+//! ([`FakeBroker::join`]) whose leaders and controller are whoever the test says. They keep nothing on disk, replicate
+//! nothing (their logs are shared) and refuse most of administration; tests of what a broker promises belong to the real one.
 
 mod log;
 mod serve;
@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use tidemark_protocol::{ErrorCode, message::Api};
+use tidemark_protocol::{BrokerId, ErrorCode, message::Api, messages::BrokerMetadata};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -54,31 +54,70 @@ struct Listening {
     stop: DropGuard,
 }
 
-/// What all connections share.
+/// What all brokers of a cluster share.
+#[derive(Debug)]
+struct Shared {
+    topics: Mutex<Topics>,
+    members: Mutex<Members>,
+    /// Counts changes of logs and leaders, for those who wait for more.
+    changes: watch::Sender<u64>,
+}
+
+/// Who belongs to a cluster, as its metadata has it.
+#[derive(Debug)]
+struct Members {
+    brokers: BTreeMap<BrokerId, BrokerMetadata>,
+    controller: Option<BrokerId>,
+    metadata_index: u64,
+}
+
+/// What all connections of one broker share.
 #[derive(Debug)]
 struct World {
-    address: SocketAddr,
-    topics: Mutex<Topics>,
+    id: BrokerId,
+    shared: Arc<Shared>,
     faults: Mutex<BTreeMap<Api, VecDeque<Fault>>>,
     requests: Mutex<BTreeMap<Api, usize>>,
-    /// Counts changes of logs, for those who wait for more.
-    changes: watch::Sender<u64>,
+    /// It lives and does nothing.
+    paused: watch::Sender<bool>,
     connections: watch::Sender<usize>,
     /// Cancelled to break every connection there is; then replaced.
     connected: Mutex<CancellationToken>,
 }
 
 impl FakeBroker {
-    /// Listens on a free port of the loopback interface.
+    /// Listens on a free port of the loopback interface: broker 1, which leads everything and is the controller.
     pub async fn start() -> io::Result<Self> {
+        let members = Members { brokers: BTreeMap::new(), controller: Some(1), metadata_index: 0 };
+        let shared = Shared {
+            topics: Mutex::default(),
+            members: Mutex::new(members),
+            changes: watch::Sender::new(0),
+        };
+        Self::start_in(Arc::new(shared)).await
+    }
+
+    /// Another broker of the same cluster, with the next free id.
+    pub async fn join(&self) -> io::Result<Self> {
+        Self::start_in(Arc::clone(&self.world.shared)).await
+    }
+
+    async fn start_in(shared: Arc<Shared>) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
+        let id = shared.change_members(|members| {
+            let id = members.brokers.keys().max().map_or(1, |last| last + 1);
+            let (host, port) = (address.ip().to_string(), address.port());
+            let broker = BrokerMetadata { id, host, port, ..BrokerMetadata::default() };
+            members.brokers.insert(id, broker);
+            id
+        });
         let world = Arc::new(World {
-            address,
-            topics: Mutex::default(),
+            id,
+            shared,
             faults: Mutex::default(),
             requests: Mutex::default(),
-            changes: watch::Sender::new(0),
+            paused: watch::Sender::new(false),
             connections: watch::Sender::new(0),
             connected: Mutex::default(),
         });
@@ -90,6 +129,40 @@ impl FakeBroker {
     /// `host:port`, for [`crate::ClientConfig`].
     pub fn address(&self) -> String {
         self.address.to_string()
+    }
+
+    /// Its id in the cluster.
+    pub fn id(&self) -> BrokerId {
+        self.world.id
+    }
+
+    /// Gives the leadership of a partition to this broker, in the next leader epoch.
+    pub fn lead(&self, topic: &str, partition: u32) {
+        self.world.shared.set_leader(topic, partition, Some(self.id()));
+    }
+
+    /// Leaves a partition without a leader, in the next leader epoch.
+    pub fn depose(&self, topic: &str, partition: u32) {
+        self.world.shared.set_leader(topic, partition, None);
+    }
+
+    /// Makes this broker the active controller.
+    pub fn control(&self) {
+        self.world.shared.change_members(|members| members.controller = Some(self.id()));
+    }
+
+    /// Says in the metadata whether this broker is fenced. It serves all the same.
+    pub fn fence(&self, fenced: bool) {
+        self.world.shared.change_members(|members| {
+            if let Some(broker) = members.brokers.get_mut(&self.world.id) {
+                broker.fenced = fenced;
+            }
+        });
+    }
+
+    /// Stops or goes on with everything, as SIGSTOP and SIGCONT would: connections stay open and nothing answers.
+    pub fn pause(&self, paused: bool) {
+        self.world.paused.send_replace(paused);
     }
 
     /// Makes the next request of this API that has no fault yet go wrong.
@@ -140,12 +213,12 @@ impl FakeBroker {
 
     /// Deletes the records below `offset`, as retention would.
     pub fn trim(&self, topic: &str, partition: u32, offset: u64) {
-        locked(&self.world.topics).trim(topic, partition, offset);
+        locked(&self.world.shared.topics).trim(topic, partition, offset);
     }
 
     /// Every stored batch of a partition, one after the other.
     pub fn stored(&self, topic: &str, partition: u32) -> Vec<tidemark_protocol::batch::Batch> {
-        locked(&self.world.topics).stored(topic, partition)
+        locked(&self.world.shared.topics).stored(topic, partition)
     }
 
     fn listen(&mut self, listener: TcpListener) {
@@ -173,8 +246,29 @@ impl World {
         locked(&self.faults).get_mut(&api).and_then(VecDeque::pop_front)
     }
 
+    /// Returns when it is not paused.
+    async fn going(&self) {
+        let mut paused = self.paused.subscribe();
+        // The sender lives in the world this holds.
+        drop(paused.wait_for(|paused| !paused).await);
+    }
+}
+
+impl Shared {
     fn changed(&self) {
         self.changes.send_modify(|count| *count += 1);
+    }
+
+    fn change_members<T>(&self, change: impl FnOnce(&mut Members) -> T) -> T {
+        let mut members = locked(&self.members);
+        members.metadata_index += 1;
+        change(&mut members)
+    }
+
+    fn set_leader(&self, topic: &str, partition: u32, leader: Option<BrokerId>) {
+        locked(&self.topics).set_leader(topic, partition, leader);
+        self.change_members(|_| {});
+        self.changed();
     }
 }
 

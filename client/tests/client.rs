@@ -65,6 +65,9 @@ async fn what_is_wrong_with_an_address_is_told_apart() {
     };
     let (refused, _stream) = tokio::join!(connect(vec![address.clone()]), stranger);
     assert!(matches!(refused, Err(ConnectError::NotTidemark { .. })), "{refused:?}");
+    let dying = async { drop(listener.accept().await.unwrap()) };
+    let (refused, ()) = tokio::join!(connect(vec![address.clone()]), dying);
+    assert!(refused.as_ref().is_err_and(ConnectError::is_retriable), "{refused:?}");
     let newer = async {
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.write_all(b"TIDE\0\x07\0\x09").await.unwrap();

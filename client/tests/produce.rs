@@ -133,6 +133,19 @@ async fn a_lost_answer_repeats_the_records_unless_told_not_to() {
 }
 
 #[tokio::test]
+async fn a_refusal_of_the_second_attempt_does_not_undo_the_first() {
+    let (broker, client) = with_topic(1).await;
+    broker.inject(Api::Produce, Fault::BreakAfter);
+    broker.inject(Api::Produce, Fault::Refuse(ErrorCode::InvalidRequest));
+    let producer = client.producer(ProducerConfig::default());
+    let delivery = producer.send(ProducerRecord::to("t").value("x")).await.unwrap();
+    let error = delivery.await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::InvalidRequest));
+    assert_eq!(values(&broker, 0), ["x"]);
+    assert!(error.is_indeterminate(), "{error}");
+}
+
+#[tokio::test]
 async fn a_broker_that_comes_back_gets_everything_in_order() {
     let (mut broker, client) = with_topic(1).await;
     let producer = client.producer(ProducerConfig::default());

@@ -11,10 +11,14 @@ use tidemark_protocol::{
     message::{Api, Request},
     messagepack,
     messages::{
-        AddPartitionsRequest, AlterTopicRequest, CreateTopicRequest, CreditHeader,
-        DeleteRecordsRequest, DeleteTopicRequest, DescribeBrokerRequest, DescribeLogDirsRequest,
-        DescribeTopicRequest, FetchRequest, ListOffsetsRequest, MetadataRequest, ProduceRequest,
-        PushHeader, SubscribeRequest,
+        AddPartitionsRequest, AlterTopicRequest, ChangeBrokerRequest, ChangeQuorumRequest,
+        ControllerCommandRequest, CreateTopicRequest, CreditHeader, DeleteRecordsRequest,
+        DeleteTopicRequest, DescribeBrokerRequest, DescribeLogDirsRequest, DescribeQuorumRequest,
+        DescribeReplicasRequest, DescribeTopicRequest, ElectLeadersRequest, FetchMetadataRequest,
+        FetchRequest, HeartbeatRequest, ListOffsetsRequest, MetadataRequest, PlanMovesRequest,
+        ProduceRequest, PushHeader, QuorumHelloRequest, QuorumMessageRequest,
+        ReassignPartitionsRequest, ReplicaPositionsRequest, ReplicaPushHeader, ReplicateRequest,
+        SubscribeRequest,
     },
 };
 
@@ -90,6 +94,7 @@ pub fn message(data: &[u8]) {
 fn read_message(api: Option<Api>, kind: FrameKind, header: &[u8]) {
     let Some(api) = api else { return };
     match kind {
+        FrameKind::Push if api == Api::Replicate => survives::<ReplicaPushHeader>(header),
         FrameKind::Push => survives::<PushHeader>(header),
         FrameKind::Credit => survives::<CreditHeader>(header),
         FrameKind::Cancel => {}
@@ -112,6 +117,20 @@ fn read_by_api(api: Api, kind: FrameKind, header: &[u8]) {
         Api::DescribeTopic => request_or_response::<DescribeTopicRequest>,
         Api::DescribeBroker => request_or_response::<DescribeBrokerRequest>,
         Api::DescribeLogDirs => request_or_response::<DescribeLogDirsRequest>,
+        Api::DescribeQuorum => request_or_response::<DescribeQuorumRequest>,
+        Api::ChangeQuorum => request_or_response::<ChangeQuorumRequest>,
+        Api::ChangeBroker => request_or_response::<ChangeBrokerRequest>,
+        Api::ReassignPartitions => request_or_response::<ReassignPartitionsRequest>,
+        Api::PlanMoves => request_or_response::<PlanMovesRequest>,
+        Api::ElectLeaders => request_or_response::<ElectLeadersRequest>,
+        Api::DescribeReplicas => request_or_response::<DescribeReplicasRequest>,
+        Api::QuorumMessage => request_or_response::<QuorumMessageRequest>,
+        Api::QuorumHello => request_or_response::<QuorumHelloRequest>,
+        Api::ControllerCommand => request_or_response::<ControllerCommandRequest>,
+        Api::Heartbeat => request_or_response::<HeartbeatRequest>,
+        Api::FetchMetadata => request_or_response::<FetchMetadataRequest>,
+        Api::Replicate => request_or_response::<ReplicateRequest>,
+        Api::ReplicaPositions => request_or_response::<ReplicaPositionsRequest>,
     };
     read(kind, header);
 }

@@ -98,8 +98,8 @@ error_codes! {
     WrongCluster = 51, false;
     /// Another change of the same kind is under way.
     ChangeInProgress = 52, true;
-    /// Appended, but this broker leads no more, stops, or deletes the topic before it was safe; it may yet commit.
-    OutcomeUnknown = 53, true;
+    /// Appended, but this broker stopped leading before it was safe; it may yet commit.
+    NotLeaderAfterAppend = 53, true;
 
     /// The offset is below the log start or above the log end.
     OffsetOutOfRange = 60, false;
@@ -116,6 +116,74 @@ error_codes! {
     DiskFull = 80, true;
     /// The data directory failed (I/O error, failed flush) and takes no writes until an operator acts.
     StorageFailed = 81, false;
+
+    /// No member of that id in the group: it left, was removed, or never joined. Join again.
+    UnknownMember = 100, false;
+    /// The member's epoch is not one it can have: others hold its partitions now. Drop them and join again.
+    FencedMemberEpoch = 101, false;
+    /// The epoch is an older one of the member's; a heartbeat tells the present one.
+    StaleMemberEpoch = 102, true;
+    /// The request was overtaken by a later one of the same member, and changed nothing.
+    StaleRequest = 103, false;
+    /// There is no group of that name.
+    UnknownGroup = 104, false;
+    /// The group has members, and what was asked is only for groups without.
+    GroupNotEmpty = 105, false;
+    /// The name of a group, member, instance or client breaks the rules.
+    InvalidGroup = 106, false;
+    /// The group's members speak another group protocol, or have no assignor in common.
+    GroupProtocolMismatch = 107, false;
+    /// The group, or the broker, has as many members or groups as it takes.
+    GroupFull = 108, false;
+    /// Another process has taken over this static member's place.
+    FencedInstance = 109, false;
+    /// The static member's place is held by a process that has neither left nor timed out.
+    UnreleasedInstance = 110, true;
+    /// The subscription's regular expression cannot be used.
+    InvalidRegex = 111, false;
+    /// There is no assignor of that name.
+    UnknownAssignor = 112, false;
+    /// The member may not commit for this partition: it does not hold it.
+    NotAssigned = 113, false;
+    /// The metadata beside an offset is too long.
+    OffsetMetadataTooLarge = 114, false;
+    /// A transaction with an offset for this partition has not ended yet.
+    UnstableOffset = 115, true;
+    /// Classic groups: the generation is not the group's.
+    IllegalGeneration = 116, false;
+    /// Classic groups: the members are joining anew; join as well.
+    RebalanceInProgress = 117, false;
+    /// Classic groups: join again with the member id given.
+    MemberIdRequired = 118, false;
+    /// There is no such change of offsets to bring back.
+    UnknownSeek = 119, false;
+    /// This broker does not coordinate the group or transaction; look up the coordinator.
+    NotCoordinator = 120, true;
+    /// The coordinator is reading its log.
+    CoordinatorLoading = 121, true;
+
+    /// A newer process has taken over this producer's transactional id.
+    ProducerFenced = 140, false;
+    /// The producer epoch is older than one already seen; end the transaction and initialize again.
+    InvalidProducerEpoch = 141, false;
+    /// The transactional id does not belong to this producer id.
+    InvalidProducerId = 142, false;
+    /// The batch does not follow the last one of this producer.
+    OutOfOrderSequence = 143, false;
+    /// Not in this state of the transaction.
+    InvalidTransactionState = 144, false;
+    /// The transactional id's last transaction is still ending.
+    ConcurrentTransactions = 145, true;
+    /// The marker is from a coordinator that has been replaced.
+    TransactionCoordinatorFenced = 146, false;
+    /// The coordinator aborted the transaction: it timed out, or an operator ended it.
+    TransactionAborted = 147, false;
+    /// The timeout of transactions is out of range.
+    InvalidTransactionTimeout = 148, false;
+    /// The transactional id is unknown.
+    UnknownTransaction = 149, false;
+    /// The partition is not, or no longer, known to belong to the transaction; verify again.
+    TransactionUnverified = 150, true;
 }
 
 impl Serialize for ErrorCode {

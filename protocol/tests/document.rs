@@ -2,6 +2,8 @@
 //! encoder and the decoder, every table against the code.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "document/cluster.rs"]
+mod cluster;
 #[path = "document/example.rs"]
 mod example;
 #[path = "document/samples.rs"]
@@ -141,16 +143,23 @@ fn the_batch_in_the_example_holds_the_record_it_says() {
 #[test]
 fn the_tables_of_apis_and_kinds_are_complete() {
     let document = document();
-    let apis = table(&document, "| number | name | request | response |");
+    let (for_clients, between_nodes) = document.split_once("\n## 13. Between nodes").unwrap();
+    let head = "| number | name | request | response |";
+    let apis = [table(for_clients, head), table(between_nodes, head)].concat();
     assert_eq!(apis.len(), Api::ALL.len());
+    let answered: Vec<_> = samples::all().into_iter().map(|sample| sample.structure).collect();
     for (row, api) in apis.iter().zip(Api::ALL) {
         let structure = row[1].split('_').map(capitalized).collect::<String>();
         assert_eq!(row[0], api.number().to_string(), "{row:?}");
         assert_eq!(row[1], api.name(), "{row:?}");
         let link = format!("[`{structure}Request`](#{}request)", structure.to_lowercase());
         assert_eq!(row[2], link, "{row:?}");
-        assert_eq!(row[3], format!("{structure}Response"), "{row:?}");
+        let response = format!("{structure}Response");
+        let response = if answered.contains(&response) { &response } else { "none" };
+        assert_eq!(row[3], response, "{row:?}");
     }
+    let first = |apis: &str| table(apis, head)[0][0].parse::<u16>().unwrap();
+    assert!(for_clients.contains(&format!("Numbers from {} on are", first(between_nodes))));
     let kinds = table(&document, "| kind | name | from |");
     assert_eq!(kinds.len(), FrameKind::ALL.len());
     for (row, kind) in kinds.iter().zip(FrameKind::ALL) {
@@ -190,12 +199,37 @@ fn the_tables_of_enumerations_are_complete() {
     check::<Acks>(&document, "Acks");
     check::<Durability>(&document, "Durability");
     check::<OffsetQuery>(&document, "OffsetQuery");
+    check::<BrokerChange>(&document, "BrokerChange");
+    check::<PlanGoal>(&document, "PlanGoal");
+    check::<Election>(&document, "Election");
+    check::<WantedState>(&document, "WantedState");
     let codecs = table(&document, "| number | codec |");
     let written: Vec<_> = codecs.iter().map(|row| [row[0].to_owned(), row[1].to_owned()]).collect();
     assert_eq!(
         written,
         Compression::ALL.map(|codec| [codec.code().to_string(), codec.to_string()])
     );
+}
+
+#[test]
+fn the_cases_of_a_refusal_are_those_of_the_table() {
+    let document = document();
+    let rows = table(&document, "| `ReplicaRefusal` | fields |");
+    assert_eq!(rows.len(), cluster::refusals().len());
+    for (row, refusal) in rows.iter().zip(cluster::refusals()) {
+        // As `{:?}` has it: `Case { field: value, other: value }`.
+        let text = format!("{refusal:?}");
+        let (case, fields) = text.split_once(" { ").unwrap();
+        let names: Vec<_> = fields.split(", ").map(|field| field.split(':').next()).collect();
+        let written: Vec<_> =
+            row[1].split(", ").map(|field| field.trim_matches('`').split('`').next()).collect();
+        assert_eq!((row[0], &written), (case, &names));
+        let wire = samples::encoded(&refusal);
+        // A map with one entry, a fixstr, an array.
+        assert_eq!((wire[0], usize::from(wire[1] & 0x1f)), (0x81, case.len()));
+        assert_eq!(&wire[2..2 + case.len()], case.as_bytes());
+        assert_eq!(usize::from(wire[2 + case.len()] & 0x0f), names.len());
+    }
 }
 
 #[test]

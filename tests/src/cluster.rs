@@ -5,15 +5,7 @@
 
 pub mod view;
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::Write as _,
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, io::Write as _, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
@@ -22,8 +14,9 @@ use tidemark_protocol::NodeId;
 
 use crate::{
     cli::Cli,
+    image::{self, Image},
     network::{Kind, Network, Place},
-    process::{Broker, BrokerConfig, Log, programs_dir},
+    process::{Broker, BrokerConfig, Log, Mount, failure_dir},
 };
 
 /// How long a node may take to become ready, a command to be carried out, or the cluster to agree, before a test fails.
@@ -39,13 +32,23 @@ pub struct ClusterConfig {
     pub network: Kind,
     /// Flags of every broker, as `("log-level", "debug")`.
     pub flags: Vec<(String, String)>,
-    /// Options of a small file system in memory for each node, as `size=64m`: gone when its process is.
-    pub mount: Option<String>,
+    pub disk: Disk,
+}
+
+/// Where each node keeps its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Disk {
+    /// In a folder of the machine's disk.
+    Folder,
+    /// In a file system in memory with these options, as `size=64m`: gone when its process is.
+    Memory(String),
+    /// In a file system of this many MiB that can lose power.
+    Image(u64),
 }
 
 impl ClusterConfig {
     pub fn nodes(nodes: u32) -> Self {
-        Self { nodes, network: Kind::Best, flags: Vec::new(), mount: None }
+        Self { nodes, network: Kind::Best, flags: Vec::new(), disk: Disk::Folder }
     }
 
     /// Adds a flag for every broker.
@@ -62,8 +65,8 @@ impl ClusterConfig {
     }
 
     #[must_use]
-    pub fn mount(mut self, options: &str) -> Self {
-        self.mount = Some(options.to_owned());
+    pub fn disk(mut self, disk: Disk) -> Self {
+        self.disk = disk;
         self
     }
 }
@@ -89,6 +92,7 @@ enum State {
 struct Node {
     config: BrokerConfig,
     place: Place,
+    image: Option<Image>,
     /// Over all its runs.
     log: Log,
     state: State,
@@ -103,6 +107,7 @@ pub struct Cluster {
     /// The `controllers` setting of every node; none for a single node.
     controllers: Option<String>,
     dir: TempDir,
+    images: Option<TempDir>,
 }
 
 impl Cluster {
@@ -116,8 +121,8 @@ impl Cluster {
         let places: BTreeMap<NodeId, Place> = places.collect::<Result<_>>()?;
         let voters = places.iter().map(|(id, place)| format!("{id}@{}", place.advertised));
         let controllers = (config.nodes > 1).then(|| voters.collect::<Vec<_>>().join(","));
-        let (nodes, dir) = (BTreeMap::new(), tempfile::tempdir()?);
-        let mut cluster = Self { config, network, nodes, controllers, dir };
+        let (nodes, dir, images) = (BTreeMap::new(), tempfile::tempdir()?, None);
+        let mut cluster = Self { config, network, nodes, controllers, dir, images };
         for (id, place) in places {
             cluster.insert(id, place)?;
         }
@@ -137,16 +142,29 @@ impl Cluster {
         flag("advertised-address", place.advertised.to_string());
         if let Some(controllers) = &self.controllers {
             flag("controllers", controllers.clone());
+            // Who came later was not asked into the quorum, and as a controller would wait for that.
+            flag("roles", if id > self.config.nodes { "broker" } else { "both" }.to_owned());
         }
-        let config = BrokerConfig {
+        let mut config = BrokerConfig {
             data_dir,
             listen: place.listen,
             http_listen: place.http_listen,
             flags,
-            mount: self.config.mount.clone(),
+            mount: None,
             namespace: place.namespace.clone(),
         };
-        let node = Node { config, place, log: Log::default(), state: State::Down };
+        let image = match self.config.disk.clone() {
+            Disk::Image(mib) => {
+                let stem = self.images()?.join(format!("node-{id}"));
+                Some(Image::create(&stem, mib)?)
+            }
+            Disk::Memory(options) => {
+                config.mount = Some(Mount::Memory(options));
+                None
+            }
+            Disk::Folder => None,
+        };
+        let node = Node { config, place, image, log: Log::default(), state: State::Down };
         self.nodes.insert(id, node);
         Ok(())
     }
@@ -178,6 +196,11 @@ impl Cluster {
         let node = self.node_mut(id)?;
         ensure!(matches!(node.state, State::Down), "node {id} runs already");
         note(&node.log, "started");
+        if let Some(image) = &node.image {
+            // Mounted twice, it would be destroyed.
+            image.await_released()?;
+            node.config.mount = Some(Mount::Image(image.path().to_owned()));
+        }
         let mut broker = node.config.spawn(node.log.clone())?;
         broker.keep_quiet();
         node.state = State::Up(broker);
@@ -219,12 +242,12 @@ impl Cluster {
         Ok(())
     }
 
-    /// SIGSTOP: alive, and silent.
+    /// SIGSTOP: alive, and silent. Nothing for a node that is down.
     pub fn pause(&mut self, id: NodeId) -> Result<()> {
         let node = self.node_mut(id)?;
         node.state = match std::mem::replace(&mut node.state, State::Down) {
             State::Up(broker) => {
-                broker.signal("STOP")?;
+                broker.pause()?;
                 note(&node.log, "paused");
                 State::Paused(broker)
             }
@@ -239,7 +262,7 @@ impl Cluster {
         node.state = match std::mem::replace(&mut node.state, State::Down) {
             State::Paused(broker) => {
                 note(&node.log, "resumed");
-                broker.signal("CONT")?;
+                broker.resume()?;
                 State::Up(broker)
             }
             other => other,
@@ -247,18 +270,41 @@ impl Cluster {
         Ok(())
     }
 
-    /// Empties the data directory of a node that is down: a new disk under an old id.
+    /// Empties the disk of a node that is down: a new disk under an old id.
     pub fn wipe(&mut self, id: NodeId) -> Result<()> {
+        let disk = self.config.disk.clone();
         let node = self.node_mut(id)?;
         ensure!(matches!(node.state, State::Down), "node {id} runs");
         note(&node.log, "wiped");
+        if let (Some(image), Disk::Image(mib)) = (&node.image, disk) {
+            image.await_released()?;
+            return image.format(mib);
+        }
         fs::remove_dir_all(&node.config.data_dir)?;
         Ok(fs::create_dir(&node.config.data_dir)?)
     }
 
-    /// Takes every byte of the node's disk, and waits until the node knows; of use only with [`ClusterConfig::mount`].
+    /// Takes the power from these nodes, all at once: what they had not flushed is gone. Of use only with
+    /// [`Disk::Image`].
+    pub fn lose_power(&mut self, ids: &[NodeId]) -> Result<()> {
+        for id in ids {
+            self.pause(*id)?;
+        }
+        for id in ids {
+            let node = self.node_mut(*id)?;
+            let image = node.image.clone().context("its disk cannot lose power")?;
+            node.image = Some(image.lose_power()?);
+            note(&node.log, "without power");
+            self.kill(*id)?;
+            image.remove()?;
+        }
+        Ok(())
+    }
+
+    /// Takes every byte of the node's disk, and waits until the node knows; not for
+    /// [`Disk::Folder`].
     pub fn fill_disk(&mut self, id: NodeId) -> Result<()> {
-        ensure!(self.config.mount.is_some(), "this would fill the machine's disk");
+        ensure!(self.config.disk != Disk::Folder, "this would fill the machine's disk");
         let mut ballast = fs::File::create(self.ballast(id)?)?;
         while ballast.write_all(&[1; 4096]).is_ok() {}
         while ballast.write_all(&[1]).is_ok() {}
@@ -277,12 +323,21 @@ impl Cluster {
         Ok(self.broker(id)?.data_dir().join("ballast"))
     }
 
-    /// Mends links, wakes who sleeps, starts who is down, and waits until all are back.
-    pub fn heal(&mut self) -> Result<()> {
+    /// Mends links, wakes who sleeps and starts who is down, and waits for nobody.
+    pub fn mend(&mut self) -> Result<()> {
         self.network.heal()?;
         for id in self.ids() {
             self.resume(id)?;
+            if matches!(self.nodes[&id].state, State::Down) {
+                self.spawn(id)?;
+            }
         }
+        Ok(())
+    }
+
+    /// Mends everything and waits until all nodes are back.
+    pub fn heal(&mut self) -> Result<()> {
+        self.mend()?;
         self.start_all()
     }
 
@@ -320,9 +375,21 @@ impl Cluster {
         Ok(&self.nodes.get(&id).context("no such node")?.place)
     }
 
-    /// Where a node keeps its files while it is down, or has no file system of its own.
-    pub fn data_dir(&self, id: NodeId) -> Result<&Path> {
-        Ok(&self.nodes.get(&id).context("no such node")?.config.data_dir)
+    /// Where a node's files can be read: while its process exists, be it paused, and afterwards with [`Disk::Folder`].
+    pub fn files(&self, id: NodeId) -> Result<PathBuf> {
+        let node = self.nodes.get(&id).context("no such node")?;
+        Ok(match &node.state {
+            State::Up(broker) | State::Paused(broker) => broker.data_dir(),
+            State::Down => node.config.data_dir.clone(),
+        })
+    }
+
+    /// Where images are kept; made when the first one is.
+    fn images(&mut self) -> Result<PathBuf> {
+        if self.images.is_none() {
+            self.images = Some(image::folder()?);
+        }
+        Ok(self.images.as_ref().context("just made")?.path().to_owned())
     }
 
     pub fn network(&mut self) -> &mut Network {
@@ -365,16 +432,13 @@ impl Cluster {
     /// Keeps the logs of all nodes below the build's folder and prints where, and how they end.
     #[expect(clippy::print_stderr, reason = "what a person who reads a failed test wants to see")]
     fn show_logs(&self) {
-        static FAILURES: AtomicU32 = AtomicU32::new(0);
-        let number = FAILURES.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{number}", std::process::id());
-        let kept = programs_dir().join("failures").join(name);
-        let made = fs::create_dir_all(&kept);
+        let kept = failure_dir();
         for (id, node) in &self.nodes {
             let log = node.log.lock().map(|log| log.clone()).unwrap_or_default();
-            let file = kept.join(format!("node-{id}.log"));
-            let written = made.as_ref().is_ok_and(|()| fs::write(&file, &log).is_ok());
-            let place = if written { file.display().to_string() } else { "nowhere".to_owned() };
+            let file = kept.as_ref().map(|kept| kept.join(format!("node-{id}.log")));
+            let written = file.is_ok_and(|file| fs::write(file, &log).is_ok());
+            let place = kept.as_ref().ok().filter(|_| written);
+            let place = place.map_or("nowhere".to_owned(), |kept| kept.display().to_string());
             let lines: Vec<_> = log.lines().collect();
             let shown = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
             eprintln!("node {id}, all {} lines in {place}:\n{}", lines.len(), shown.join("\n"));

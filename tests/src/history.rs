@@ -228,6 +228,8 @@ pub struct ReplicaLog {
 pub struct History {
     pub operations: Vec<Operation>,
     pub replicas: Vec<ReplicaLog>,
+    /// What was done to the system meanwhile, for whoever reads the history; no judge does.
+    pub notes: Vec<(TimeNs, String)>,
     /// When faults were over and everything was up again. Whoever reads after this and does not stop before the end must
     /// see all that was acknowledged; `None`: nobody did.
     pub healed_ns: Option<TimeNs>,
@@ -268,6 +270,20 @@ impl History {
         let op = self.invoke(process, invoked_ns, action);
         self.complete(op, completed_ns, outcome);
         op
+    }
+
+    /// All of it as text: one operation a line with its number, and what was done to the system in between.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let mut notes = self.notes.iter().peekable();
+        let operations = self.operations.iter().enumerate().flat_map(move |(op, operation)| {
+            let mut lines = Vec::new();
+            while let Some((at, note)) = notes.next_if(|(at, _)| *at <= operation.invoked_ns) {
+                lines.push(format!("        {:>9} --- {note}", ms(*at)));
+            }
+            lines.push(format!("{op:>7} {operation}"));
+            lines
+        });
+        operations.chain(self.replicas.iter().map(|log| format!("{log:?}")))
     }
 
     /// The log start of each partition that records were deleted from, as far as deletions may have got.

@@ -6,8 +6,11 @@
 pub mod checker;
 pub mod cli;
 pub mod cluster;
+pub mod effort;
+pub mod faults;
 pub mod history;
 pub mod http;
+pub mod image;
 pub mod network;
 pub mod oracle;
 pub mod process;
@@ -16,3 +19,4 @@ pub mod random;
 pub mod raw;
 pub mod sim;
 pub mod tools;
+pub mod workload;

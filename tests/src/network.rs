@@ -126,12 +126,7 @@ impl Network {
             Self::Namespaces(world) => world.heal(),
             Self::Proxies(proxies) => {
                 for proxy in proxies.values() {
-                    // What was swallowed is missing from the middle of a stream: no connection may go on after that.
-                    let lossy = proxy.rules().loses_bytes();
                     proxy.set(Rules::default());
-                    if lossy {
-                        proxy.reset_connections();
-                    }
                 }
                 Ok(())
             }

@@ -9,6 +9,7 @@ use std::{
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
         Arc, Mutex, Once,
+        atomic::{AtomicU32, Ordering},
         mpsc::{self, Receiver},
     },
     thread,
@@ -16,15 +17,32 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+
+use crate::image;
 
 /// How long a broker may take to say that it is ready, or to end when told to, before a test fails.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The folder of the programs that belong to this test's build.
+/// The folder of the programs that belong to the build of this test or program.
 pub fn programs_dir() -> PathBuf {
-    let test = env::current_exe().expect("a test is a program");
-    let deps = test.parent().expect("in a folder");
-    deps.parent().expect("`deps` lies in the folder of the profile").to_owned()
+    let test = env::current_exe().expect("this is a program");
+    let dir = test.parent().expect("in a folder");
+    match dir.parent() {
+        // Where Cargo puts tests.
+        Some(profile) if dir.ends_with("deps") => profile.to_owned(),
+        _ => dir.to_owned(),
+    }
+}
+
+/// A new folder for what a person needs to understand a failure, kept below the build's folder.
+pub fn failure_dir() -> Result<PathBuf> {
+    static FAILURES: AtomicU32 = AtomicU32::new(0);
+    let number = FAILURES.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{}-{number}", std::process::id());
+    let dir = programs_dir().join("failures").join(name);
+    std::fs::create_dir_all(&dir)?;
+    Ok(dir)
 }
 
 /// `tidemarkd` or `tidemark`, as of the present source: built on first use, since Cargo does not build the programs of other
@@ -52,10 +70,38 @@ pub struct BrokerConfig {
     pub http_listen: SocketAddr,
     /// Further flags, as `("log-level", "debug")`.
     pub flags: Vec<(String, String)>,
-    /// Options of a small file system, in memory and of its own, that is mounted on the data directory.
-    pub mount: Option<String>,
+    /// A file system of its own that is mounted on the data directory.
+    pub mount: Option<Mount>,
     /// The network namespace to run in, as a file; that of the test when absent.
     pub namespace: Option<PathBuf>,
+}
+
+/// A file system that only one broker sees, for as long as it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mount {
+    /// In memory and empty, with these options (`size=64m`, `ro`); gone with its process. Works without root.
+    Memory(String),
+    /// In an image, see [`crate::image`].
+    Image(PathBuf),
+}
+
+impl Mount {
+    /// The words in front of a command that run it with this mounted on `dir`.
+    fn wrap(&self, dir: &Path) -> Vec<OsString> {
+        // A mount namespace of its own, and a user namespace with it where that is enough: nobody else sees the mount.
+        let (namespaces, kind, options, source) = match self {
+            Self::Memory(options) => ("-rm", "tmpfs", options.as_str(), Path::new("tidemark")),
+            Self::Image(image) => ("-m", "ext4", image::MOUNT_OPTIONS, image.as_path()),
+        };
+        let script = "mount -t \"$1\" -o \"$2\" \"$3\" \"$4\" || exit 1
+            rmdir \"$4/lost+found\" 2>/dev/null
+            shift 4
+            exec \"$@\"";
+        let words = ["unshare", namespaces, "sh", "-c", script, "sh", kind, options];
+        let mut words: Vec<OsString> = words.map(OsString::from).into();
+        words.extend([source.into(), dir.into()]);
+        words
+    }
 }
 
 /// What a broker prints, both streams. Several runs of one node may share it.
@@ -83,10 +129,10 @@ impl BrokerConfig {
         self
     }
 
-    /// Gives the broker a file system of its own with these mount options (`size=64m`, `ro`), gone when it ends.
+    /// Gives the broker a file system in memory with these mount options, gone when it ends.
     #[must_use]
     pub fn mount(mut self, options: &str) -> Self {
-        self.mount = Some(options.to_owned());
+        self.mount = Some(Mount::Memory(options.to_owned()));
         self
     }
 
@@ -97,11 +143,8 @@ impl BrokerConfig {
             net.push(namespace);
             words.extend(["nsenter".into(), net, "--".into()]);
         }
-        // A user and mount namespace of its own: works with and without root, and nobody else sees the mount.
-        if let Some(options) = &self.mount {
-            let script = "mount -t tmpfs -o \"$1\" tidemark \"$2\" && shift 2 && exec \"$@\"";
-            words.extend(["unshare", "-r", "-m", "sh", "-c", script, "sh"].map(OsString::from));
-            words.extend([options.into(), self.data_dir.clone().into()]);
+        if let Some(mount) = &self.mount {
+            words.extend(mount.wrap(&self.data_dir));
         }
         words.push(program("tidemarkd").into());
         let mut command = Command::new(&words[0]);
@@ -244,6 +287,22 @@ impl Broker {
     pub fn terminate(mut self) -> Result<ExitStatus> {
         self.signal("TERM")?;
         wait(&mut self.child)
+    }
+
+    /// SIGSTOP; when this returns, none of its threads runs any more.
+    pub fn pause(&self) -> Result<()> {
+        self.signal("STOP")?;
+        let pid = Pid::from_child(&self.child);
+        // Looks only, so that the end of the process stays for whoever waits for it.
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let status = waitid(WaitId::Pid(pid), options)?;
+        ensure!(status.is_some_and(|status| status.stopped()), "it ended instead");
+        Ok(())
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) -> Result<()> {
+        self.signal("CONT")
     }
 
     /// Sends a signal by name.

@@ -50,7 +50,7 @@ pub struct Rules {
 
 impl Rules {
     /// Whether a connection may have lost bytes and yet be open.
-    pub fn loses_bytes(&self) -> bool {
+    fn loses_bytes(&self) -> bool {
         self.to_target.swallow || self.from_target.swallow
     }
 
@@ -99,14 +99,22 @@ impl Proxy {
         self.orders.borrow().rules.clone()
     }
 
-    /// From now on, these rules; for connections that exist, too.
+    /// From now on, these rules; for connections that exist, too, except those that may have lost bytes: they end.
     pub fn set(&self, rules: Rules) {
-        self.change(|current| *current = rules);
+        self.orders.send_modify(|orders| {
+            if orders.rules.loses_bytes() && !rules.loses_bytes() {
+                // A stream with bytes missing from its middle is nothing that a network makes.
+                orders.generation += 1;
+            }
+            orders.rules = rules;
+        });
     }
 
     /// Changes some of the rules.
     pub fn change(&self, change: impl FnOnce(&mut Rules)) {
-        self.orders.send_modify(|orders| change(&mut orders.rules));
+        let mut rules = self.rules();
+        change(&mut rules);
+        self.set(rules);
     }
 
     /// Ends every connection there is with a reset. New ones are welcome.
@@ -172,6 +180,7 @@ async fn serve(
         from: client.clone(),
         to: server.clone(),
         orders: orders.clone(),
+        generation,
         way: |rules| &rules.to_target,
         random: random.fork(),
     };
@@ -179,6 +188,7 @@ async fn serve(
         from: server.clone(),
         to: client.clone(),
         orders: orders.clone(),
+        generation,
         way: |rules| &rules.from_target,
         random: random.fork(),
     };

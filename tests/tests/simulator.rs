@@ -27,7 +27,10 @@ fn hundreds_of_seeds_are_clean() {
             }
         };
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-        workers.into_iter().flat_map(|worker| worker.join().expect("a run catches panics")).collect()
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().expect("a run catches panics"))
+            .collect()
     });
     if let Some(seed) = failed.first() {
         panic!("{}\nseeds that fail: {failed:?}", explain(*seed, &OPTIONS));

@@ -277,9 +277,9 @@ impl Partition {
             partition_epoch: self.partition_epoch,
             replicas: self.replicas.clone(),
             isr: self.isr.clone(),
-            elr: Vec::new(),
-            adding: Vec::new(),
-            removing: Vec::new(),
+            elr: self.elr.clone(),
+            adding: self.adding.clone(),
+            removing: self.removing.clone(),
         }
     }
 }
@@ -299,8 +299,8 @@ impl Broker {
             rack: self.rack.clone(),
             fenced: self.fenced,
             epoch: self.epoch,
-            shutting_down: false,
-            draining: false,
+            shutting_down: self.in_controlled_shutdown,
+            draining: self.draining,
         }
     }
 }

@@ -16,7 +16,7 @@ pub mod refusal;
 mod sessions;
 mod upkeep;
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use tidemark_protocol::{ErrorCode, Failure, NodeId};
 
@@ -47,6 +47,8 @@ pub struct ControllerMachine<Q> {
     /// This node leads the quorum, and perhaps is not the active controller yet.
     leads: bool,
     active: Option<Active>,
+    /// Controllers whose connection closed, and of whom nothing was heard since.
+    lost_peers: BTreeSet<NodeId>,
     /// Why nothing is decided any more. Final.
     failure: Option<Failure>,
     wants_flush: bool,
@@ -82,6 +84,7 @@ impl<Q: Quorum> ControllerMachine<Q> {
             leader: None,
             leads: false,
             active: None,
+            lost_peers: BTreeSet::new(),
             failure: None,
             wants_flush: false,
             stepped_ms: 0,
@@ -186,35 +189,8 @@ impl<Q: Quorum> ControllerMachine<Q> {
             return Err(Failure::new(ErrorCode::Overloaded, message));
         }
         match command {
-            Command::RegisterBroker(command) => self.check_other_run(active, now_ms, command),
+            Command::RegisterBroker(command) => check_other_run(active, now_ms, command),
             _ => Ok(()),
-        }
-    }
-
-    /// Two processes cannot share a directory, so with the same one the other run is over. With another it may be
-    /// alive, and is unless nothing is heard of it.
-    fn check_other_run(
-        &self,
-        active: &Active,
-        now_ms: u64,
-        command: &RegisterBroker,
-    ) -> Result<(), Failure> {
-        let timeout_ms = self.config.broker_session_timeout_ms;
-        let other = active.image.broker(command.broker_id).filter(|broker| {
-            !broker.fenced
-                && broker.incarnation != command.incarnation
-                && broker.directory != command.directory
-                && !active.sessions.is_over(broker.id, broker.epoch, now_ms, timeout_ms)
-        });
-        match other {
-            None => Ok(()),
-            Some(other) => {
-                let message = format!(
-                    "broker {} is alive at {}:{}, with another data directory",
-                    other.id, other.host, other.port
-                );
-                Err(Failure::new(ErrorCode::DuplicateBroker, message))
-            }
         }
     }
 
@@ -230,21 +206,22 @@ impl<Q: Quorum> ControllerMachine<Q> {
     fn decide(&mut self, command: &Command) -> Result<Answer, Failure> {
         self.require_active()?;
         let active = self.active.as_mut().expect("just required");
-        // Entries of the quorum's own may have come between.
-        let end = self.quorum.status().log_end_index;
-        while active.image.metadata_index() < end {
-            let index = active.image.metadata_index();
-            active.image.apply(index, &[]).expect("an entry without records always applies");
-        }
-        let (records, answer) = active.image.decide(command)?;
+        let (records, mut answer) = active.image.decide(command)?;
         if records.is_empty() {
             return Ok(answer);
         }
         let proposed = self.quorum.propose(&records);
         let id = proposed.map_err(|error| not_proposed(&error, self.leader))?;
-        let expected = EntryId { index: active.image.metadata_index(), term: self.term };
-        assert_eq!(id, expected, "the quorum's log is not where it said");
+        assert_eq!(id.term, self.term, "whoever lost the term has been told so");
+        // Entries of the quorum's own, a change of voters, may have come between.
+        while active.image.metadata_index() < id.index {
+            let index = active.image.metadata_index();
+            active.image.apply(index, &[]).expect("an entry without records always applies");
+        }
         active.image.apply(id.index, &records).expect("a decision applies to what it was made on");
+        if let Answer::BrokerRegistered { broker_epoch } = &mut answer {
+            *broker_epoch = id.index;
+        }
         active.pending.push(id);
         self.wants_flush = true;
         Ok(answer)
@@ -288,9 +265,7 @@ impl<Q: Quorum> ControllerMachine<Q> {
         event: QuorumEvent,
         effects: &mut Vec<ControllerEffect>,
     ) {
-        if event == QuorumEvent::Flush {
-            self.wants_flush = false;
-        }
+        self.notice(now_ms, &event);
         let mut actions = std::mem::take(&mut self.actions);
         self.quorum.step(now_ms, event, &mut actions);
         let (entries, answers, shown) = (Vec::new(), Vec::new(), Arc::clone(&self.committed));
@@ -325,6 +300,26 @@ impl<Q: Quorum> ControllerMachine<Q> {
             && let Err(error) = self.quorum.snapshot(&self.committed)
         {
             tracing::warn!(%error, "no metadata snapshot was taken; the log keeps growing");
+        }
+    }
+
+    fn notice(&mut self, now_ms: u64, event: &QuorumEvent) {
+        match event {
+            QuorumEvent::Flush => self.wants_flush = false,
+            QuorumEvent::PeerLost { node } => {
+                self.lost_peers.insert(*node);
+                if let Some(active) = &mut self.active {
+                    active.sessions.suspect(*node, now_ms);
+                }
+            }
+            QuorumEvent::Received { from, .. } => {
+                if self.lost_peers.remove(&from.node)
+                    && let Some(active) = &mut self.active
+                {
+                    active.sessions.clear(from.node, now_ms);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -391,10 +386,15 @@ impl<Q: Quorum> ControllerMachine<Q> {
     }
 
     fn become_active(&mut self, now_ms: u64) {
+        let timeout_ms = self.config.broker_session_timeout_ms;
+        let mut sessions = Sessions::fresh(&self.committed, now_ms, timeout_ms);
+        for node in &self.lost_peers {
+            sessions.suspect(*node, now_ms);
+        }
         self.active = Some(Active {
             image: Image::clone(&self.committed),
             pending: Pending::default(),
-            sessions: Sessions::fresh(&self.committed, now_ms),
+            sessions,
             upkeep: Upkeep::new(now_ms, &self.config),
         });
     }
@@ -421,6 +421,27 @@ impl<Q: Quorum> ControllerMachine<Q> {
         self.failure = Some(failure.clone());
         effects.push(ControllerEffect::Failed { message });
         failure
+    }
+}
+
+/// Two processes cannot share a directory, so with the same one the other run is over. With another it may be
+/// alive, and is unless nothing is heard of it.
+fn check_other_run(active: &Active, now_ms: u64, command: &RegisterBroker) -> Result<(), Failure> {
+    let other = active.image.broker(command.broker_id).filter(|broker| {
+        !broker.fenced
+            && broker.incarnation != command.incarnation
+            && broker.directory != command.directory
+            && !active.sessions.is_over(broker.id, broker.epoch, now_ms)
+    });
+    match other {
+        None => Ok(()),
+        Some(other) => {
+            let message = format!(
+                "broker {} is alive at {}:{}, with another data directory",
+                other.id, other.host, other.port
+            );
+            Err(Failure::new(ErrorCode::DuplicateBroker, message))
+        }
     }
 }
 

@@ -11,11 +11,11 @@ mod members;
 mod raft;
 mod snapshots;
 mod store;
+pub mod testing;
 mod transfer;
 mod vote_file;
 mod wal;
 mod wire;
-pub mod testing;
 
 use bytes::Bytes;
 use tidemark_protocol::{NodeId, messages::VoterId};

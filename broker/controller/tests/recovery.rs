@@ -291,7 +291,7 @@ fn a_directory_is_not_taken_over_by_another_node() {
     let disk = finished();
     let other = VoterId { directory: DirectoryId([8; 16]), ..ME };
     let opened = RaftQuorum::open(disk.clone(), Path::new(DIR), other, QuorumConfig::default());
-    let error = opened.err().expect("it is somebody else's").to_string();
+    let error = opened.expect_err("it is somebody else's").to_string();
     assert!(error.contains("belongs to node 1"), "{error}");
     let begun = RaftQuorum::bootstrap(disk.clone(), Path::new(DIR), ME, &[ME]);
     assert!(begun.err().unwrap().to_string().contains("belongs to a cluster already"));

@@ -10,14 +10,18 @@ use crate::{
     replica::Core,
 };
 
-/// How long after a refusal the leader is asked again.
-const RETRY_MS: u64 = 25;
+/// How long after a refusal the leader is asked again: at first, since a leader that has yet to hear of its epoch hears
+/// soon, and twice as long each time up to this, since what lasts would fill logs.
+const RETRY_MIN_MS: u64 = 25;
+const RETRY_MAX_MS: u64 = 800;
 
 #[derive(Debug)]
 pub(crate) struct Following {
     pub(crate) leader: BrokerId,
     pub(crate) epoch: LeaderEpoch,
     state: State,
+    /// The last pause, since something went well.
+    paused_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +43,7 @@ impl Following {
         epoch: LeaderEpoch,
         effects: &mut Vec<Effect>,
     ) -> Self {
-        let mut following = Self { leader, epoch, state: State::Asked };
+        let mut following = Self { leader, epoch, state: State::Asked, paused_ms: 0 };
         core.request_flush_if_behind(effects);
         if bug::is_put_back("truncate-to-watermark") {
             following.truncate(core, core.high_watermark, effects);
@@ -121,7 +125,8 @@ impl Following {
     }
 
     fn pause(&mut self, core: &Core) {
-        self.state = State::Paused { until_ms: core.now_ms.saturating_add(RETRY_MS) };
+        self.paused_ms = (self.paused_ms * 2).clamp(RETRY_MIN_MS, RETRY_MAX_MS);
+        self.state = State::Paused { until_ms: core.now_ms.saturating_add(self.paused_ms) };
     }
 
     fn fetched(&mut self, core: &mut Core, fetched: &Fetched, effects: &mut Vec<Effect>) {
@@ -138,10 +143,13 @@ impl Following {
                 self.state = State::Appending { high_watermark, log_start_offset };
                 effects.push(Effect::Append { leader_epoch: self.epoch });
             }
-            Answer::Watermark => learn(core, high_watermark, log_start_offset, effects),
+            Answer::Watermark => {
+                self.paused_ms = 0;
+                learn(core, high_watermark, log_start_offset, effects);
+            }
             Answer::Diverging { leader, own } => {
                 if bug::is_put_back("diverging-reply-raises-watermark") {
-                    learn(core, high_watermark, log_start_offset, effects);
+                    raise_watermark(core, high_watermark, effects);
                 }
                 let ends =
                     own.map_or(leader.end_offset, |own| own.end_offset.min(leader.end_offset));
@@ -171,6 +179,7 @@ impl Following {
             panic!("no append was asked for: {self:?}");
         };
         assert!(end_offset > core.log.log_end_offset, "an append of nothing at {end_offset}");
+        self.paused_ms = 0;
         core.log.log_end_offset = end_offset;
         core.log.last_epoch = Some(last_epoch);
         // First of all: the leader can send more while we flush.
@@ -207,6 +216,7 @@ impl Following {
             core.high_watermark = log.log_start_offset;
             effects.push(Effect::SetHighWatermark { offset: core.high_watermark });
         }
+        core.request_flush_if_behind(effects);
         let position = |log: LogState| (log.log_end_offset, log.last_epoch);
         if position(log) == position(before) {
             // The same question would get the same answer.
@@ -219,14 +229,18 @@ impl Following {
 
 /// Takes note of what the leader says is committed and deleted. What is known to be committed stays so, whoever leads.
 fn learn(core: &mut Core, high_watermark: Offset, log_start: Offset, effects: &mut Vec<Effect>) {
+    raise_watermark(core, high_watermark, effects);
+    let log_start = log_start.min(core.high_watermark);
+    if log_start > core.log.log_start_offset {
+        effects.push(Effect::SetLogStart { offset: log_start });
+    }
+}
+
+fn raise_watermark(core: &mut Core, high_watermark: Offset, effects: &mut Vec<Effect>) {
     let committed = high_watermark.min(core.log.log_end_offset);
     if committed > core.high_watermark {
         core.high_watermark = committed;
         effects.push(Effect::SetHighWatermark { offset: committed });
-    }
-    let log_start = log_start.min(core.high_watermark);
-    if log_start > core.log.log_start_offset {
-        effects.push(Effect::SetLogStart { offset: log_start });
     }
 }
 

@@ -143,6 +143,12 @@ impl Follower {
     /// Sorts a position by its round, and takes note of the round.
     pub(crate) fn asked(&mut self, position: &Position) -> Asked {
         if position.round > self.round {
+            let took_answer =
+                self.question == Question::Served && position.fetch_offset > self.log_end;
+            if !took_answer {
+                // What was said may have been lost with a stream.
+                self.told = None;
+            }
             self.round = position.round;
             self.question = Question::Refused;
             return Asked::Question;

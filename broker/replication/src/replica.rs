@@ -128,6 +128,11 @@ impl Replica {
         self.leader().map(|leader| leader.epoch)
     }
 
+    /// Whether its log failed, or it was given up: it does nothing any more.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.role, Role::Ended(_))
+    }
+
     /// Whom it follows, and in which epoch.
     pub fn following(&self) -> Option<(BrokerId, LeaderEpoch)> {
         match &self.role {
@@ -194,7 +199,7 @@ impl Replica {
             Role::Leader(mut leading) => {
                 // A receipt names the epoch of its append, so what was appended in an older one is not answered
                 // in this one: its fate is unknown to us.
-                leading.resign(ErrorCode::NotLeader, effects);
+                leading.resign(ErrorCode::NotLeaderAfterAppend, effects);
                 Some(leading)
             }
             Role::Follower(_) | Role::Idle | Role::Ended(_) => None,
@@ -242,7 +247,7 @@ impl Replica {
         match event {
             // The append raced with the end of this leadership; nobody can say what becomes of it.
             Event::Produced(produced) if produced.acks != Acks::None => {
-                effects.push(reply_error(produced.token, self.refusal()));
+                effects.push(reply_error(produced.token, after_append(self.refusal())));
             }
             Event::FollowerFetched(fetch) => effects.push(Effect::Refuse {
                 to: AnswerTo::position(fetch.follower, &fetch.position),
@@ -254,7 +259,7 @@ impl Replica {
 
     fn end(&mut self, reason: ErrorCode, effects: &mut Vec<Effect>) {
         if let Role::Leader(leader) = &mut self.role {
-            leader.resign(reason, effects);
+            leader.resign(after_append(reason), effects);
         }
         self.role = Role::Ended(reason);
     }
@@ -274,6 +279,16 @@ impl Replica {
         let (epoch, watermark) = before;
         let still_leads = epoch.is_some() && self.leader_epoch() == epoch;
         assert!(!still_leads || *high_watermark >= watermark, "watermark went back: {self:?}");
+    }
+}
+
+/// What a producer is told whose records are in the log when this replica stops leading for `reason`: not that nothing
+/// was done.
+fn after_append(reason: ErrorCode) -> ErrorCode {
+    match reason {
+        ErrorCode::NotLeader | ErrorCode::NotReady => ErrorCode::NotLeaderAfterAppend,
+        // Nobody can say more of a failed disk, and a deleted topic has nothing to commit.
+        other => other,
     }
 }
 

@@ -180,7 +180,7 @@ impl World {
                     Err(ErrorCode::NotEnoughReplicasAfterAppend) => {
                         assert!(self.replica.config().min_insync_replicas > 1);
                     }
-                    Err(code) => assert_eq!(*code, ErrorCode::NotLeader),
+                    Err(code) => assert_eq!(*code, ErrorCode::NotLeaderAfterAppend),
                 }
             }
             Effect::AssignEpoch { epoch, start_offset } => {

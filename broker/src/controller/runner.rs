@@ -28,6 +28,7 @@ use crate::{
     control::Committed,
     disk::Disk,
     health::{Health, Reason},
+    metadata_feed::publish,
     metrics::{Metrics, cluster::QuorumState},
     peers::Peers,
 };
@@ -91,7 +92,7 @@ impl Runner {
             tick_ms: millis(tick).max(1),
             heartbeat_ms: millis(config.election_timeout) / HEARTBEATS_PER_ELECTION,
             election_timeout_ms: millis(config.election_timeout),
-            lost_leader_pause_max_ms: millis(config.election_timeout) / HEARTBEATS_PER_ELECTION,
+            lost_leader_pause_ms: millis(config.election_timeout) / HEARTBEATS_PER_ELECTION,
             seed: uuid::Uuid::new_v4().as_u64_pair().0,
             ..QuorumConfig::default()
         };
@@ -128,7 +129,8 @@ impl Runner {
 
     /// Serves until told to close, or until every handle is gone.
     pub(crate) fn run(mut self) {
-        let tick = (self.config.election_timeout / TICKS_PER_ELECTION).max(Duration::from_millis(1));
+        let tick =
+            (self.config.election_timeout / TICKS_PER_ELECTION).max(Duration::from_millis(1));
         let mut next_tick = self.clock.now() + tick;
         loop {
             let now = self.clock.now();
@@ -244,9 +246,11 @@ impl Runner {
                 }
             }
             ControllerEffect::Published { image, .. } => {
-                self.images.send_replace(image);
+                publish(&self.images, image);
             }
-            ControllerEffect::Role { term, leader, is_active } => self.led_by(term, leader, is_active),
+            ControllerEffect::Role { term, leader, is_active } => {
+                self.led_by(term, leader, is_active);
+            }
             ControllerEffect::Audit(election) => {
                 self.metrics.cluster().unclean_election();
                 let UncleanElection { topic, id, leader, leader_epoch, passed_over } = election;
@@ -256,7 +260,10 @@ impl Runner {
                 );
             }
             ControllerEffect::Failed { message } => {
-                tracing::error!(message, "the metadata log failed; this node is no controller until it is restarted");
+                tracing::error!(
+                    message,
+                    "the metadata log failed; this node is no controller until it is restarted"
+                );
                 self.health.raise(Reason::Controller, message);
             }
         }

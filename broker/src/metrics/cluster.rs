@@ -57,9 +57,7 @@ impl fmt::Debug for ClusterMetrics {
 impl ClusterMetrics {
     pub(super) fn new(recorder: &PrometheusRecorder) -> Self {
         let counter = |metric| scrape::counter(recorder, metric, &[]);
-        let bytes = |direction| {
-            scrape::counter(recorder, &table::REPLICATION_BYTES, &[direction])
-        };
+        let bytes = |direction| scrape::counter(recorder, &table::REPLICATION_BYTES, &[direction]);
         Self {
             received_bytes: bytes("in"),
             sent_bytes: bytes("out"),

@@ -6,9 +6,7 @@ use tidemark_protocol::{
     ErrorCode, Failure,
     frame::Frame,
     message::Api,
-    messages::{
-        FetchMetadataRequest, HeartbeatRequest, QuorumMessageRequest,
-    },
+    messages::{FetchMetadataRequest, HeartbeatRequest, QuorumMessageRequest},
 };
 
 use super::{NativeDoor, invalid_header, reply::Replier};

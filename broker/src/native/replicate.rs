@@ -7,9 +7,7 @@ use tidemark_protocol::{
     ErrorCode, Failure,
     frame::Frame,
     message::Api,
-    messages::{
-        ReplicaPositionsRequest, ReplicaPushHeader, ReplicateRequest, ReplicateResponse,
-    },
+    messages::{ReplicaPositionsRequest, ReplicaPushHeader, ReplicateRequest, ReplicateResponse},
 };
 use tidemark_replication::ReplicaId;
 use tokio::sync::{mpsc, oneshot};
@@ -48,8 +46,7 @@ pub(super) fn begin(door: &mut NativeDoor, frame: &Frame, received_at: Instant) 
     let response = replier.reply::<ReplicateRequest>(&Ok(ReplicateResponse {}), Vec::new());
     let broker = &door.broker;
     let ended = broker.tasks.shutdown().child();
-    let follower =
-        ReplicaId { broker_id: request.broker_id, broker_epoch: request.broker_epoch };
+    let follower = ReplicaId { broker_id: request.broker_id, broker_epoch: request.broker_epoch };
     let session = broker.sessions.begin(follower, ended);
     door.stream = Some(Stream { correlation, session: Arc::clone(&session) });
     let pushes = NativePushes { correlation, pushes: door.pushes.clone() };

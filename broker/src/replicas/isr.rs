@@ -7,11 +7,7 @@ use tidemark_protocol::{ErrorCode, Failure, TopicPartition};
 use tidemark_replication::IsrChange;
 
 use super::outbox::Outbox;
-use crate::{
-    broker::Broker,
-    shard,
-    tasks::Shutdown,
-};
+use crate::{broker::Broker, shard, tasks::Shutdown};
 
 /// Changes in one command.
 const CHANGES_PER_COMMAND_MAX: usize = 2_000;

@@ -95,7 +95,10 @@ impl Sessions {
 
     fn end(&self, session: &Arc<Session>) {
         let mut sessions = self.lock();
-        if sessions.get(&session.follower.broker_id).is_some_and(|known| Arc::ptr_eq(known, session)) {
+        if sessions
+            .get(&session.follower.broker_id)
+            .is_some_and(|known| Arc::ptr_eq(known, session))
+        {
             sessions.remove(&session.follower.broker_id);
         }
     }

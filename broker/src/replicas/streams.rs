@@ -66,12 +66,7 @@ impl Streams {
 
     /// Sends a position to its leader, as soon as there is a stream, and room for the answer if the replica is not in
     /// sync.
-    pub(crate) fn position(
-        &self,
-        leader: BrokerId,
-        partition: TopicPartition,
-        position: Position,
-    ) {
+    pub(crate) fn position(&self, leader: BrokerId, partition: TopicPartition, position: Position) {
         let Some(broker) = self.broker.get().and_then(Weak::upgrade) else { return };
         if self.throttle.holds() && !is_in_sync(&broker, partition) {
             self.throttle.keep(leader, partition, position);
@@ -152,6 +147,8 @@ impl Stream {
                     failures = 0;
                     tracing::debug!(leader = self.leader, "following");
                     self.follow(broker, connected).await;
+                    // What was sent over it may be lost, and whoever waits for an answer says nothing by itself.
+                    self.ask_positions(broker).await;
                 }
                 Err(failure) => {
                     failures += 1;
@@ -172,18 +169,23 @@ impl Stream {
             leader_id: self.leader,
         };
         let (correlation, answer) = peer.begin(&request).await?;
-        let _opened: ReplicateResponse = peer.finish::<ReplicateRequest>(answer, OPEN_TIMEOUT).await?.0;
+        let _opened: ReplicateResponse =
+            peer.finish::<ReplicateRequest>(answer, OPEN_TIMEOUT).await?.0;
         Ok(Connected { peer, pushes, correlation })
+    }
+
+    /// Lets every partition that follows this leader say anew where it is.
+    async fn ask_positions(&self, broker: &Broker) {
+        for shard in &broker.shards {
+            // A shard that has ended follows nobody.
+            shard.send(Command::LeaderConnected { leader: self.leader }).await.ok();
+        }
     }
 
     async fn follow(&self, broker: &Broker, mut connected: Connected) {
         // What was meant for the connection before: every partition says anew where it is.
         self.outbox.clear();
-        for shard in &broker.shards {
-            if shard.send(Command::LeaderConnected { leader: self.leader }).await.is_err() {
-                return;
-            }
-        }
+        self.ask_positions(broker).await;
         let mut ping = interval(PING_INTERVAL);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();

@@ -13,6 +13,8 @@ use super::outbox::Outbox;
 
 /// What may come at once after a pause: this much of a second's worth.
 const BURST: Duration = Duration::from_millis(100);
+/// Longest wait that one answer costs.
+const DEBT_MAX: Duration = Duration::from_hours(1);
 /// Positions let go at a time.
 const POSITIONS_MAX: usize = 64;
 
@@ -29,9 +31,10 @@ impl Throttle {
     pub(super) fn spend(&self, bytes: usize, bytes_per_second: u64) {
         let now = Instant::now();
         let mut paid_at = self.lock();
-        let from = paid_at.unwrap_or(now).max(now.checked_sub(BURST).unwrap_or(now));
-        let seconds = bytes as f64 / bytes_per_second.max(1) as f64;
-        *paid_at = Some(from + Duration::from_secs_f64(seconds.min(3600.0)));
+        let earliest = now.checked_sub(BURST).unwrap_or(now);
+        let from = paid_at.map_or(earliest, |paid_at| paid_at.max(earliest));
+        let micros = (bytes as u64).saturating_mul(1_000_000) / bytes_per_second.max(1);
+        *paid_at = Some(from + Duration::from_micros(micros).min(DEBT_MAX));
     }
 
     /// Whether the next question of a replica that catches up has to wait.

@@ -4,7 +4,7 @@ use std::{io, process, sync::Arc};
 
 use tidemark_controller::RaftQuorum;
 use tidemark_protocol::{DirectoryId, messages::VoterId};
-use tidemark_storage::{DataDir, DataDirIdentity, Disk as _, LockedDataDir};
+use tidemark_storage::{DataDir, DataDirIdentity, Disk as _, DiskError, LockedDataDir};
 use tokio::net::TcpListener;
 
 use super::ServerError;
@@ -84,7 +84,11 @@ pub(super) async fn join(
 /// A controller whose metadata is gone has forgotten whom it voted for: it must not go on under its old name.
 fn check_metadata(dir: &LockedDataDir<Disk>, was_controller: bool) -> Result<(), ServerError> {
     let metadata_dir = dir.metadata_dir();
-    if was_controller && !dir.disk().exists(&metadata_dir)? {
+    let is_gone = || {
+        let is_there = dir.disk().exists(&metadata_dir)?;
+        Ok::<_, DiskError>(!is_there || dir.disk().list(&metadata_dir)?.is_empty())
+    };
+    if was_controller && is_gone()? {
         return Err(ServerError::MetadataGone { dir: metadata_dir });
     }
     Ok(())

@@ -25,8 +25,6 @@ use crate::{
 pub(super) struct Plane {
     pub(super) control: Control,
     pub(super) images: watch::Receiver<Arc<Image>>,
-    /// What a controller found on its disk.
-    pub(super) recovered: Option<Arc<Image>>,
 }
 
 impl Plane {
@@ -39,43 +37,44 @@ impl Plane {
         (threads, tasks): (&Tasks, &Tasks),
     ) -> Result<Self, ServerError> {
         let identity = data_dir.identity();
-        let me = VoterId {
-            node: identity.node_id,
-            directory: DirectoryId(identity.directory_id),
-        };
+        let me = VoterId { node: identity.node_id, directory: DirectoryId(identity.directory_id) };
         let (images_in, images) = watch::channel(Arc::<Image>::default());
         let (leader_in, leader) = watch::channel(None);
         let addresses = Addresses::new(config.controllers.clone(), images.clone());
         let (peers, losses) = Peers::new(tasks.clone(), addresses.clone());
-        if !config.roles.is_controller() {
-            let cluster_id = identity.cluster_id.clone();
-            let feed =
-                MetadataFeed::new(me.node, cluster_id, tasks.clone(), addresses, images_in, leader_in);
-            tasks.spawn("metadata", feed.run(tasks.shutdown().clone()));
-            let control = Control::new(me.node, None, peers, leader);
-            return Ok(Self { control, images, recovered: None });
-        }
-        let runner = RunnerConfig {
-            me,
-            cluster_id: identity.cluster_id.clone(),
-            broker_session_timeout: config.broker_session_timeout,
-            election_timeout: config.election_timeout,
-            leader_balance_interval: config.leader_balance_interval,
+        let local = if config.roles.is_controller() {
+            let runner = RunnerConfig {
+                me,
+                cluster_id: identity.cluster_id.clone(),
+                broker_session_timeout: config.broker_session_timeout,
+                election_timeout: config.election_timeout,
+                leader_balance_interval: config.leader_balance_interval,
+            };
+            let outlets = (images_in.clone(), leader_in.clone(), peers.clone());
+            let (runner, handle) = Runner::open(
+                data_dir.disk().clone(),
+                &data_dir.metadata_dir(),
+                runner,
+                (clock.clone(), metrics.clone(), health.clone()),
+                outlets,
+            )?;
+            // A thread has nobody to tell of a failure: the handle's questions fail.
+            drop(threads.spawn_thread("controller", move || runner.run())?);
+            tasks.spawn("losses", tell_losses(losses, handle.clone(), tasks.shutdown().clone()));
+            Some(handle)
+        } else {
+            None
         };
-        let outlets = (images_in, leader_in, peers.clone());
-        let (runner, handle) = Runner::open(
-            data_dir.disk().clone(),
-            &data_dir.metadata_dir(),
-            runner,
-            (clock.clone(), metrics.clone(), health.clone()),
-            outlets,
-        )?;
-        let recovered = Some(images.borrow().clone());
-        // A thread has nobody to tell of a failure: the handle's questions fail.
-        drop(threads.spawn_thread("controller", move || runner.run())?);
-        tasks.spawn("losses", tell_losses(losses, handle.clone(), tasks.shutdown().clone()));
-        let control = Control::new(me.node, Some(handle), peers, leader);
-        Ok(Self { control, images, recovered })
+        let feed = MetadataFeed::new(
+            me,
+            identity.cluster_id.clone(),
+            (tasks.clone(), addresses),
+            local.clone(),
+            (images_in, leader_in),
+        );
+        tasks.spawn("metadata", feed.run(tasks.shutdown().clone()));
+        let control = Control::new(me.node, local, peers, leader);
+        Ok(Self { control, images })
     }
 }
 

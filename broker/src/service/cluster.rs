@@ -58,7 +58,6 @@ pub(crate) async fn quorum_hello(
     })
 }
 
-
 pub(crate) async fn heartbeat(
     broker: &Broker,
     connection: u64,
@@ -152,9 +151,10 @@ fn answer(
 }
 
 fn local(broker: &Broker) -> Result<&ControllerHandle, Failure> {
-    broker.control.local().ok_or_else(|| {
-        Failure::new(ErrorCode::NotController, "this node is not a controller")
-    })
+    broker
+        .control
+        .local()
+        .ok_or_else(|| Failure::new(ErrorCode::NotController, "this node is not a controller"))
 }
 
 /// How long a broker that follows the metadata lets a controller wait for news.

@@ -90,7 +90,7 @@ async fn outcome(begun: Begun) -> ProduceOutcome {
         Begun::Refused(failure) => Err(failure),
         Begun::Queued(outcome) => outcome.await.unwrap_or_else(|_dropped| {
             Err(Failure::new(
-                ErrorCode::OutcomeUnknown,
+                ErrorCode::NotLeaderAfterAppend,
                 "the broker stopped before the outcome was known; the records may yet become readable",
             ))
         }),

@@ -18,10 +18,10 @@ pub(crate) async fn reassign_partitions(
     broker: Arc<Broker>,
     request: ReassignPartitionsRequest,
 ) -> Result<ReassignPartitionsResponse, Failure> {
-    let changes = request.moves.into_iter().map(|one| ReassignPartition {
-        partition: one.partition,
-        replicas: one.replicas,
-    });
+    let changes = request
+        .moves
+        .into_iter()
+        .map(|one| ReassignPartition { partition: one.partition, replicas: one.replicas });
     let command = Command::Reassign(Reassign {
         changes: changes.collect(),
         throttle_bytes_per_second: request.throttle_bytes_per_second,

@@ -212,9 +212,9 @@ fn in_doubt(code: ErrorCode, id: TopicPartition) -> Failure {
             (code, format!("{id} has fewer in-sync replicas than min_insync_replicas"))
         }
         ErrorCode::UnknownTopicOrPartition => {
-            (ErrorCode::OutcomeUnknown, format!("{id} was deleted meanwhile"))
+            (ErrorCode::NotLeaderAfterAppend, format!("{id} was deleted meanwhile"))
         }
-        _ => (ErrorCode::OutcomeUnknown, format!("{id} was given up before the outcome was known")),
+        _ => (ErrorCode::NotLeaderAfterAppend, format!("{id} was given up before the outcome was known")),
     };
     Failure::new(code, format!("{message}; the records may yet become readable"))
 }

@@ -100,13 +100,17 @@ impl Shard {
 
 impl Partition {
     pub(super) fn assign(&mut self, assignment: Assignment, hands: &mut Hands) {
-        if assignment.leader != Some(self.replica.config().broker_id) {
+        let is_to_lead = assignment.leader == Some(self.replica.config().broker_id);
+        if !is_to_lead {
             // Before anything changes that only a leader may show.
             self.view.set_leader_epoch(None);
         }
         let log = self.log_state();
         self.step(Event::Assigned { assignment, log }, hands);
-        self.view.set_leader_epoch(self.replica.leader_epoch());
+        // A log that failed can still be read, as long as nobody else leads.
+        if !(is_to_lead && self.replica.has_ended()) {
+            self.view.set_leader_epoch(self.replica.leader_epoch());
+        }
         self.publish_followers();
     }
 
@@ -134,6 +138,10 @@ impl Partition {
             return;
         }
         let answer = match push.refusal {
+            _ if !is_possible(&push) => {
+                tracing::warn!(topic = %self.view.topic, partition = self.view.id.partition, leader, ?push, "the leader speaks of offsets that no log has");
+                Answer::Error { code: ErrorCode::InvalidRequest }
+            }
             Some(ReplicaRefusal::Diverging { epoch, end_offset }) => Answer::Diverging {
                 leader: EpochEnd { epoch, end_offset },
                 own: self.epoch_end(epoch),
@@ -261,6 +269,18 @@ impl Partition {
             Event::StorageFailed
         })
     }
+}
+
+/// Whether all offsets are such that a log can have: they are signed in batches.
+fn is_possible(push: &ReplicaPush) -> bool {
+    let refused = match push.refusal {
+        Some(ReplicaRefusal::Diverging { end_offset, .. }) => end_offset,
+        Some(ReplicaRefusal::OutOfRange { log_start_offset, log_end_offset }) => {
+            log_start_offset.max(log_end_offset)
+        }
+        Some(ReplicaRefusal::Error { .. }) | None => 0,
+    };
+    refused.max(push.high_watermark).max(push.log_start_offset) <= i64::MAX.cast_unsigned()
 }
 
 /// Whether a leader in `leader_epoch` can have sent these.

@@ -61,8 +61,7 @@ impl Steered {
     ) -> Result<(Offset, LeaderEpoch), Failure> {
         let view = self.partitions.get(id).ok_or_else(|| unknown_partition(id))?;
         let leader_epoch = view.leader_epoch(None)?;
-        let offset =
-            if earliest { view.reader.log_start_offset() } else { view.latest_offset()? };
+        let offset = if earliest { view.reader.log_start_offset() } else { view.latest_offset()? };
         Ok((offset, leader_epoch))
     }
 }

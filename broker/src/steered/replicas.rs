@@ -62,11 +62,16 @@ pub struct LogEnds {
 
 /// A port that keeps everything, in order.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     effects: Mutex<Vec<PortEffect>>,
 }
 
 impl Kept {
+    /// What was kept since the last call.
+    pub(crate) fn take(&self) -> Vec<PortEffect> {
+        std::mem::take(&mut *self.lock())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<PortEffect>> {
         self.effects.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,7 +104,7 @@ impl ReplicaPort for Kept {
 impl Steered {
     /// What the replicas have for other nodes since the last call, in order.
     pub fn take_port_effects(&mut self) -> Vec<PortEffect> {
-        std::mem::take(&mut *self.port.lock())
+        self.port.take()
     }
 
     /// The controller knows this run of the broker under this epoch. Before the image followed says so, too, nothing is

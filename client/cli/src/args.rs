@@ -11,9 +11,9 @@ use crate::{
     bench, broker, cluster, consume,
     exit::{CliError, EXIT_CODES_HELP, Exit},
     output::{self, Color, Format, Output, Page, Report},
-    produce, quantity,
+    partition, produce, quantity,
     session::Session,
-    topic,
+    topic, up,
 };
 
 const EXAMPLES: &str = "\
@@ -84,10 +84,13 @@ pub(crate) enum Command {
     Consume(Box<consume::ConsumeArgs>),
     /// Measure throughput and latency
     Bench(Box<bench::BenchArgs>),
-    /// Look at one broker
+    /// List, describe, drain and remove brokers
     Broker(broker::BrokerArgs),
-    /// Look at the cluster as a whole
+    /// Look at the cluster as a whole, and choose its controllers
     Cluster(cluster::ClusterArgs),
+    /// List and describe partitions, move their replicas, choose their leaders
+    Partition(partition::PartitionArgs),
+    Up(up::UpArgs),
     /// Print the script that makes a shell complete this command line
     Completion(CompletionArgs),
     /// Print the version of this program and of the protocol it speaks
@@ -116,6 +119,8 @@ pub(crate) fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Bench(args) => large_runtime()?.block_on(bench::run(&session, *args)),
         Command::Broker(args) => small_runtime()?.block_on(broker::run(&session, args)),
         Command::Cluster(args) => small_runtime()?.block_on(cluster::run(&session, args)),
+        Command::Partition(args) => small_runtime()?.block_on(partition::run(&session, args)),
+        Command::Up(args) => small_runtime()?.block_on(up::run(&session, args)),
         Command::Completion(args) => completion(&args),
         Command::Version => session.output.print(&VERSION).map(|()| Exit::Success),
     }

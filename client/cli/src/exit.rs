@@ -92,10 +92,14 @@ impl CliError {
 
 fn exit_for(code: ErrorCode) -> Exit {
     match code {
-        ErrorCode::UnknownTopicOrPartition => Exit::NotFound,
-        ErrorCode::TopicExists | ErrorCode::OffsetOutOfRange | ErrorCode::FencedLeaderEpoch => {
-            Exit::Conflict
-        }
+        ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownBroker => Exit::NotFound,
+        ErrorCode::TopicExists
+        | ErrorCode::OffsetOutOfRange
+        | ErrorCode::FencedLeaderEpoch
+        | ErrorCode::IneligibleReplica
+        | ErrorCode::DuplicateBroker
+        | ErrorCode::WrongCluster
+        | ErrorCode::ChangeInProgress => Exit::Conflict,
         ErrorCode::InvalidTopicName
         | ErrorCode::InvalidPartitions
         | ErrorCode::InvalidConfig
@@ -138,6 +142,15 @@ fn hint_for(code: ErrorCode) -> Option<&'static str> {
         }
         ErrorCode::NotEnoughReplicas | ErrorCode::NotEnoughReplicasAfterAppend => {
             "too few replicas are in sync; `tidemark cluster health` says which brokers are missing"
+        }
+        ErrorCode::UnknownBroker => {
+            "`tidemark broker list` shows the brokers, `tidemark cluster quorum` the controllers"
+        }
+        ErrorCode::IneligibleReplica => {
+            "`tidemark partition describe` shows which replicas are in sync"
+        }
+        ErrorCode::ChangeInProgress => {
+            "one change at a time: `tidemark cluster quorum` and `tidemark partition move` show what goes on"
         }
         ErrorCode::UnsupportedApi => {
             "the broker is older than this command line; `tidemark version` and `tidemark broker describe`"

@@ -1,8 +1,9 @@
 //! `tidemark`: administer a cluster, produce, consume and measure, from a shell.
 //!
 //! This file parses, runs and exits; it decides nothing else. Reading order: [`args`], [`session`], then one
-//! file per verb group ([`topic`], [`produce`], [`consume`], [`broker`], [`cluster`], [`mod@bench`]); below them
-//! the grammar of [`position`]s, the [`template`] language, [`input`] and [`output`].
+//! file per verb group ([`topic`], [`produce`], [`consume`], [`broker`], [`partition`], [`cluster`], [`mod@bench`], [`up`]);
+//! below them [`placement`] and [`moves`] of replicas, the grammar of [`position`]s, the [`template`] language, [`input`] and
+//! [`output`].
 
 mod args;
 mod bench;
@@ -14,7 +15,10 @@ mod encoding;
 mod escape;
 mod exit;
 mod input;
+mod moves;
 mod output;
+mod partition;
+mod placement;
 mod position;
 mod produce;
 mod progress;
@@ -22,6 +26,7 @@ mod quantity;
 mod session;
 mod template;
 mod topic;
+mod up;
 
 use std::process::ExitCode;
 

@@ -77,7 +77,7 @@ impl Output {
         print_bytes(&self.render(report)?)
     }
 
-    fn render<R: Report>(self, report: &R) -> Result<Vec<u8>, CliError> {
+    pub(crate) fn render<R: Report>(self, report: &R) -> Result<Vec<u8>, CliError> {
         Ok(match self.format {
             Format::Table => {
                 let mut page =
@@ -119,6 +119,13 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), CliError> {
 pub(crate) fn note(line: impl std::fmt::Display) {
     // Nothing can be done when even standard error is gone.
     drop(writeln!(io::stderr(), "{line}"));
+}
+
+/// A table as text, for standard error: what is about to happen, before somebody is asked.
+pub(crate) fn plain_table(rows: &Rows) -> String {
+    let mut page = Page { text: String::new(), headers: true, color: false };
+    page.table(rows);
+    page.text
 }
 
 /// How a line of a table is painted.

@@ -3,6 +3,7 @@
 //! What is read is what is sent: no trimming, no decoding, no completing. The first failure stops the reading;
 //! what was accepted before is waited for and reported.
 
+mod obstacle;
 mod send;
 mod source;
 

@@ -166,6 +166,16 @@ pub(crate) fn rate(per_second: f64) -> String {
     count(per_second.round() as u64)
 }
 
+/// A rate in bytes, without its `/s`: `50.0 MiB`.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "rates are positive and far below what a u64 holds"
+)]
+pub(crate) fn bytes_of_rate(per_second: f64) -> String {
+    bytes(per_second.round() as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,12 +11,13 @@ mod trim;
 use clap::{Args, Subcommand};
 use tidemark_client::Admin;
 use tidemark_protocol::{
-    ErrorCode,
-    messages::{DescribeTopicResponse, TopicSettings},
+    ErrorCode, Offset, PartitionIndex,
+    messages::{DescribeTopicResponse, PartitionReplicas, TopicSettings},
 };
 
 use crate::{
     exit::{CliError, Exit},
+    placement::{self, Partition},
     session::{self, Session},
 };
 
@@ -51,27 +52,88 @@ pub(crate) async fn run(session: &Session, args: TopicArgs) -> Result<Exit, CliE
     }
 }
 
+/// A topic as one broker describes it, and its partitions as their leaders see them.
+#[derive(Debug)]
+struct Described {
+    description: DescribeTopicResponse,
+    partitions: Vec<Partition>,
+    /// One for each partition; `None` when its leader does not say.
+    seen: Vec<Option<PartitionReplicas>>,
+}
+
+/// What there is of one partition, one copy of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Extent {
+    partition: PartitionIndex,
+    log_start_offset: Offset,
+    high_watermark: Offset,
+    log_end_offset: Offset,
+    size_bytes: u64,
+}
+
 /// Describes one topic; a name that is not there is answered with those that are near.
-pub(crate) async fn described(
-    admin: &Admin,
-    name: &str,
-) -> Result<DescribeTopicResponse, CliError> {
-    match admin.describe_topic(name).await {
+async fn described(admin: &Admin, name: &str) -> Result<Described, CliError> {
+    let description = match admin.describe_topic(name).await {
         Err(error) if error.code() == Some(ErrorCode::UnknownTopicOrPartition) => {
-            Err(session::unknown_topic(name, &admin.metadata(None).await?))
+            return Err(session::unknown_topic(name, &admin.metadata(None).await?));
         }
-        answer => Ok(answer?),
+        answer => answer?,
+    };
+    let partitions = placement::partitions_of(&description.topic);
+    let alone = partitions.iter().all(|it| it.metadata.replicas.len() == 1);
+    // One copy, and the broker that answered has it: nobody knows more.
+    if alone && description.logs.len() == partitions.len() {
+        return Ok(Described::new(description, partitions, Vec::new()));
     }
+    let named: Vec<_> = partitions.iter().map(|it| (name, it.index)).collect();
+    let seen = admin.describe_replicas(&named).await?;
+    Ok(Described::new(description, partitions, seen.into_iter().map(Result::ok).collect()))
 }
 
-/// Readable records over all partitions, by offsets; compaction may have removed some of them.
-pub(crate) fn record_count(topic: &DescribeTopicResponse) -> u64 {
-    topic.logs.iter().map(|log| log.high_watermark.saturating_sub(log.log_start_offset)).sum()
-}
+impl Described {
+    fn new(
+        description: DescribeTopicResponse,
+        partitions: Vec<Partition>,
+        mut seen: Vec<Option<PartitionReplicas>>,
+    ) -> Self {
+        seen.resize(partitions.len(), None);
+        Self { description, partitions, seen }
+    }
 
-/// Bytes on disk over all partitions.
-pub(crate) fn size_bytes(topic: &DescribeTopicResponse) -> u64 {
-    topic.logs.iter().map(|log| log.size_bytes).sum()
+    /// What its leader says of a partition, or else the broker that answered, if it has a copy.
+    fn extent(&self, partition: PartitionIndex) -> Option<Extent> {
+        if let Some(Some(seen)) = self.seen.get(partition as usize) {
+            return Some(Extent {
+                partition,
+                log_start_offset: seen.log_start_offset,
+                high_watermark: seen.high_watermark,
+                log_end_offset: seen.log_end_offset,
+                size_bytes: seen.size_bytes,
+            });
+        }
+        let log = self.description.logs.iter().find(|log| log.partition == partition)?;
+        Some(Extent {
+            partition,
+            log_start_offset: log.log_start_offset,
+            high_watermark: log.high_watermark,
+            log_end_offset: log.log_end_offset,
+            size_bytes: log.size_bytes,
+        })
+    }
+
+    fn extents(&self) -> impl Iterator<Item = Extent> {
+        self.partitions.iter().filter_map(|it| self.extent(it.index))
+    }
+
+    /// Readable records over all partitions, by offsets; compaction may have removed some of them.
+    fn record_count(&self) -> u64 {
+        self.extents().map(|it| it.high_watermark.saturating_sub(it.log_start_offset)).sum()
+    }
+
+    /// Bytes on disk over all partitions, one copy of each.
+    fn size_bytes(&self) -> u64 {
+        self.extents().map(|it| it.size_bytes).sum()
+    }
 }
 
 /// Reads `name=value`.

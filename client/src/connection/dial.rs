@@ -51,8 +51,9 @@ async fn agree(mut stream: TcpStream, address: &Arc<str>) -> Result<TcpStream, C
     let mut answer = [0; PREFACE_BYTES];
     match stream.read_exact(&mut answer).await {
         Ok(_) => {}
+        // Whoever hangs up without a word may be a broker that is dying; what is no broker says something else.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            return Err(ConnectError::NotTidemark { address: address.clone() });
+            return Err(io_error(io::Error::new(error.kind(), "it closed the connection")));
         }
         Err(error) => return Err(io_error(error)),
     }

@@ -5,8 +5,15 @@
 
 mod fetch;
 mod push;
+mod silence;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use tidemark_protocol::{Failure, LeaderEpoch, Offset, TopicPartition, messages::FetchedPartition};
@@ -63,6 +70,8 @@ struct Worker {
     window_bytes: u32,
     events: mpsc::Sender<(SessionId, Event)>,
     readings: Vec<Reading>,
+    /// Set with everything that comes from the broker.
+    heard: Arc<AtomicBool>,
 }
 
 /// The consumer is gone, or does not want this session any more.
@@ -102,6 +111,7 @@ impl Starter {
             window_bytes,
             events: self.events.clone(),
             readings,
+            heard: Arc::default(),
         };
         Session { id, task: tasks::spawn("consumer-session", address, worker.run()) }
     }
@@ -115,9 +125,17 @@ impl Drop for Session {
 
 impl Worker {
     async fn run(mut self) {
-        let end = match self.config.transport {
-            Transport::Push => self.push().await,
-            Transport::Fetch => self.fetch().await,
+        let silence = silence::Watch::new(&self);
+        let reading = async {
+            match self.config.transport {
+                Transport::Push => self.push().await,
+                Transport::Fetch => self.fetch().await,
+            }
+        };
+        let end = tokio::select! {
+            biased;
+            end = reading => end,
+            error = silence.led_by_others() => Err(End::Error(error)),
         };
         if let Err(End::Error(error)) = end {
             // Nobody listening is the same as nobody wanting to know.
@@ -126,6 +144,7 @@ impl Worker {
     }
 
     async fn tell(&self, event: Event) -> Result<(), Unwanted> {
+        self.heard.store(true, Ordering::Relaxed);
         self.events.send((self.id, event)).await.map_err(|_| Unwanted)
     }
 

@@ -33,7 +33,8 @@ pub struct ProducerConfig {
     pub request_timeout: Duration,
     /// Whether to repeat a request whose outcome is unknown (connection lost, no answer in time). `true`:
     /// records are delivered at least once, and may be written twice. `false`: at most once, and such
-    /// records fail with an error whose `is_indeterminate` is true.
+    /// records fail with an error whose `is_indeterminate` is true. Either way the order is kept; the documentation of the
+    /// producer's module says in full what to expect when a leader fails.
     pub retry_indeterminate: bool,
 }
 

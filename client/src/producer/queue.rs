@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use tidemark_protocol::{
-    PartitionIndex, TimestampMs,
+    LeaderEpoch, PartitionIndex, TimestampMs,
     batch::{BatchBuilder, BatchError},
     limits::BATCH_RECORDS_MAX,
     messages::{Acks, Durability},
@@ -138,6 +138,8 @@ struct State {
     in_flight: Vec<InFlight>,
     not_before: Option<Instant>,
     failures: u32,
+    /// The leader epoch in which the last attempt failed; a leader of a later one is worth an attempt at once.
+    failed_in: Option<LeaderEpoch>,
     /// The sender has this queue in its list.
     listed: bool,
     /// So many batches are to be sent alone: one of them was refused, and the others are innocent.
@@ -149,10 +151,24 @@ struct State {
 #[derive(Debug)]
 struct InFlight {
     outcome: Arc<Outcome>,
+    opened: Instant,
     deadline: Instant,
     maybe_written: bool,
+    /// Of the attempt before.
+    last_error: Option<Arc<RequestError>>,
     /// Set when the request is handed to a connection.
     sent: Arc<AtomicBool>,
+}
+
+/// When and how what an attempt brought back is sent again.
+#[derive(Clone, Copy)]
+pub(super) enum Again<'a> {
+    /// Now, each of the batches in a request of its own.
+    Alone,
+    /// Now: the attempt went to a leader that is none any more.
+    AtOnce,
+    /// After `pause(failures in a row)`, unless a leader of a later epoch than the one that failed is heard of.
+    After { now: Instant, pause: &'a dyn Fn(u32) -> Duration, epoch: LeaderEpoch },
 }
 
 /// What the sender must be told after a record was added.
@@ -280,8 +296,10 @@ impl PartitionQueue {
             .iter()
             .map(|batch| InFlight {
                 outcome: batch.outcome.clone(),
+                opened: batch.opened,
                 deadline: batch.opened + delivery_timeout,
                 maybe_written: batch.maybe_written,
+                last_error: batch.last_error.clone(),
                 sent: sent.clone(),
             })
             .collect();
@@ -292,26 +310,25 @@ impl PartitionQueue {
     pub(super) fn settled(&self) {
         let mut state = self.state();
         state.in_flight.clear();
-        state.failures = 0;
-        state.not_before = None;
+        state.forget_failures();
     }
 
-    /// The attempt is to be repeated after `pause(failures in a row)`. With `alone` each of the batches goes
-    /// in a request of its own. Batches that have an outcome already are not repeated but returned.
+    /// The attempt is to be repeated as `again` says. Batches that have an outcome already are not repeated but returned.
     pub(super) fn give_back(
         &self,
         batches: Vec<QueuedBatch>,
-        alone: bool,
-        now: Instant,
-        pause: impl FnOnce(u32) -> Duration,
+        again: Again<'_>,
     ) -> Vec<QueuedBatch> {
         let mut state = self.state();
         state.in_flight.clear();
-        if alone {
-            state.alone = batches.len();
-        } else {
-            state.failures = state.failures.saturating_add(1);
-            state.not_before = Some(now + pause(state.failures));
+        match again {
+            Again::Alone => state.alone = batches.len(),
+            Again::AtOnce => state.forget_failures(),
+            Again::After { now, pause, epoch } => {
+                state.failures = state.failures.saturating_add(1);
+                state.not_before = Some(now + pause(state.failures));
+                state.failed_in = Some(epoch);
+            }
         }
         let (over, again): (Vec<_>, Vec<_>) =
             batches.into_iter().partition(|batch| batch.outcome.is_set());
@@ -319,6 +336,25 @@ impl PartitionQueue {
             state.closed.push_front(batch);
         }
         over
+    }
+
+    /// A leader of this epoch is known: what failed under an earlier one need not wait any longer.
+    pub(super) fn hear_of_leader(&self, epoch: LeaderEpoch) {
+        let mut state = self.state();
+        if state.failed_in.is_some_and(|failed_in| failed_in < epoch) {
+            state.forget_failures();
+        }
+    }
+
+    /// The failure of the last attempt to deliver the oldest batch, if there was one; since when the batch has been here, and
+    /// whether an attempt may have written it.
+    pub(super) fn obstacle(&self) -> Option<(Instant, Arc<RequestError>, bool)> {
+        let state = self.state();
+        match (state.in_flight.first(), state.closed.front()) {
+            (Some(it), _) => Some((it.opened, it.last_error.clone()?, it.maybe_written)),
+            (None, Some(it)) => Some((it.opened, it.last_error.clone()?, it.maybe_written)),
+            (None, None) => None,
+        }
     }
 
     /// Ends what is older than `delivery_timeout`, each after telling `failed`; answers the batches that
@@ -345,7 +381,7 @@ impl PartitionQueue {
         let mut state = self.state();
         for batch in state.in_flight.iter().filter(|batch| batch.deadline <= now) {
             let indeterminate = batch.maybe_written || batch.sent.load(Ordering::Acquire);
-            end(&batch.outcome, error(None, indeterminate));
+            end(&batch.outcome, error(batch.last_error.clone(), indeterminate));
         }
         if state.open.as_ref().is_some_and(|open| open.opened + delivery_timeout <= now) {
             state.close_open();
@@ -400,6 +436,12 @@ impl PartitionQueue {
 }
 
 impl State {
+    fn forget_failures(&mut self) {
+        self.failures = 0;
+        self.not_before = None;
+        self.failed_in = None;
+    }
+
     fn close_open(&mut self) {
         if let Some(mut open) = self.open.take() {
             self.previous_bytes = open.builder().estimated_bytes();

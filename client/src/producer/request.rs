@@ -4,6 +4,7 @@
 //! it brings back its batches with what became of them.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,10 +14,10 @@ use std::{
 
 use bytes::Bytes;
 use tidemark_protocol::{
-    Failure, LeaderEpoch, TopicPartition,
+    ErrorCode, Failure, LeaderEpoch, TopicPartition,
     messages::{Acks, ProducePartition, ProduceReceipt, ProduceRequest, ProduceResponse},
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{
     config::ProducerConfig,
@@ -25,7 +26,15 @@ use super::{
 use crate::{
     cluster::Cluster,
     error::{ProduceError, RequestError},
+    metadata::Metadata,
 };
+
+/// A broker that is silent about a request for so long may not be the leader any more: the metadata is asked for.
+const ASK_AFTER: Duration = Duration::from_millis(500);
+/// It is asked for again after growing pauses, up to this.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// A leader that was deposed and lives says itself what became of a request; it has this long for it.
+const LAST_WORD: Duration = Duration::from_millis(500);
 
 /// A request being put together.
 #[derive(Debug)]
@@ -82,7 +91,12 @@ impl Draft {
         let fates = if header.partitions.is_empty() {
             Vec::new()
         } else {
-            match self.exchange(&cluster, &header, payload, deadline).await {
+            let exchanged = tokio::select! {
+                biased;
+                exchanged = self.exchange(&cluster, &header, payload, deadline) => exchanged,
+                () = self.led_by_others(&cluster) => Err(self.abandoned()),
+            };
+            match exchanged {
                 Ok(fates) => fates,
                 Err(error) => vec![Fate::Failed(error); self.partitions.len()],
             }
@@ -149,6 +163,46 @@ impl Draft {
         let last = Instant::now() + broker_wait + cluster.config().request_timeout;
         let (answer, _) = connection.request(request, payload, broker_wait, last).await?;
         fates(answer, request.partitions.len(), &self.address)
+    }
+
+    /// Returns when others lead all of its partitions, and this broker, if it has been sent the request, had the time to say
+    /// what became of it. A broker that is cut off or stands still would be waited for in vain for very long.
+    async fn led_by_others(&self, cluster: &Cluster) {
+        let mut known = cluster.watch_metadata();
+        let mut pause = ASK_AFTER;
+        while !self.has_moved(&cluster.metadata()) {
+            tokio::select! {
+                // The sender of changes lives in the cluster.
+                _ = known.changed() => {}
+                () = sleep(pause) => {
+                    pause = (pause * 2).min(ASK_AGAIN_AFTER);
+                    let topics: BTreeSet<_> =
+                        self.partitions.iter().map(|part| part.queue.topic.clone()).collect();
+                    let topics: Vec<_> = topics.into_iter().collect();
+                    // Nobody can say now; there will be another time.
+                    drop(cluster.refresh(&topics, cluster.deadline()).await);
+                }
+            }
+        }
+        if self.sent.load(Ordering::Acquire) {
+            sleep(LAST_WORD).await;
+        }
+    }
+
+    fn has_moved(&self, metadata: &Metadata) -> bool {
+        self.partitions.iter().all(|part| {
+            metadata.has_later_leader(&part.queue.topic, part.queue.partition, part.epoch)
+        })
+    }
+
+    fn abandoned(&self) -> RequestError {
+        if self.sent.load(Ordering::Acquire) {
+            let reason = "it is silent, and others lead its partitions now".into();
+            RequestError::ConnectionLost { address: self.address.clone(), reason, sent: true }
+        } else {
+            let message = "others lead its partitions now, nothing was sent";
+            RequestError::Refused(Failure::new(ErrorCode::NotLeader, message))
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     delivery::BatchReceipt,
-    queue::{Guarantee, PartitionQueue, Readiness},
+    queue::{Again, Guarantee, PartitionQueue, Readiness},
     request::{Draft, Fate, Finished, Part},
     shared::Shared,
 };
@@ -238,8 +238,10 @@ impl Sender {
 
     /// Repeats what may be repeated and fails the rest.
     fn failed(&mut self, part: Part, error: RequestError) {
-        let Part { queue, mut batches, .. } = part;
-        if may_be_stale(&error) {
+        let Part { queue, mut batches, epoch, .. } = part;
+        let metadata = self.shared.cluster.metadata();
+        let moved = metadata.has_later_leader(&queue.topic, queue.partition, epoch);
+        if may_be_stale(&error) && !moved {
             self.stale.insert(queue.topic.clone());
         }
         let indeterminate = error.is_indeterminate();
@@ -248,9 +250,12 @@ impl Sender {
         // The broker refuses all of a partition's batches for the fault of one.
         let alone = !repeat && !indeterminate && is_fault_of_one(&error) && batches.len() > 1;
         if !repeat && !alone {
-            let (topic, partition) = (queue.topic.clone(), queue.partition);
-            let error = ProduceError::Request { topic, partition, source: error };
-            self.shared.fail(&batches, &error);
+            for batch in batches {
+                let (topic, partition) = (queue.topic.clone(), queue.partition);
+                let (source, maybe_written) = (error.clone(), batch.maybe_written);
+                let error = ProduceError::Request { topic, partition, source, maybe_written };
+                self.shared.fail(&[batch], &error);
+            }
             queue.settled();
             return;
         }
@@ -264,7 +269,14 @@ impl Sender {
         let pause = |failures: u32| -> Duration {
             tasks::pause(client.retry_backoff, client.retry_backoff_max, failures)
         };
-        let over = queue.give_back(batches, alone, Instant::now(), pause);
+        let again = if alone {
+            Again::Alone
+        } else if moved {
+            Again::AtOnce
+        } else {
+            Again::After { now: Instant::now(), pause: &pause, epoch }
+        };
+        let over = queue.give_back(batches, again);
         self.shared.give_room(&over);
     }
 
@@ -306,12 +318,16 @@ impl Sender {
             let known = metadata.topic(&queue.topic).map(|topic| topic.partition_count());
             if let Some(error) = missing(queue, known) {
                 self.shared.fail(&queue.drain(), &error);
-            } else if metadata.leader(&queue.topic, queue.partition).is_none() {
+            } else if let Some(leader) = metadata.leader(&queue.topic, queue.partition) {
+                queue.hear_of_leader(leader.epoch);
+            } else {
                 self.stale.insert(queue.topic.clone());
             }
         }
         if self.stale.is_empty() {
             self.refresh_backoff.reset();
+        } else {
+            self.shared.cluster.move_on();
         }
     }
 }
@@ -332,6 +348,7 @@ impl Drop for Sender {
                     reason: "the producer was dropped before the answer".into(),
                     sent,
                 },
+                maybe_written: sent,
             });
             self.shared.fail(&queue.drain(), &ProduceError::Closed);
         }
@@ -359,10 +376,11 @@ fn may_be_stale(error: &RequestError) -> bool {
         RequestError::Refused(failure) => matches!(
             failure.code,
             ErrorCode::NotLeader
+                | ErrorCode::NotLeaderAfterAppend
                 | ErrorCode::FencedLeaderEpoch
                 | ErrorCode::UnknownLeaderEpoch
                 | ErrorCode::UnknownTopicOrPartition
-                | ErrorCode::OutcomeUnknown
+                | ErrorCode::NotLeaderAfterAppend
         ),
         _ => false,
     }

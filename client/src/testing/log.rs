@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use tidemark_protocol::{
-    ErrorCode, Failure, Offset, TopicId, TopicPartition,
+    BrokerId, ErrorCode, Failure, LeaderEpoch, Offset, TopicId, TopicPartition,
     batch::{Batch, batches, stamp},
     ids::NO_TIMESTAMP,
     limits::BATCH_BYTES_MAX,
     messages::{
         Durability, FetchedPartition, ListOffsetsPartition, ListedOffset, OffsetQuery,
-        PartitionMetadata, ProduceReceipt, TopicMetadata, TopicSettings,
+        PartitionMetadata, ProducePartition, ProduceReceipt, TopicMetadata, TopicSettings,
     },
 };
 
-const LEADER_EPOCH: u32 = 7;
+/// Of every partition that nobody has given another leader.
+const FIRST_EPOCH: LeaderEpoch = 7;
 
 #[derive(Debug, Default)]
 pub(super) struct Topics {
@@ -28,11 +29,38 @@ struct Topic {
     partitions: Vec<Log>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Log {
+    leader: Option<BrokerId>,
+    epoch: LeaderEpoch,
     batches: Vec<Batch>,
     start: Offset,
     end: Offset,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { leader: Some(1), epoch: FIRST_EPOCH, batches: Vec::new(), start: 0, end: 0 }
+    }
+}
+
+impl Log {
+    /// Refuses what is not for this leader, or for another epoch of it.
+    fn led_by(&self, at: BrokerId, epoch: Option<LeaderEpoch>) -> Result<(), Failure> {
+        let refuse = |code, message: &str| Err(Failure::new(code, message));
+        if self.leader != Some(at) {
+            return refuse(ErrorCode::NotLeader, "another broker leads it, or none");
+        }
+        match epoch {
+            Some(epoch) if epoch < self.epoch => {
+                refuse(ErrorCode::FencedLeaderEpoch, "the epoch is older")
+            }
+            Some(epoch) if epoch > self.epoch => {
+                refuse(ErrorCode::UnknownLeaderEpoch, "the epoch is not known yet")
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Topics {
@@ -59,10 +87,10 @@ impl Topics {
 
     pub(super) fn metadata(&self, names: Option<&[String]>) -> Vec<TopicMetadata> {
         let wanted = |name: &String| names.is_none_or(|names| names.contains(name));
-        let partition = PartitionMetadata {
-            leader: Some(1),
-            leader_epoch: LEADER_EPOCH,
-            partition_epoch: 0,
+        let partition = |log: &Log| PartitionMetadata {
+            leader: log.leader,
+            leader_epoch: log.epoch,
+            partition_epoch: log.epoch,
             replicas: vec![1],
             isr: vec![1],
             ..PartitionMetadata::default()
@@ -71,18 +99,28 @@ impl Topics {
         let described = topics.map(|(name, topic)| TopicMetadata {
             name: name.clone(),
             id: topic.id,
-            partitions: vec![partition.clone(); topic.partitions.len()],
+            partitions: topic.partitions.iter().map(partition).collect(),
             settings: TopicSettings::new(),
         });
         described.collect()
     }
 
+    pub(super) fn set_leader(&mut self, topic: &str, partition: u32, leader: Option<BrokerId>) {
+        if let Some(topic) = self.by_name.get_mut(topic) {
+            let log = &mut topic.partitions[partition as usize];
+            log.leader = leader;
+            log.epoch += 1;
+        }
+    }
+
     pub(super) fn append(
         &mut self,
-        partition: TopicPartition,
+        at: BrokerId,
+        part: &ProducePartition,
         payload: Bytes,
     ) -> Result<ProduceReceipt, Failure> {
-        let log = self.log_mut(partition)?;
+        let log = self.log_mut(part.partition)?;
+        log.led_by(at, part.leader_epoch)?;
         let invalid = |detail: String| Failure::new(ErrorCode::InvalidBatch, detail);
         let batches: Vec<Batch> = batches(payload)
             .collect::<Result<_, _>>()
@@ -95,7 +133,7 @@ impl Topics {
         let base_offset = log.end;
         for batch in &batches {
             let mut bytes = BytesMut::from(&batch.bytes()[..]);
-            stamp(&mut bytes, log.end, LEADER_EPOCH);
+            stamp(&mut bytes, log.end, log.epoch);
             let stored = Batch::parse(&mut bytes.freeze()).expect("it was parsed before");
             log.end = stored.header.next_offset();
             log.batches.push(stored);
@@ -103,7 +141,7 @@ impl Topics {
         Ok(ProduceReceipt {
             base_offset,
             record_count: batches.iter().map(|batch| batch.header.record_count).sum(),
-            leader_epoch: LEADER_EPOCH,
+            leader_epoch: log.epoch,
             durability: Durability::Memory,
             replicas_memory: 1,
             replicas_durable: 0,
@@ -114,11 +152,13 @@ impl Topics {
     /// Batches from `offset` on, about `max_bytes`, at least one if there is one.
     pub(super) fn read(
         &self,
+        (at, epoch): (BrokerId, Option<LeaderEpoch>),
         partition: TopicPartition,
         offset: Offset,
         max_bytes: usize,
     ) -> Result<(FetchedPartition, Bytes, Offset), Failure> {
         let log = self.log(partition)?;
+        log.led_by(at, epoch)?;
         if offset < log.start || offset > log.end {
             let message = format!("offset {offset} is outside {} to {}", log.start, log.end);
             return Err(Failure::new(ErrorCode::OffsetOutOfRange, message));
@@ -135,14 +175,19 @@ impl Topics {
         let fetched = FetchedPartition {
             high_watermark: log.end,
             log_start_offset: log.start,
-            leader_epoch: LEADER_EPOCH,
+            leader_epoch: log.epoch,
             batch_bytes: u32::try_from(payload.len()).expect("tests are small"),
         };
         Ok((fetched, payload.freeze(), next))
     }
 
-    pub(super) fn list(&self, question: &ListOffsetsPartition) -> Result<ListedOffset, Failure> {
+    pub(super) fn list(
+        &self,
+        at: BrokerId,
+        question: &ListOffsetsPartition,
+    ) -> Result<ListedOffset, Failure> {
         let log = self.log(question.partition)?;
+        log.led_by(at, question.leader_epoch)?;
         let records = || log.batches.iter().flat_map(|batch| batch.records().unwrap_or_default());
         let found = match question.query {
             OffsetQuery::Earliest => Some((log.start, NO_TIMESTAMP)),
@@ -155,15 +200,17 @@ impl Topics {
                 .map(|record| (record.offset, record.timestamp_ms)),
         };
         let (offset, timestamp_ms) = found.unwrap_or((log.end, NO_TIMESTAMP));
-        Ok(ListedOffset { offset, timestamp_ms, leader_epoch: LEADER_EPOCH })
+        Ok(ListedOffset { offset, timestamp_ms, leader_epoch: log.epoch })
     }
 
     pub(super) fn delete_records(
         &mut self,
+        at: BrokerId,
         partition: TopicPartition,
         before: Option<Offset>,
     ) -> Result<Offset, Failure> {
         let log = self.log_mut(partition)?;
+        log.led_by(at, None)?;
         log.start = before.unwrap_or(log.end).clamp(log.start, log.end);
         Ok(log.start)
     }

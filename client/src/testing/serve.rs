@@ -18,11 +18,11 @@ use tidemark_protocol::{
     limits::FRAME_BYTES_MAX,
     message::{Api, Request},
     messages::{
-        Acks, AddPartitionsRequest, AddPartitionsResponse, BrokerMetadata, CreateTopicRequest,
-        CreateTopicResponse, CreditHeader, DeleteRecordsRequest, DeleteRecordsResponse,
-        DeleteTopicRequest, DeleteTopicResponse, FetchRequest, FetchResponse, ListOffsetsRequest,
-        ListOffsetsResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse,
-        PushHeader, SubscribeRequest, SubscribeResponse, SubscribedPartition,
+        Acks, AddPartitionsRequest, AddPartitionsResponse, CreateTopicRequest, CreateTopicResponse,
+        CreditHeader, DeleteRecordsRequest, DeleteRecordsResponse, DeleteTopicRequest,
+        DeleteTopicResponse, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse,
+        MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, PushHeader,
+        SubscribeRequest, SubscribeResponse, SubscribedPartition,
     },
 };
 use tokio::{
@@ -80,6 +80,7 @@ struct Credit {
 
 async fn serve(mut stream: TcpStream, world: Arc<World>) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    world.going().await;
     let mut theirs = [0; 8];
     stream.read_exact(&mut theirs).await?;
     stream.write_all(&Preface::OURS.encode()).await?;
@@ -133,6 +134,7 @@ impl Connection {
         let api = Api::from_number(frame.api).ok_or_else(|| io::Error::other("unknown API"))?;
         let mut refused = None;
         let mut broken = false;
+        self.world.going().await;
         match self.world.arrived(api) {
             Some(Fault::Refuse(code)) => {
                 let refusal: Result<(), Failure> = Err(Failure::new(code, "injected"));
@@ -167,10 +169,10 @@ impl Connection {
             let share = payload.split_to(part.batch_bytes as usize);
             outcomes.push(match refused.take() {
                 Some(code) => Err(Failure::new(code, "injected")),
-                None => locked(&self.world.topics).append(part.partition, share),
+                None => locked(&self.world.shared.topics).append(self.world.id, part, share),
             });
         }
-        self.world.changed();
+        self.world.shared.changed();
         if broken {
             return Err(io::Error::other("injected"));
         }
@@ -184,7 +186,7 @@ impl Connection {
     async fn fetch(&self, frame: &Frame, refused: Option<ErrorCode>) -> io::Result<()> {
         let request: FetchRequest = decode(frame)?;
         let deadline = Instant::now() + Duration::from_millis(request.max_wait_ms.into());
-        let mut changes = self.world.changes.subscribe();
+        let mut changes = self.world.shared.changes.subscribe();
         loop {
             changes.mark_unchanged();
             let mut refused = refused;
@@ -193,9 +195,11 @@ impl Connection {
             for part in &request.partitions {
                 let left =
                     (request.max_bytes.min(part.max_bytes) as usize).saturating_sub(payload.len());
-                let read = match refused.take() {
-                    Some(code) => Err(Failure::new(code, "injected")),
-                    None => locked(&self.world.topics).read(part.partition, part.offset, left),
+                let read = if let Some(code) = refused.take() {
+                    Err(Failure::new(code, "injected"))
+                } else {
+                    let at = (self.world.id, part.leader_epoch);
+                    locked(&self.world.shared.topics).read(at, part.partition, part.offset, left)
                 };
                 outcomes.push(read.map(|(mut fetched, bytes, _)| {
                     if payload.is_empty() || bytes.len() <= left {
@@ -221,9 +225,11 @@ impl Connection {
         let mut outcomes = Vec::new();
         let mut positions = Vec::new();
         for part in &request.partitions {
-            let read = match refused.take() {
-                Some(code) => Err(Failure::new(code, "injected")),
-                None => locked(&self.world.topics).read(part.partition, part.offset, 0),
+            let read = if let Some(code) = refused.take() {
+                Err(Failure::new(code, "injected"))
+            } else {
+                let at = (self.world.id, part.leader_epoch);
+                locked(&self.world.shared.topics).read(at, part.partition, part.offset, 0)
             };
             if read.is_ok() {
                 positions.push((part.partition, part.offset));
@@ -261,7 +267,16 @@ impl Connection {
     }
 
     async fn administer(&self, api: Api, frame: &Frame, broken: bool) -> io::Result<()> {
-        let topics = &self.world.topics;
+        let (topics, at) = (&self.world.shared.topics, self.world.id);
+        let decides = matches!(
+            api,
+            Api::CreateTopic | Api::DeleteTopic | Api::AddPartitions | Api::ChangeBroker
+        );
+        if decides && locked(&self.world.shared.members).controller != Some(at) {
+            let refusal: Result<(), _> =
+                Err(Failure::new(ErrorCode::NotController, "this node is not the controller"));
+            return self.answer(frame, &refusal, Bytes::new()).await;
+        }
         let head = match api {
             Api::Metadata => {
                 let request: MetadataRequest = decode(frame)?;
@@ -293,16 +308,15 @@ impl Connection {
             }
             Api::ListOffsets => {
                 let request: ListOffsetsRequest = decode(frame)?;
-                let list = |question| locked(topics).list(question);
+                let list = |question| locked(topics).list(at, question);
                 let partitions = request.partitions.iter().map(list).collect();
                 head(frame, &Ok(ListOffsetsResponse { partitions }))
             }
             Api::DeleteRecords => {
                 let request: DeleteRecordsRequest = decode(frame)?;
-                let delete = request
-                    .partitions
-                    .iter()
-                    .map(|part| locked(topics).delete_records(part.partition, part.before_offset));
+                let delete = request.partitions.iter().map(|part| {
+                    locked(topics).delete_records(at, part.partition, part.before_offset)
+                });
                 head(frame, &Ok(DeleteRecordsResponse { partitions: delete.collect() }))
             }
             _ => head::<()>(frame, &Err(Failure::new(ErrorCode::UnsupportedApi, "not faked"))),
@@ -314,21 +328,19 @@ impl Connection {
     }
 
     fn metadata(&self, request: &MetadataRequest) -> MetadataResponse {
-        let address = self.world.address;
+        let (controller_id, metadata_index, brokers) = {
+            let members = locked(&self.world.shared.members);
+            let brokers = members.brokers.values().cloned().collect();
+            (members.controller, members.metadata_index, brokers)
+        };
         MetadataResponse {
             cluster_id: "fake".to_owned(),
-            controller_id: Some(1),
-            broker_id: 1,
-            metadata_index: 0,
-            brokers: vec![BrokerMetadata {
-                id: 1,
-                host: address.ip().to_string(),
-                port: address.port(),
-                rack: None,
-                fenced: false,
-                ..BrokerMetadata::default()
-            }],
-            topics: locked(&self.world.topics).metadata(request.topics.as_deref()),
+            controller_id,
+            broker_id: self.world.id,
+            metadata_index,
+            brokers,
+            // Read last: what changes meanwhile is told too early, never under an index that has it already.
+            topics: locked(&self.world.shared.topics).metadata(request.topics.as_deref()),
         }
     }
 
@@ -360,7 +372,7 @@ impl Pushing {
         self,
         mut positions: Vec<(tidemark_protocol::TopicPartition, u64)>,
     ) -> io::Result<()> {
-        let mut changes = self.world.changes.subscribe();
+        let mut changes = self.world.shared.changes.subscribe();
         while !positions.is_empty() {
             changes.mark_unchanged();
             let mut idle = true;
@@ -370,7 +382,10 @@ impl Pushing {
                     self.credit.granted.notified().await;
                 }
                 let max_bytes = self.max_push_bytes;
-                let read = locked(&self.world.topics).read(*partition, *offset, max_bytes);
+                self.world.going().await;
+                let whom = (self.world.id, None);
+                let read =
+                    locked(&self.world.shared.topics).read(whom, *partition, *offset, max_bytes);
                 let (outcome, payload) = match read {
                     Ok((_, payload, _)) if payload.is_empty() => continue,
                     Ok((fetched, payload, next)) => {

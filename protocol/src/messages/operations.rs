@@ -8,7 +8,7 @@ use crate::{
     message::{Api, Request},
 };
 
-/// Asks for the quorum of controllers. Any node passes it on to the active controller.
+/// Asks the active controller for the quorum; any other node answers `NotController`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DescribeQuorumRequest {}
 

@@ -11,6 +11,8 @@ use tidemark_protocol::{
     messages::*,
 };
 
+use crate::cluster;
+
 /// A structure, and how it travels if it is a header of its own.
 pub(crate) struct Sample {
     pub(crate) structure: String,
@@ -35,12 +37,14 @@ pub(crate) fn all() -> Vec<Sample> {
     offsets(&mut all);
     topics(&mut all);
     brokers(&mut all);
+    cluster::operations(&mut all);
+    cluster::nodes(&mut all);
     part(&mut all, &failure());
     part(&mut all, &PARTITION);
     all
 }
 
-fn part<T: Debug>(all: &mut Vec<Sample>, value: &T) {
+pub(crate) fn part<T: Debug>(all: &mut Vec<Sample>, value: &T) {
     let text = format!("{value:#?}");
     let structure = text.split(' ').next().unwrap_or_default().to_owned();
     // Fields of the structure itself are indented once.
@@ -54,14 +58,19 @@ fn part<T: Debug>(all: &mut Vec<Sample>, value: &T) {
     all.push(Sample { structure, fields, header: None });
 }
 
-fn header<T: Debug + Serialize>(all: &mut Vec<Sample>, api: Api, kind: FrameKind, value: &T) {
+pub(crate) fn header<T: Debug + Serialize>(
+    all: &mut Vec<Sample>,
+    api: Api,
+    kind: FrameKind,
+    value: &T,
+) {
     part(all, value);
     if let Some(sample) = all.last_mut() {
         sample.header = Some((api, kind, encoded(value)));
     }
 }
 
-fn api<R: Request + Debug>(all: &mut Vec<Sample>, request: &R, response: R::Response)
+pub(crate) fn api<R: Request + Debug>(all: &mut Vec<Sample>, request: &R, response: R::Response)
 where
     R::Response: Debug,
 {
@@ -73,7 +82,7 @@ where
     }
 }
 
-fn failure() -> Failure {
+pub(crate) fn failure() -> Failure {
     Failure::new(ErrorCode::NotLeader, "broker 2 leads it")
 }
 

@@ -90,10 +90,11 @@ fn checkpoints_come_back_and_only_a_closed_directory_is_clean() {
     let mut checkpoints = dir.load_checkpoints().unwrap();
     assert!(!checkpoints.is_clean());
     assert_eq!(checkpoints.take(LOG), Some(checkpoint(5)));
-    dir.close(&[(LOG, checkpoint(9))]).unwrap();
+    dir.close(&[(LOG, checkpoint(9))], Some(7)).unwrap();
     let dir = open(temp.path());
     let mut checkpoints = dir.load_checkpoints().unwrap();
     assert!(checkpoints.is_clean());
+    assert_eq!(checkpoints.clean_epoch(), Some(7));
     assert_eq!(checkpoints.take(LOG), Some(Checkpoint { clean: true, ..checkpoint(9) }));
     let again = dir.load_checkpoints().unwrap();
     assert!(!again.is_clean(), "the mark is used up");

@@ -60,7 +60,7 @@ pub struct Recovery {
 pub struct Extent {
     /// What lies below may be there in part: its deletion was decided.
     pub log_start: Offset,
-    /// What lies from here on may be there in part: a truncation was not completed.
+    /// What lies from here on may be there in part: a truncation or a restart was not completed.
     pub cut: Option<Offset>,
 }
 

@@ -127,7 +127,8 @@ fn main() -> ExitCode {
     };
     let total = Mutex::new(Total::default());
     let began = Instant::now();
-    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+    let threads =
+        args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| work(&seeds, &options, &total, args.keep_going && !args.hunt));
@@ -160,7 +161,9 @@ fn progress(seeds: &Seeds, total: &Mutex<Total>, began: Instant) {
             let (count, failed) = (total.seeds, total.failed.len());
             drop(total);
             let elapsed = began.elapsed().as_secs();
-            say_over(&format!("{count} seeds, {hours:.2} simulated hours in {elapsed} s, {failed} failed"));
+            say_over(&format!(
+                "{count} seeds, {hours:.2} simulated hours in {elapsed} s, {failed} failed"
+            ));
         }
     }
 }
@@ -209,7 +212,9 @@ fn summary(total: &Total, took: Duration) -> String {
     let ratio = simulated * 3600.0 / took.as_secs_f64().max(0.001);
     let mut steps = total.steps.clone();
     steps.sort_unstable();
-    let at = |per_cent: usize| steps.get(steps.len().saturating_sub(1) * per_cent / 100).copied().unwrap_or(0);
+    let at = |per_cent: usize| {
+        steps.get(steps.len().saturating_sub(1) * per_cent / 100).copied().unwrap_or(0)
+    };
     let mut text = format!(
         "{} seeds, {simulated:.2} simulated hours in {:.0} s ({ratio:.0} times as fast as real time); \
          steps per seed: median {}, 95 % {}\n",
@@ -219,7 +224,12 @@ fn summary(total: &Total, took: Duration) -> String {
         at(95)
     );
     let Figures { faults, happened, operations, checks, messages, .. } = &total.figures;
-    let all = [("faults", faults), ("happened", happened), ("operations", operations), ("checks", checks)];
+    let all = [
+        ("faults", faults),
+        ("happened", happened),
+        ("operations", operations),
+        ("checks", checks),
+    ];
     for (name, counts) in all {
         let counts: Vec<_> = counts.iter().map(|(what, count)| format!("{what} {count}")).collect();
         text += &format!("{name}: {}\n", counts.join(", "));
@@ -227,7 +237,8 @@ fn summary(total: &Total, took: Duration) -> String {
     let count = |what| operations.get(what).copied().unwrap_or(0);
     let produced = count("produce ok") + count("produce failed") + count("produce unknown");
     let unknown = count("produce unknown") * 1000 / produced.max(1);
-    text += &format!("{messages} messages; {unknown} of 1000 produce requests with an unknown outcome");
+    text +=
+        &format!("{messages} messages; {unknown} of 1000 produce requests with an unknown outcome");
     text
 }
 

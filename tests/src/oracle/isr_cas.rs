@@ -31,10 +31,14 @@ pub(super) fn check(
             }
             MetadataRecord::PartitionsAdded { topic_id, first_partition, replicas } => {
                 let all = (*first_partition..).zip(replicas);
-                changed.extend(all.map(|(partition, _)| TopicPartition { topic_id: *topic_id, partition }));
+                changed.extend(
+                    all.map(|(partition, _)| TopicPartition { topic_id: *topic_id, partition }),
+                );
             }
             MetadataRecord::BrokerRegistered { .. } => figures.happened("registrations"),
-            MetadataRecord::BrokerChanged { fenced: true, .. } => figures.happened("brokers fenced"),
+            MetadataRecord::BrokerChanged { fenced: true, .. } => {
+                figures.happened("brokers fenced")
+            }
             _ => {}
         }
     }
@@ -53,18 +57,29 @@ fn check_change(
     })?;
     let elected = now.leader.filter(|leader| Some(*leader) != was.leader);
     let is_new_epoch = now.leader_epoch == was.leader_epoch + 1;
-    require(is_new_epoch || (now.leader_epoch == was.leader_epoch && now.leader == was.leader), "S13", || {
-        format!("{id} is led by {:?} instead of {:?} from epoch {} on", now.leader, was.leader, now.leader_epoch)
-    })?;
+    require(
+        is_new_epoch || (now.leader_epoch == was.leader_epoch && now.leader == was.leader),
+        "S13",
+        || {
+            format!(
+                "{id} is led by {:?} instead of {:?} from epoch {} on",
+                now.leader, was.leader, now.leader_epoch
+            )
+        },
+    )?;
     require(now.leader.is_none_or(|leader| now.isr.contains(&leader)), "S13", || {
         format!("{id} is led by a broker that is not in sync: {now:?}")
     })?;
     let is_eligible = |node: &u32| image.is_eligible(*node);
     let joined = now.isr.iter().filter(|node| !was.isr.contains(node));
     let stray = joined.clone().find(|node| !is_eligible(node));
-    require(stray.is_none(), "S13", || format!("{stray:?} joins those in sync for {id}, and is fenced"))?;
+    require(stray.is_none(), "S13", || {
+        format!("{stray:?} joins those in sync for {id}, and is fenced")
+    })?;
     if let Some(leader) = elected {
-        require(is_eligible(&leader), "S13", || format!("{leader} is elected for {id}, and is fenced"))?;
+        require(is_eligible(&leader), "S13", || {
+            format!("{leader} is elected for {id}, and is fenced")
+        })?;
         let is_clean = was.isr.contains(&leader)
             || was.elr.contains(&leader)
             || (was.isr.is_empty() && was.elr.is_empty() && was.last_known_leader == Some(leader));
@@ -72,9 +87,11 @@ fn check_change(
         let is_last = was.leader == Some(leader) || was.last_known_leader == Some(leader);
         // The change that completes a reassignment brings the last of those who stay into sync, on the leader's word.
         let has_arrived = was.is_reassigning() && !now.is_reassigning();
-        require(is_clean || is_last || has_arrived || config.unclean_leader_election, "S13", || {
-            format!("{leader} is elected for {id} without having everything: {was:?}")
-        })?;
+        require(
+            is_clean || is_last || has_arrived || config.unclean_leader_election,
+            "S13",
+            || format!("{leader} is elected for {id} without having everything: {was:?}"),
+        )?;
     }
     Ok(())
 }

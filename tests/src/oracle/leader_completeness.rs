@@ -8,7 +8,8 @@ pub(super) fn check(ghost: &mut Ghost, key: ReplicaKey) -> Verdict {
     if ghost.lossy.contains(&partition) {
         return Ok(());
     }
-    let epoch = ghost.replicas.get(&key).and_then(|shadow| shadow.led.as_ref()).map(|led| led.epoch);
+    let epoch =
+        ghost.replicas.get(&key).and_then(|shadow| shadow.led.as_ref()).map(|led| led.epoch);
     let newest = ghost.metadata.partition(partition).map(|assigned| assigned.leader_epoch);
     if epoch < newest {
         // It has not heard yet that it is over.

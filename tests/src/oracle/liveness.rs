@@ -96,13 +96,21 @@ fn is_in_order(world: &World) -> Option<Violation> {
             let lagging: Vec<_> = assigned
                 .replicas
                 .iter()
-                .map(|id| (id, world.ghost.replicas.get(&(*id, partition)).map(super::ghost::Shadow::end)))
+                .map(|id| {
+                    (id, world.ghost.replicas.get(&(*id, partition)).map(super::ghost::Shadow::end))
+                })
                 .collect();
-            return Some(violation("L7", format!("{partition} is not in sync: {assigned:?}; ends {lagging:?}")));
+            return Some(violation(
+                "L7",
+                format!("{partition} is not in sync: {assigned:?}; ends {lagging:?}"),
+            ));
         }
         let led = world.ghost.replicas.get(&(leader, partition)).and_then(|it| it.led.as_ref());
         let Some(led) = led else {
-            return Some(violation("L3", format!("{leader} does not know that it leads {partition}")));
+            return Some(violation(
+                "L3",
+                format!("{leader} does not know that it leads {partition}"),
+            ));
         };
         if led.maximal_isr.len() != led.isr.len() {
             return Some(violation("L5", format!("a change of {partition} is pending: {led:?}")));
@@ -114,7 +122,10 @@ fn is_in_order(world: &World) -> Option<Violation> {
 fn are_writes_read(world: &World, ordered: &BTreeMap<TopicPartition, Offset>) -> Option<Violation> {
     for (partition, before) in ordered {
         if world.ghost.true_end(*partition) <= *before {
-            return Some(violation("L11", format!("nothing new is committed in {partition} after {before}")));
+            return Some(violation(
+                "L11",
+                format!("nothing new is committed in {partition} after {before}"),
+            ));
         }
         for consumer in world.consumers.values() {
             let at = consumer.positions().get(partition).copied().unwrap_or(0);
@@ -139,7 +150,10 @@ fn are_equal(world: &mut World) -> Option<Violation> {
         let replicas = world.ghost.metadata.partition(partition)?.replicas.clone();
         for node in replicas {
             if !world.ghost.is_complete((node, partition)) {
-                return Some(violation("L7", format!("node {node} has not all {end} of {partition}")));
+                return Some(violation(
+                    "L7",
+                    format!("node {node} has not all {end} of {partition}"),
+                ));
             }
             let shadow = &world.ghost.replicas[&(node, partition)];
             if shadow.end() != end || shadow.high_watermark != end {

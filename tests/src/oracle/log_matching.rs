@@ -5,7 +5,11 @@ use std::collections::BTreeSet;
 
 use tidemark_protocol::TopicPartition;
 
-use super::{Ghost, Observed, ReplicaKey, Verdict, ghost::{Shadow, Truth}, require};
+use super::{
+    Ghost, Observed, ReplicaKey, Verdict,
+    ghost::{Shadow, Truth},
+    require,
+};
 
 pub(super) fn check(ghost: &Ghost, key: ReplicaKey) -> Verdict {
     let (node, partition) = key;

@@ -8,18 +8,26 @@ use super::{Verdict, metadata::Metadata, require, violation};
 
 impl Metadata {
     /// A controller delivers an entry: the next one for its process, and the one that everybody has there.
-    pub(super) fn check_delivered(&mut self, node: NodeId, life: u64, entry: &Committed) -> Verdict {
+    pub(super) fn check_delivered(
+        &mut self,
+        node: NodeId,
+        life: u64,
+        entry: &Committed,
+    ) -> Verdict {
         let Committed { index, term, records } = entry;
         let known = self.delivered.insert(node, (life, index + 1));
         let is_next = known.is_none_or(|(of, next)| of != life || next == *index);
         require(is_next, "S14", || format!("node {node} is given entry {index} after {known:?}"))?;
         let end = self.end();
-        require(*index <= end, "S14", || format!("node {node} is given entry {index} before {end}"))?;
+        require(*index <= end, "S14", || {
+            format!("node {node} is given entry {index} before {end}")
+        })?;
         match usize::try_from(*index).ok().and_then(|at| self.entries.get(at)) {
             None => Ok(()),
             Some(known) if known.term == *term && known.records == *records => Ok(()),
             Some(known) => {
-                let text = format!("node {node} is given another entry {index}: {entry:?}, not {known:?}");
+                let text =
+                    format!("node {node} is given another entry {index}: {entry:?}, not {known:?}");
                 Err(violation("S14", text))
             }
         }

@@ -22,7 +22,9 @@ impl Ghost {
     /// A node believes that it leads the quorum in this term.
     fn quorum_led(&mut self, node: NodeId, term: u64) -> Verdict {
         let leader = *self.raft.leaders.entry(term).or_insert(node);
-        require(leader == node, "S15", || format!("nodes {leader} and {node} both lead term {term}"))
+        require(leader == node, "S15", || {
+            format!("nodes {leader} and {node} both lead term {term}")
+        })
     }
 
     /// What a node's quorum says of itself after a step.

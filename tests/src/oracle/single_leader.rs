@@ -16,7 +16,12 @@ pub(super) struct Leaders {
 
 impl Leaders {
     /// Whether somebody has appended this record, as far as anybody has seen.
-    pub(super) fn knows(&self, partition: TopicPartition, offset: Offset, mark: Mark) -> Option<bool> {
+    pub(super) fn knows(
+        &self,
+        partition: TopicPartition,
+        offset: Offset,
+        mark: Mark,
+    ) -> Option<bool> {
         let known = self.content.get(&(partition, offset, mark.epoch))?;
         Some(*known == mark.hash)
     }

@@ -54,7 +54,12 @@ impl Loss {
     }
 
     /// A broker has registered: with this entry the controller knows.
-    pub(super) fn registered(&mut self, node: NodeId, epoch: BrokerEpoch, image: &Image) -> Verdict {
+    pub(super) fn registered(
+        &mut self,
+        node: NodeId,
+        epoch: BrokerEpoch,
+        image: &Image,
+    ) -> Verdict {
         if !self.unheard.remove(&node) {
             return Ok(());
         }

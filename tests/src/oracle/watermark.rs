@@ -12,7 +12,9 @@ pub(super) fn check(
     seen: &Observed,
 ) -> Verdict {
     let shown = seen.shown_watermark <= seen.high_watermark;
-    require(shown, "S9", || format!("node {node} shows more of {partition} than is committed: {seen:?}"))?;
+    require(shown, "S9", || {
+        format!("node {node} shows more of {partition} than is committed: {seen:?}")
+    })?;
     let epoch = |led: &Option<Led>| led.as_ref().map(|led| led.epoch);
     let is_same = seen.led.is_some() && epoch(led_before) == epoch(&seen.led);
     require(!is_same || seen.high_watermark >= watermark_before, "S9", || {

@@ -20,6 +20,8 @@ pub(super) struct Pump {
     pub(super) from: Arc<TcpStream>,
     pub(super) to: Arc<TcpStream>,
     pub(super) orders: watch::Receiver<Orders>,
+    /// Of the connection; nothing is carried under a later one.
+    pub(super) generation: u64,
     /// Which of the rules are for this direction.
     pub(super) way: fn(&Rules) -> &Way,
     pub(super) random: Random,
@@ -46,14 +48,14 @@ impl Pump {
         let mut held: VecDeque<Held> = VecDeque::new();
         let mut held_bytes = 0;
         let mut free_at = Instant::now();
-        let mut ended = false;
+        let (mut ended, mut cut_short) = (false, false);
         while !ended || !held.is_empty() {
             let due = held.front().map(|first| first.due);
             tokio::select! {
                 readable = self.from.readable(), if !ended && held_bytes < HELD_BYTES_MAX => {
                     readable?;
                     let lot = self.draw();
-                    let chunk = match self.read() {
+                    let mut chunk = match self.read() {
                         Ok(None) => continue,
                         Ok(Some(chunk)) if !chunk.is_empty() => chunk,
                         // That somebody has hung up is swallowed like everything else; the connection ends with the rules.
@@ -67,11 +69,12 @@ impl Pump {
                     match lot {
                         Lot::Swallow => continue,
                         Lot::Break => return Err(io::ErrorKind::ConnectionReset.into()),
-                        Lot::CutShort if chunk.len() > 1 => {
-                            write_all(&self.to, &chunk[..chunk.len() / 2]).await?;
-                            return Err(io::ErrorKind::UnexpectedEof.into());
+                        // Behind what is still held, or bytes would be missing from the middle of the stream.
+                        Lot::CutShort => {
+                            chunk.truncate(chunk.len() / 2);
+                            (ended, cut_short) = (true, true);
                         }
-                        Lot::CutShort | Lot::Deliver => {}
+                        Lot::Deliver => {}
                     }
                     let due = self.due(chunk.len(), &mut free_at);
                     held_bytes += chunk.len();
@@ -83,6 +86,9 @@ impl Pump {
                     write_all(&self.to, &first.bytes).await?;
                 }
             }
+        }
+        if cut_short {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
         // The other direction may go on: a half-closed connection stays one.
         Ok(rustix::net::shutdown(&*self.to, rustix::net::Shutdown::Write)?)
@@ -104,7 +110,9 @@ impl Pump {
     fn draw(&mut self) -> Lot {
         let orders = self.orders.borrow();
         let way = (self.way)(&orders.rules);
-        if way.swallow {
+        if orders.generation != self.generation {
+            Lot::Break
+        } else if way.swallow {
             Lot::Swallow
         } else if self.random.one_in(way.break_one_in) {
             Lot::Break

@@ -82,9 +82,52 @@ fn swallowed_bytes_are_lost_without_a_word_and_in_one_direction_only() {
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
     proxy.change(|rules| rules.from_target.swallow = false);
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert_eq!(ask(&mut stream, b"seen").unwrap(), b"seen");
+    let ended = stream.read(&mut [0]).unwrap_err();
+    assert_eq!(ended.kind(), ErrorKind::ConnectionReset, "no stream with a hole");
+    assert_eq!(ask(&mut connect(&proxy), b"seen").unwrap(), b"seen");
+}
+
+#[test]
+fn connections_are_reset_on_demand_and_new_ones_work() {
+    let proxy = Proxy::start(echo(), 1).unwrap();
+    let mut stream = connect(&proxy);
+    assert_eq!(ask(&mut stream, b"hello").unwrap(), b"hello");
     proxy.reset_connections();
     assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(ask(&mut connect(&proxy), b"hello").unwrap(), b"hello");
+}
+
+#[test]
+fn what_arrives_of_a_connection_that_is_cut_short_has_no_holes() {
+    let proxy = Proxy::start(echo(), 1).unwrap();
+    let way = Way { delay: Duration::from_millis(3), cut_short_one_in: 5, ..Way::default() };
+    proxy.set(Rules { from_target: way, ..Rules::default() });
+    let sent: Vec<u8> = (0..5_000_u32).map(|number| (number % 251).to_le_bytes()[0]).collect();
+    let mut cut_short = 0;
+    for _ in 0..20 {
+        let mut stream = connect(&proxy);
+        stream.set_nodelay(true).unwrap();
+        let writing = {
+            let (mut stream, sent) = (stream.try_clone().unwrap(), sent.clone());
+            thread::spawn(move || {
+                // One by one, so that they come in many chunks. The connection may end at any of them.
+                let mut chunks = sent.chunks(10);
+                while chunks.next().is_some_and(|chunk| stream.write_all(chunk).is_ok()) {
+                    thread::yield_now();
+                }
+                stream.shutdown(std::net::Shutdown::Write).ok();
+            })
+        };
+        let mut arrived = Vec::new();
+        let mut byte = [0];
+        while stream.read(&mut byte).is_ok_and(|count| count == 1) {
+            arrived.push(byte[0]);
+        }
+        writing.join().unwrap();
+        assert!(sent.starts_with(&arrived), "{arrived:?}");
+        cut_short += usize::from(arrived.len() < sent.len());
+    }
+    assert!(cut_short > 0, "no connection was cut short");
 }
 
 #[test]

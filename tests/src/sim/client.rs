@@ -8,9 +8,7 @@ pub mod producer;
 use std::{collections::BTreeMap, sync::Arc};
 
 use tidemark_client::RequestError;
-use tidemark_protocol::{
-    Failure, LeaderEpoch, NodeId, TopicId, TopicPartition,
-};
+use tidemark_protocol::{Failure, LeaderEpoch, NodeId, TopicId, TopicPartition};
 
 use super::{
     core::{Core, Event, MS, Micros},
@@ -133,7 +131,11 @@ impl Caller {
     }
 
     /// Takes in what a connection brings, and gives the answers that are in it.
-    pub fn take_in(&mut self, delivery: Delivery, reach: &mut Reach<'_>) -> Vec<(Correlation, Answer)> {
+    pub fn take_in(
+        &mut self,
+        delivery: Delivery,
+        reach: &mut Reach<'_>,
+    ) -> Vec<(Correlation, Answer)> {
         let connection = delivery.connection;
         match delivery.parcel {
             Parcel::Accepted => {

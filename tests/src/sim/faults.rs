@@ -201,7 +201,9 @@ impl World {
             }
         }
         self.injected(class, inside[0]);
-        self.core.note(Who::World, "cut", [pairs.len() as u64, 0], || format!("{inside:?} of {nodes:?}"));
+        self.core.note(Who::World, "cut", [pairs.len() as u64, 0], || {
+            format!("{inside:?} of {nodes:?}")
+        });
         self.net.block(&pairs);
         let longest_us = if self.core.chance(400) { 400 * MS } else { 8 * SECOND };
         let until_us = self.core.draw(10 * MS, longest_us);
@@ -236,7 +238,11 @@ impl World {
         let replicas = if self.core.chance(150) {
             None
         } else {
-            let size = self.ghost.metadata.partition(partition).map_or(1, |it| it.target_replicas().count());
+            let size = self
+                .ghost
+                .metadata
+                .partition(partition)
+                .map_or(1, |it| it.target_replicas().count());
             Some(self.pick_nodes(size as u64))
         };
         let changes = vec![ReassignPartition { partition, replicas }];
@@ -284,16 +290,20 @@ impl World {
             return Ok(());
         }
         let partition = *self.core.random.pick(&may_rot);
-        let Some(topic) = self.ghost.metadata.image.topic_by_id(partition.topic_id) else { return Ok(()) };
+        let Some(topic) = self.ghost.metadata.image.topic_by_id(partition.topic_id) else {
+            return Ok(());
+        };
         let dir = root().join("topics").join(&*topic.name).join(partition.partition.to_string());
         let disk = self.nodes[&id].disk.clone();
         let entries = disk.list(&dir).unwrap_or_default();
-        let logs: Vec<_> = entries.iter().filter(|it| it.name.ends_with(".log") && it.bytes > 0).collect();
+        let logs: Vec<_> =
+            entries.iter().filter(|it| it.name.ends_with(".log") && it.bytes > 0).collect();
         if logs.is_empty() {
             return Ok(());
         }
         let log = *self.core.random.pick(&logs);
-        let written = self.ghost.replicas.get(&(id, partition)).map_or(0, |it| it.marks.len() as u64);
+        let written =
+            self.ghost.replicas.get(&(id, partition)).map_or(0, |it| it.marks.len() as u64);
         if written == 0 {
             return Ok(());
         }
@@ -368,7 +378,8 @@ impl World {
         }
         let Some(leader) = assigned.leader.filter(|leader| *leader != id) else { return false };
         let is_up = self.nodes[&leader].is_up() && self.ghost.metadata.is_live(leader);
-        let is_led = self.ghost.replicas.get(&(leader, partition)).is_some_and(|it| it.led.is_some());
+        let is_led =
+            self.ghost.replicas.get(&(leader, partition)).is_some_and(|it| it.led.is_some());
         is_up
             && is_led
             && !self.ghost.loss.is_flagged(leader, partition)
@@ -384,7 +395,8 @@ impl World {
     pub(super) fn tend_voters(&mut self) {
         let Some(id) = self.wiped.first().copied() else { return };
         let me = self.nodes[&id].voter();
-        let leads = |node: &&Node| node.process().and_then(|it| it.quorum()).is_some_and(|it| it.is_leader);
+        let leads =
+            |node: &&Node| node.process().and_then(|it| it.quorum()).is_some_and(|it| it.is_leader);
         let Some(leader) = self.nodes.values().find(leads) else { return };
         let (leader, status) = (leader.id, leader.process().and_then(|it| it.quorum()));
         let Some(status) = status else { return };

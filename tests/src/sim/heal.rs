@@ -66,7 +66,10 @@ impl World {
                 self.replace_disk(id, held);
             } else if node.is_up() {
                 let process = node.process().expect("it is up");
-                if process.broker.disk_failure().is_some() || process.has_controller_failed() || process.is_leaving() {
+                if process.broker.disk_failure().is_some()
+                    || process.has_controller_failed()
+                    || process.is_leaving()
+                {
                     self.crash(id);
                 }
             }

@@ -18,13 +18,20 @@ pub type Correlation = u64;
 #[derive(Clone, Debug)]
 pub enum Message {
     /// Of the quorum; it has no answer.
-    Quorum { from: VoterId, to: VoterId, message: Bytes },
+    Quorum {
+        from: VoterId,
+        to: VoterId,
+        message: Bytes,
+    },
     Request(Correlation, Box<Request>),
     Answer(Correlation, Box<Result<Response, Failure>>),
     /// A follower's new positions, on its stream.
     Positions(Vec<ReplicaPosition>),
     /// A leader's answers, on the stream.
-    Push { header: ReplicaPushHeader, payload: Vec<Bytes> },
+    Push {
+        header: ReplicaPushHeader,
+        payload: Vec<Bytes>,
+    },
 }
 
 /// What somebody asks.
@@ -33,7 +40,11 @@ pub enum Request {
     Command(Command),
     Heartbeat(HeartbeatRequest),
     FetchMetadata(FetchMetadataRequest),
-    Replicate { broker_id: BrokerId, broker_epoch: BrokerEpoch, leader_id: BrokerId },
+    Replicate {
+        broker_id: BrokerId,
+        broker_epoch: BrokerEpoch,
+        leader_id: BrokerId,
+    },
     /// Where the partitions of all topics are, as far as the broker knows.
     Metadata,
     Produce {
@@ -49,7 +60,10 @@ pub enum Request {
         offset: Offset,
         max_bytes: usize,
     },
-    ListOffsets { partition: TopicPartition, earliest: bool },
+    ListOffsets {
+        partition: TopicPartition,
+        earliest: bool,
+    },
 }
 
 /// What is answered.

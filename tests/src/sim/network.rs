@@ -29,7 +29,10 @@ const CLIENT_LINK: u32 = 1_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Address {
     /// A node's process, in one of its lives.
-    Node { node: NodeId, life: u64 },
+    Node {
+        node: NodeId,
+        life: u64,
+    },
     Client(ClientId),
 }
 
@@ -216,7 +219,8 @@ impl Network {
             self.hosts_down.insert(node);
         }
         let gone = Address::Node { node, life };
-        let touched = self.connections.iter().filter(|(_, connection)| connection.ends.contains(&gone));
+        let touched =
+            self.connections.iter().filter(|(_, connection)| connection.ends.contains(&gone));
         let touched: Vec<_> = touched.map(|(id, connection)| (*id, connection.ends)).collect();
         for (id, ends) in touched {
             let from = usize::from(ends[1] == gone);
@@ -395,7 +399,11 @@ impl Network {
     /// Connections that are open at both ends, to break one of them.
     pub fn open_connections(&self) -> Vec<ConnectionId> {
         let open = |connection: &Connection| connection.lanes.iter().all(|lane| !lane.ended);
-        self.connections.iter().filter(|(_, connection)| open(connection)).map(|(id, _)| *id).collect()
+        self.connections
+            .iter()
+            .filter(|(_, connection)| open(connection))
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// Parcels on their way, for the oracle that wants queues to stay short.

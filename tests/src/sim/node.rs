@@ -52,12 +52,21 @@ pub enum NodeTimer {
     Beat,
     /// An attempt, or the pause after one.
     Command(CommandId),
-    AskTimeout { connection: ConnectionId, correlation: Correlation },
+    AskTimeout {
+        connection: ConnectionId,
+        correlation: Correlation,
+    },
     /// The isr changes that have come together are sent.
     AlterIsr,
-    SendPositions { leader: BrokerId },
-    Follow { leader: BrokerId },
-    Push { follower: BrokerId },
+    SendPositions {
+        leader: BrokerId,
+    },
+    Follow {
+        leader: BrokerId,
+    },
+    Push {
+        follower: BrokerId,
+    },
     Ping,
     Feed,
     Upkeep,
@@ -109,7 +118,9 @@ pub struct Io<'a> {
 
 impl Io<'_> {
     pub fn node(&self) -> NodeId {
-        let Address::Node { node, .. } = self.address else { unreachable!("a process is a node's") };
+        let Address::Node { node, .. } = self.address else {
+            unreachable!("a process is a node's")
+        };
         node
     }
 
@@ -133,7 +144,9 @@ impl Io<'_> {
     }
 
     pub fn timer(&mut self, delay_us: Micros, timer: NodeTimer) {
-        let Address::Node { node, life } = self.address else { unreachable!("a process is a node's") };
+        let Address::Node { node, life } = self.address else {
+            unreachable!("a process is a node's")
+        };
         self.core.after(delay_us, Event::Node { node, life, timer });
     }
 
@@ -142,12 +155,7 @@ impl Io<'_> {
         self.core.draw(20, self.flush_us.max(21))
     }
 
-    pub fn note(
-        &mut self,
-        label: &'static str,
-        figures: [u64; 2],
-        text: impl FnOnce() -> String,
-    ) {
+    pub fn note(&mut self, label: &'static str, figures: [u64; 2], text: impl FnOnce() -> String) {
         let who = Who::Node(self.node());
         self.core.note(who, label, figures, text);
     }
@@ -232,8 +240,7 @@ impl Node {
         }
         let State::Up(process) = &mut self.state else { return };
         let address = Address::Node { node: self.id, life: self.life };
-        let mut io =
-            Io { core, net, shape, address, disk: &self.disk, flush_us: self.flush_us };
+        let mut io = Io { core, net, shape, address, disk: &self.disk, flush_us: self.flush_us };
         process.handle(input, &mut io);
     }
 
@@ -247,8 +254,7 @@ impl Node {
     ) {
         let State::Up(process) = &mut self.state else { return };
         let address = Address::Node { node: self.id, life: self.life };
-        let mut io =
-            Io { core, net, shape, address, disk: &self.disk, flush_us: self.flush_us };
+        let mut io = Io { core, net, shape, address, disk: &self.disk, flush_us: self.flush_us };
         act(process, &mut io);
     }
 

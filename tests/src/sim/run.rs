@@ -99,7 +99,15 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
     let Some(world) = world else {
         let figures = Figures::default();
         let lines = Vec::new();
-        return Outcome { seed, failed, figures, simulated_us: 0, trace_hash: 0, shape: None, lines };
+        return Outcome {
+            seed,
+            failed,
+            figures,
+            simulated_us: 0,
+            trace_hash: 0,
+            shape: None,
+            lines,
+        };
     };
     Outcome {
         seed,
@@ -129,6 +137,7 @@ pub fn explain(seed: u64, options: &Options) -> String {
 
 /// The command that replays a seed.
 pub fn replay(seed: u64, options: &Options) -> String {
-    let bug = option_env!("TIDEMARK_BUG").map_or(String::new(), |bug| format!("TIDEMARK_BUG={bug} "));
+    let bug =
+        option_env!("TIDEMARK_BUG").map_or(String::new(), |bug| format!("TIDEMARK_BUG={bug} "));
     format!("{bug}cargo sim -- --seed {seed} --sim-seconds {}", options.seconds)
 }

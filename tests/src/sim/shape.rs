@@ -134,11 +134,13 @@ impl Shape {
     pub fn draw(random: &mut Random) -> Self {
         let controllers = *random.pick(&[1, 3, 3, 3, 3, 3, 5]);
         let extra = random.between(0, 3);
-        let nodes: Vec<NodeId> = (1..=controllers).chain((0..).map(|at| controllers + 1 + at).take(
-            usize::try_from(if controllers == 1 { extra + 2 } else { extra }).expect("a few"),
-        ))
-        .collect();
-        let topics = (0..random.between(1, 4)).map(|at| draw_topic(random, at, nodes.len())).collect();
+        let nodes: Vec<NodeId> = (1..=controllers)
+            .chain((0..).map(|at| controllers + 1 + at).take(
+                usize::try_from(if controllers == 1 { extra + 2 } else { extra }).expect("a few"),
+            ))
+            .collect();
+        let topics =
+            (0..random.between(1, 4)).map(|at| draw_topic(random, at, nodes.len())).collect();
         let faults = FaultClass::ALL.iter().copied().filter(|_| random.one_in(2)).collect();
         let max_us = random.between(300, 3 * MS);
         Self {

@@ -42,7 +42,6 @@ impl<Q: Quorum> ControllerMachine<Q> {
 
     /// One decision per broker, so that each sees the effect of the one before.
     pub(super) fn fence_lost(&mut self, now_ms: u64) {
-        let timeout_ms = self.config.broker_session_timeout_ms;
         let Some(active) = &mut self.active else { return };
         active.sessions.retain_registered(&active.image);
         let lost: Vec<_> = active
@@ -50,9 +49,7 @@ impl<Q: Quorum> ControllerMachine<Q> {
             .brokers()
             .filter(|broker| !broker.fenced)
             .map(|broker| BrokerRun { broker_id: broker.id, broker_epoch: broker.epoch })
-            .filter(|run| {
-                active.sessions.is_over(run.broker_id, run.broker_epoch, now_ms, timeout_ms)
-            })
+            .filter(|run| active.sessions.is_over(run.broker_id, run.broker_epoch, now_ms))
             .collect();
         for run in lost {
             self.decide_by_itself(&Command::FenceBroker(run));

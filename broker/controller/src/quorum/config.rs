@@ -11,8 +11,9 @@ pub struct QuorumConfig {
     /// every election. A leader that hears nothing from a majority for this long steps down. Longer than the disk
     /// takes to flush, or a slow disk costs leaderships.
     pub election_timeout_ms: u64,
-    /// A follower that sees the connection to its leader close waits up to this long before it stands for election.
-    pub lost_leader_pause_max_ms: u64,
+    /// Followers that see the connection to their leader close stand for election one after the other, this far apart:
+    /// longer than an election takes, so that the first wins.
+    pub lost_leader_pause_ms: u64,
     /// Log written since the last snapshot before another is due: what a restart replays.
     pub snapshot_every_bytes: u64,
     /// Where all this node's chances come from. Two nodes should not have the same.
@@ -25,7 +26,7 @@ impl Default for QuorumConfig {
             tick_ms: 20,
             heartbeat_ms: 60,
             election_timeout_ms: 200,
-            lost_leader_pause_max_ms: 60,
+            lost_leader_pause_ms: 60,
             snapshot_every_bytes: 4 << 20,
             seed: 0,
         }
@@ -39,7 +40,7 @@ pub(super) struct Ticks {
     pub election_min: usize,
     /// Exclusive.
     pub election_max: usize,
-    pub lost_leader_pause_max: usize,
+    pub lost_leader_pause: usize,
 }
 
 impl QuorumConfig {
@@ -51,7 +52,7 @@ impl QuorumConfig {
             heartbeat,
             election_min,
             election_max: 2 * election_min,
-            lost_leader_pause_max: ticks(self.lost_leader_pause_max_ms).max(1),
+            lost_leader_pause: ticks(self.lost_leader_pause_ms).max(1),
         }
     }
 }

@@ -164,3 +164,45 @@ impl Members {
         self.learners.iter().map(|(id, voter)| (*id, *voter))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tidemark_protocol::DirectoryId;
+
+    use super::*;
+
+    fn voter(node: u32, directory: u8) -> VoterId {
+        VoterId { node, directory: DirectoryId([directory; 16]) }
+    }
+
+    #[test]
+    fn the_number_of_a_controller_never_changes_and_is_nobody_elses() {
+        // They are in files and on the wire.
+        assert_eq!(raft_id(&voter(1, 1)), 2_299_724_148_097_366_219);
+        assert_eq!(raft_id(&voter(2, 255)), 1_842_100_404_729_238_541);
+        let numbers = (0..50).flat_map(|node| (0..=255).map(move |dir| raft_id(&voter(node, dir))));
+        let count = numbers.collect::<std::collections::BTreeSet<_>>().len();
+        assert_eq!(count, 50 * 256);
+    }
+
+    #[test]
+    fn a_change_is_read_as_it_was_written_and_nothing_else_is() {
+        let all = Change::Begin(vec![voter(1, 1), voter(2, 2)]);
+        for change in [all, Change::AddLearner(voter(3, 3)), Change::Remove(voter(1, 1))] {
+            let bytes = change.encode();
+            assert_eq!(Change::decode(&bytes).unwrap(), change);
+            for end in 0..bytes.len() {
+                assert!(Change::decode(&bytes[..end]).is_err());
+            }
+        }
+        let too_many = Change::Begin((0..17).map(|node| voter(node, 1)).collect());
+        assert!(Change::decode(&too_many.encode()).is_err());
+    }
+
+    #[test]
+    fn nobody_is_a_member_twice() {
+        assert!(Members::new(&[voter(1, 1), voter(1, 1)], &[]).is_none());
+        assert!(Members::new(&[voter(1, 1)], &[voter(1, 1)]).is_none());
+        assert!(Members::new(&[voter(1, 1)], &[voter(1, 2)]).is_some(), "another disk");
+    }
+}

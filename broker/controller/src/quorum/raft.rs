@@ -14,6 +14,8 @@ mod elections;
 mod library_log;
 mod open;
 mod receive;
+#[cfg(test)]
+mod tests;
 mod voters;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
@@ -104,7 +106,7 @@ impl<D: Disk> RaftQuorum<D> {
     }
 
     /// The entries of this node's log that are durable, committed or not: for tests that compare logs.
-    pub fn log(&self) -> impl Iterator<Item = EntryId> {
+    pub fn log(&self) -> impl DoubleEndedIterator<Item = EntryId> {
         let store = self.node.store();
         (store.first()..=store.last()).map(|index| {
             let term = store.term_at(index).expect("between first and last");

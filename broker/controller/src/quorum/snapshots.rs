@@ -227,6 +227,12 @@ impl<D: Disk> Snapshots<D> {
         Ok(())
     }
 
+    /// The log does not continue the snapshot, and never will.
+    pub(super) fn withdraw(&self, index: u64) -> Result<(), DiskError> {
+        self.disk.unlink(&self.path(index, ARRIVED_SUFFIX))?;
+        self.disk.sync_dir(&self.dir)
+    }
+
     pub(super) fn has_arrived(&self) -> Result<bool, DiskError> {
         Ok(!self.list_with(ARRIVED_SUFFIX)?.is_empty())
     }

@@ -160,7 +160,11 @@ impl Quorum for InstantQuorum {
 
     fn status(&self) -> QuorumStatus {
         let log_end_index = self.log.len() as u64;
-        let me = VoterStatus { id: self.me, log_end_index: Some(log_end_index), is_alive: true };
+        let me = VoterStatus {
+            id: self.me,
+            log_end_index: Some(log_end_index),
+            is_alive: self.is_leader(),
+        };
         QuorumStatus {
             me: self.me,
             term: self.term,

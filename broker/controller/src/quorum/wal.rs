@@ -1,17 +1,13 @@
-//! The log on disk: one record batch per entry, its leader epoch the term, in `log/<index it begins with>/`.
+//! The log on disk: one record batch per entry, its offset the index, its leader epoch the term.
 //!
-//! The directory's name counts from where a leader's snapshot put this node; offsets in it count from 0. Each batch
-//! says in its record's key how far the log was durable, and known to be committed, when it was written. A crash
-//! can tear what was not durable yet and nothing else, so the first of these tells a torn write from damage; the
-//! second spares a write of its own for most entries.
+//! Each batch says in its record's key how far the log was durable, and known to be committed, when it was written. A
+//! crash can tear what was not durable yet and nothing else, so the first of these tells a torn write from damage;
+//! the second spares a write of its own for most entries.
 
 mod damage;
 mod reserve;
 
-use std::{
-    collections::VecDeque,
-    path::{Path, PathBuf},
-};
+use std::{collections::VecDeque, path::Path};
 
 use bytes::{Bytes, BytesMut};
 use raft::eraftpb::Entry;
@@ -43,7 +39,7 @@ const APPEND_BYTES: usize = BATCH_BYTES_MAX;
 /// Segments open at a time: the last, and one that is being replayed.
 const OPEN_FILES_MAX: usize = 4;
 const REPLAY_READ_BYTES: usize = 1 << 20;
-pub(super) const LOG_DIR: &str = "log";
+const LOG_DIR: &str = "log";
 
 /// Why nothing was written, or not durably.
 #[derive(Debug)]
@@ -76,11 +72,6 @@ struct Stamp {
 #[derive(Debug)]
 pub(super) struct Wal<D: Disk> {
     log: Log<D>,
-    disk: D,
-    dir: PathBuf,
-    segment_bytes: u64,
-    /// Index, as everybody but the library counts, of the entry at offset 0.
-    base: u64,
     /// Terms of what was written and is not durable yet, by the library's index.
     unflushed: VecDeque<(u64, u64)>,
     /// Log written since the last snapshot, or since the last attempt to take one.
@@ -97,38 +88,20 @@ pub(super) struct Found {
 }
 
 impl<D: Disk> Wal<D> {
-    /// Opens the log in `dir`, or begins one that will hold everything from the first entry on.
+    /// Opens the log below `dir`, or begins one.
     pub(super) fn open(disk: &D, dir: &Path, segment_bytes: u64) -> Result<Self, Boxed> {
-        let above = dir.join(LOG_DIR);
-        create_dir(disk, &above)?;
-        let bases = bases(disk, &above)?;
-        let base = bases.last().copied().unwrap_or(0);
-        for old in bases.iter().filter(|old| **old != base) {
-            delete_log_dir(disk, &log_dir(dir, *old))?;
-        }
-        if bases.is_empty() {
-            create_dir(disk, &log_dir(dir, base))?;
-        }
-        let log = open_log(disk, &log_dir(dir, base), base, segment_bytes)?;
-        Ok(Self {
-            log,
-            disk: disk.clone(),
-            dir: dir.to_owned(),
-            segment_bytes,
-            base,
-            unflushed: VecDeque::new(),
-            bytes_since_snapshot: 0,
-        })
+        let log = open_log(disk, &dir.join(LOG_DIR), segment_bytes)?;
+        Ok(Self { log, unflushed: VecDeque::new(), bytes_since_snapshot: 0 })
     }
 
     /// The library's index of the last entry, durable or not.
     pub(super) fn last(&self) -> u64 {
-        self.base + self.log.log_end_offset()
+        self.log.log_end_offset()
     }
 
     /// Index of the first entry, as everybody but the library counts.
     pub(super) fn start(&self) -> u64 {
-        self.base + self.log.log_start_offset()
+        self.log.log_start_offset()
     }
 
     pub(super) fn size_bytes(&self) -> u64 {
@@ -157,7 +130,7 @@ impl<D: Disk> Wal<D> {
         let mut group = Vec::new();
         let mut group_bytes = 0;
         for entry in entries {
-            let batch = batch(entry, self.base, Marks { durable, commit, now_ms })?;
+            let batch = batch(entry, Marks { durable, commit, now_ms })?;
             if group_bytes + batch.bytes().len() > APPEND_BYTES {
                 self.append(&std::mem::take(&mut group), now_ms)?;
                 group_bytes = 0;
@@ -174,7 +147,7 @@ impl<D: Disk> Wal<D> {
         self.bytes_since_snapshot += appended.bytes;
         let written = group.iter().map(|batch| {
             let header = &batch.header;
-            (self.base + header.base_offset + 1, u64::from(header.leader_epoch))
+            (header.base_offset + 1, u64::from(header.leader_epoch))
         });
         self.unflushed.extend(written);
         Ok(())
@@ -201,26 +174,20 @@ impl<D: Disk> Wal<D> {
         if last >= self.last() {
             return Ok(());
         }
-        let offset = last.checked_sub(self.base).expect("what a snapshot stands for stays");
-        self.log.truncate(offset)?;
+        self.log.truncate(last)?;
         self.unflushed.retain(|(index, _)| *index <= last);
         Ok(())
     }
 
     /// Forgets entries in front of an index, as everybody but the library counts.
     pub(super) fn trim(&mut self, before: u64) -> Result<(), WalError> {
-        if let Some(offset) = before.checked_sub(self.base) {
-            self.log.trim(offset.min(self.log.log_end_offset()))?;
-        }
+        self.log.trim(before.min(self.log.log_end_offset()))?;
         Ok(())
     }
 
     /// Begins again with the entry at an index, as everybody but the library counts, and nothing before it.
-    pub(super) fn restart(&mut self, base: u64) -> Result<(), WalError> {
-        begin_anew(&self.disk, &self.dir, base)?;
-        let dir = log_dir(&self.dir, base);
-        self.log = open_log(&self.disk, &dir, base, self.segment_bytes)?;
-        self.base = base;
+    pub(super) fn restart(&mut self, index: u64) -> Result<(), WalError> {
+        self.log.restart_at(index)?;
         self.unflushed.clear();
         self.bytes_since_snapshot = 0;
         Ok(())
@@ -234,32 +201,30 @@ impl<D: Disk> Wal<D> {
         while from < end {
             let outcome = reader.read(from, end, REPLAY_READ_BYTES, Residency::Any)?;
             let ReadOutcome::Batches { bytes, .. } = outcome else {
-                return Err(nothing_at(self.base + from));
+                return Err(nothing_at(from));
             };
             let before = from;
             for batch in batches(bytes) {
                 let batch = batch?;
                 if batch.header.base_offset != from {
-                    return Err(nothing_at(self.base + from));
+                    return Err(nothing_at(from));
                 }
                 let (stamp, payload) = unpack(&batch)?;
                 if stamp.term != batch.header.leader_epoch {
-                    let entry = self.base + from;
                     return Err(format!(
-                        "entry {entry} is damaged: its term is there twice, and not the same"
+                        "entry {from} is damaged: its term is there twice, and not the same"
                     )
                     .into());
                 }
                 found.commit = found.commit.max(stamp.commit);
-                let index = self.base + from + 1;
                 let term = u64::from(stamp.term);
-                let entry = entry::entry(index, term, stamp.kind, payload)?;
+                let entry = entry::entry(from + 1, term, stamp.kind, payload)?;
                 entry::content(&entry)?;
                 found.entries.push(entry);
                 from += 1;
             }
             if from == before {
-                return Err(nothing_at(self.base + from));
+                return Err(nothing_at(from));
             }
         }
         found.commit = found.commit.min(self.last());
@@ -267,14 +232,9 @@ impl<D: Disk> Wal<D> {
     }
 }
 
-/// Makes room for a log that begins with the entry at `base`: its directory, and none beside it.
-pub(super) fn begin_anew<D: Disk>(disk: &D, dir: &Path, base: u64) -> Result<(), DiskError> {
-    let above = dir.join(LOG_DIR);
-    create_dir(disk, &above)?;
-    for old in bases(disk, &above)? {
-        delete_log_dir(disk, &log_dir(dir, old))?;
-    }
-    create_dir(disk, &log_dir(dir, base))
+/// Removes the log, whatever is in it.
+pub(super) fn remove<D: Disk>(disk: &D, dir: &Path) -> Result<(), DiskError> {
+    delete_log_dir(disk, &dir.join(LOG_DIR))
 }
 
 /// Sees to it that a directory is there and will be.
@@ -286,18 +246,7 @@ pub(super) fn create_dir<D: Disk>(disk: &D, dir: &Path) -> Result<(), DiskError>
     dir.parent().map_or(Ok(()), |parent| disk.sync_dir(parent))
 }
 
-fn bases<D: Disk>(disk: &D, above: &Path) -> Result<Vec<u64>, DiskError> {
-    let names = disk.list(above)?.into_iter().filter(|entry| entry.is_dir);
-    let mut bases: Vec<u64> = names.filter_map(|entry| entry.name.parse().ok()).collect();
-    bases.sort_unstable();
-    Ok(bases)
-}
-
-fn log_dir(dir: &Path, base: u64) -> PathBuf {
-    dir.join(LOG_DIR).join(format!("{base:020}"))
-}
-
-fn open_log<D: Disk>(disk: &D, dir: &Path, base: u64, segment_bytes: u64) -> Result<Log<D>, Boxed> {
+fn open_log<D: Disk>(disk: &D, dir: &Path, segment_bytes: u64) -> Result<Log<D>, Boxed> {
     let identity =
         LogIdentity { partition: TopicPartition { topic_id: METADATA_TOPIC_ID, partition: 0 } };
     let config = LogConfig {
@@ -311,22 +260,21 @@ fn open_log<D: Disk>(disk: &D, dir: &Path, base: u64, segment_bytes: u64) -> Res
         ..LogConfig::default()
     };
     let files = SegmentFiles::new(disk.clone(), OPEN_FILES_MAX);
-    if disk.list(dir)?.is_empty() {
+    if !disk.exists(dir)? {
         return Ok(Log::create(&files, dir, identity, config, 0)?);
     }
-    damage::check(disk, dir, base)?;
+    damage::check(disk, dir)?;
     let (mut log, recovery) = Log::open(&files, dir, identity, config, None)?;
-    check_recovery(&recovery, base)?;
+    check_recovery(&recovery)?;
     // A process that was killed may have left its last entries in the page cache only. From now on they count.
     flush(&mut log)?;
     Ok(log)
 }
 
 /// What recovery cut off was torn by a crash: anything else was refused before it began.
-fn check_recovery(recovery: &Recovery, base: u64) -> Result<(), String> {
+fn check_recovery(recovery: &Recovery) -> Result<(), String> {
     if let Some(range) = recovery.corrupt.first() {
-        let (start, end) = (base + range.start, base + range.end);
-        return Err(format!("entries {start} to {end} are damaged"));
+        return Err(format!("entries {} to {} are damaged", range.start, range.end));
     }
     if recovery.torn_bytes > 0 {
         tracing::info!(bytes = recovery.torn_bytes, "removed a metadata write that a crash tore");
@@ -356,7 +304,7 @@ struct Marks {
     now_ms: u64,
 }
 
-fn batch(entry: &Entry, base: u64, marks: Marks) -> Result<Batch, Boxed> {
+fn batch(entry: &Entry, marks: Marks) -> Result<Batch, Boxed> {
     let (kind, payload) = entry::payload(entry);
     let term = LeaderEpoch::try_from(entry.term).expect("terms are bounded on the way in");
     let commit = if bug::is_put_back("raft-commit-not-persisted") { 0 } else { marks.commit };
@@ -366,8 +314,7 @@ fn batch(entry: &Entry, base: u64, marks: Marks) -> Result<Batch, Boxed> {
         BatchBuilder::with_capacity(Compression::None, payload.len() + key.len() + 128);
     builder.push(wall_ms, Some(&key), Some(payload), &[]);
     let mut bytes = BytesMut::from(builder.build()?);
-    let offset = shown(entry.index).checked_sub(base).expect("the log begins before its entries");
-    stamp(&mut bytes, offset, term);
+    stamp(&mut bytes, shown(entry.index), term);
     Ok(Batch::parse(&mut bytes.freeze())?)
 }
 

@@ -232,3 +232,55 @@ fn message(wire: Wire, from: u64) -> Result<Message, WireError> {
 fn number_of(kind: MessageType) -> Option<u8> {
     KINDS.iter().find(|(_, known)| *known == kind).map(|(number, _)| *number)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append(payloads: &[usize]) -> Message {
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgAppend);
+        (message.to, message.term) = (7, 4);
+        (message.index, message.log_term, message.commit) = (10, 2, 9);
+        let entries = payloads.iter().zip(11_u64..).map(|(bytes, index)| {
+            let mut entry = Entry::default();
+            (entry.index, entry.term) = (index, if index < 13 { 3 } else { 4 });
+            entry.data = vec![0; *bytes].into();
+            entry
+        });
+        message.set_entries(entries.collect::<Vec<_>>().into());
+        message
+    }
+
+    #[test]
+    fn entries_that_are_too_many_for_one_message_go_in_several_that_continue_each_other() {
+        // Payloads that are not records are refused on arrival; these are only counted.
+        let messages = encode(&append(&[10 << 20, 5 << 20, 5 << 20, 20 << 20, 1]));
+        let places = messages.iter().map(|bytes| {
+            assert!(bytes.len() < MESSAGE_BYTES_MAX);
+            let wire: Wire = messagepack::decode(&bytes[1..], ENTRIES_MAX).unwrap();
+            (wire.index, wire.log_term, wire.entries.len())
+        });
+        let places: Vec<_> = places.collect();
+        assert_eq!(places, [(10, 2, 2), (12, 3, 1), (13, 4, 1), (14, 4, 1)]);
+    }
+
+    #[test]
+    fn what_was_said_is_heard() {
+        let mut said = append(&[0, 0]);
+        said.from = 3;
+        let bytes = encode(&said);
+        let Inbound::Raft(heard) = decode(&bytes[0], 3, 7).unwrap() else { panic!("a message") };
+        assert_eq!(heard, said);
+        assert!(matches!(decode(&bytes[0], 3, 8), Err(WireError::Misdirected)));
+        for end in 0..bytes[0].len() {
+            assert!(decode(&bytes[0][..end], 3, 7).is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_not_records_is_refused_on_arrival() {
+        let bytes = encode(&append(&[5]));
+        assert!(matches!(decode(&bytes[0], 3, 7), Err(WireError::Entry(_))));
+    }
+}

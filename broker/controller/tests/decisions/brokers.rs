@@ -236,6 +236,24 @@ fn the_preferred_leader_is_elected_when_it_is_in_sync() {
 }
 
 #[test]
+fn leadership_is_handed_to_whom_one_names_if_that_one_is_in_sync() {
+    let mut cluster = Cluster::with_topic(3, &[]);
+    cluster.in_sync(&[1, 3]);
+    let id = cluster.id();
+    let mut transfer = |to| {
+        let (election, partitions) = (Election::Transfer { to }, Some(vec![id]));
+        let answer = cluster.run(&Command::ElectLeaders(ElectLeaders { election, partitions }));
+        let Answer::LeadersElected(mut elected) = answer else { panic!() };
+        (elected.partitions.remove(0).1.map_err(|failure| failure.code), cluster.shown())
+    };
+    let unchanged = "leader 1 isr [1, 3] elr [] last -".to_owned();
+    assert_eq!(transfer(2), (Err(ErrorCode::IneligibleReplica), unchanged.clone()));
+    assert_eq!(transfer(9), (Err(ErrorCode::IneligibleReplica), unchanged.clone()));
+    assert_eq!(transfer(1), (Ok(1), unchanged));
+    assert_eq!(transfer(3), (Ok(3), "leader 3 isr [1, 3] elr [] last -".to_owned()));
+}
+
+#[test]
 fn a_broker_is_forgotten_when_it_is_stopped_and_empty() {
     let mut cluster = Cluster::new(2);
     let unregister = Command::UnregisterBroker(UnregisterBroker { broker_id: 2 });

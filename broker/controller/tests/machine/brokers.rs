@@ -1,9 +1,12 @@
 //! Brokers as the controller hears of them: sessions, connections, shutting down.
 
-use tidemark_controller::{BrokerRun, Command, ControllerEvent, quorum::testing::Mode};
+use bytes::Bytes;
+use tidemark_controller::{
+    BrokerRun, Command, ControllerEvent, QuorumEvent, quorum::testing::Mode,
+};
 use tidemark_protocol::{
     DirectoryId, ErrorCode,
-    messages::{HeartbeatResponse, WantedState},
+    messages::{HeartbeatResponse, VoterId, WantedState},
 };
 
 use crate::rig::{Rig, TIMEOUT_MS, registration};
@@ -121,6 +124,36 @@ fn a_new_controller_gives_everybody_a_session() {
     assert!(!rig.is_fenced(1) && !rig.is_fenced(2));
     rig.pass(200, &[2]);
     assert!(rig.is_fenced(1));
+}
+
+#[test]
+fn whoever_went_down_with_the_last_controller_gets_no_session() {
+    let mut rig = Rig::with_brokers(3);
+    rig.create("orders", 3, 3);
+    rig.control.set_other_leader(Some(2));
+    rig.tick();
+    for node in [2, 3] {
+        rig.event(ControllerEvent::Quorum(QuorumEvent::PeerLost { node }));
+    }
+    rig.control.set_other_leader(None);
+    rig.tick();
+    assert!(!rig.is_fenced(2), "it may yet be heard");
+    let voter = VoterId { node: 3, directory: DirectoryId([3; 16]) };
+    let message = Bytes::new();
+    rig.event(ControllerEvent::Quorum(QuorumEvent::Received { from: voter, message }));
+    rig.pass(150, &[1]);
+    assert!(rig.is_fenced(2), "long before its session is over");
+    assert!(!rig.is_fenced(3), "its node is alive");
+    rig.pass(TIMEOUT_MS, &[1]);
+    assert!(rig.is_fenced(3), "and yet it is silent");
+}
+
+#[test]
+fn a_peer_that_is_lost_to_the_quorum_is_no_broker_that_is_silent() {
+    let mut rig = Rig::with_brokers(2);
+    rig.event(ControllerEvent::Quorum(QuorumEvent::PeerLost { node: 2 }));
+    rig.pass(200, &[1]);
+    assert!(!rig.is_fenced(2), "its heartbeats come over a connection that stands");
 }
 
 #[test]

@@ -5,4 +5,5 @@
 mod brokers;
 mod commands;
 mod rig;
+mod three_nodes;
 mod upkeep;

@@ -13,7 +13,7 @@ use tidemark_protocol::messagepack;
 use crate::{ghost::Ghost, invariants::check, ops::Player};
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn an_image_is_what_its_log_says(ops in prop::collection::vec(ops::op(), 1..120)) {

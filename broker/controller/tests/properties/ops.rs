@@ -217,7 +217,11 @@ pub(crate) fn beginning() -> Vec<Op> {
 pub(crate) fn op() -> impl Strategy<Value = Op> {
     let broker = || 0..BROKERS;
     let partition = any::<usize>;
-    let election = prop_oneof![3 => Just(Election::Preferred), 1 => Just(Election::Unclean)];
+    let election = prop_oneof![
+        3 => Just(Election::Preferred),
+        2 => broker().prop_map(|to| Election::Transfer { to }),
+        1 => Just(Election::Unclean),
+    ];
     let target = prop::sample::subsequence((0..BROKERS).collect::<Vec<_>>(), 1..4).prop_shuffle();
     prop_oneof![
         8 => (broker(), prop::bool::weighted(0.3), prop::bool::weighted(0.1))

@@ -72,7 +72,9 @@ impl Teller {
         match words.verb {
             "admit" => {
                 let admitted = self.replica.admit(words.acks());
-                return vec![admitted.map_or_else(|code| code.name(), |()| "yes").to_owned()];
+                return vec![
+                    admitted.map_or_else(tidemark_protocol::ErrorCode::name, |()| "yes").to_owned(),
+                ];
             }
             "known" => {
                 let known = self.replica.is_watermark_known();

@@ -68,11 +68,13 @@ async fn logs_without_any_metadata_are_not_touched() {
     let aside = dir.path().join("metadata.aside");
     fs::rename(&metadata, &aside).unwrap();
     for _ in 0..2 {
+        // Missing, then there and empty.
         let starting = Starting::begin(Disk::default(), dir.path(), &[]);
         let refused = starting.ended().await.unwrap_err();
-        assert!(matches!(refused, ServerError::MetadataLost { .. }), "{refused}");
+        assert!(matches!(refused, ServerError::MetadataGone { .. }), "{refused}");
+        fs::create_dir_all(&metadata).unwrap();
     }
-    fs::remove_dir_all(&metadata).unwrap();
+    fs::remove_dir(&metadata).unwrap();
     fs::rename(&aside, &metadata).unwrap();
     let broker = TestBroker::start(dir.path()).await;
     let mut client = broker.connect().await;

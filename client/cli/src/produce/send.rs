@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Instant,
 };
@@ -10,7 +11,7 @@ use std::{
 use tidemark_client::{Delivered, Delivery, Durability, ProduceError, Producer};
 use tidemark_protocol::PartitionIndex;
 
-use super::{Landed, Mould, Summary, source::Source};
+use super::{Landed, Mould, Summary, obstacle, source::Source};
 use crate::{exit::CliError, input::InputOptions, progress::Progress};
 
 /// Most outcomes waited for at once; beyond it, sending waits for the oldest.
@@ -29,7 +30,7 @@ pub(super) struct Tally {
 }
 
 struct Sender<'a> {
-    producer: Producer,
+    producer: Arc<Producer>,
     mould: &'a Mould,
     /// In the order of sending, with the bytes of key and value.
     outstanding: VecDeque<(Delivery, u64)>,
@@ -39,6 +40,20 @@ struct Sender<'a> {
 /// Sends everything, waits for every outcome, and says whether Ctrl-C cut it short.
 pub(super) async fn send_all(
     producer: Producer,
+    mould: &Mould,
+    source: Source,
+    options: InputOptions,
+    tally: &mut Tally,
+) -> bool {
+    let producer = Arc::new(producer);
+    tokio::select! {
+        interrupted = send(producer.clone(), mould, source, options, tally) => interrupted,
+        never = obstacle::tell(&producer) => match never {},
+    }
+}
+
+async fn send(
+    producer: Arc<Producer>,
     mould: &Mould,
     source: Source,
     options: InputOptions,

@@ -72,7 +72,7 @@ impl Report for Grown {
 pub(super) async fn run(session: &Session, args: AddPartitionsArgs) -> Result<Exit, CliError> {
     let admin = session.admin().await?;
     let topic = super::described(&admin, &args.name).await?;
-    let before = u32::try_from(topic.topic.partitions.len()).unwrap_or(u32::MAX);
+    let before = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
     let total = match (args.goal.total, args.goal.add) {
         (Some(total), _) => total,
         (None, more) => before.saturating_add(more.unwrap_or(0)),
@@ -88,7 +88,7 @@ pub(super) async fn run(session: &Session, args: AddPartitionsArgs) -> Result<Ex
         ));
     }
     let partitions = admin.add_partitions(&args.name, total, args.dry_run).await?;
-    if super::record_count(&topic) > 0 {
+    if topic.record_count() > 0 {
         output::note("note: records with a key may go to another partition than before");
     }
     session.output.print(&Grown {

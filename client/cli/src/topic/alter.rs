@@ -75,7 +75,7 @@ pub(super) async fn run(session: &Session, args: AlterArgs) -> Result<Exit, CliE
         return Err(CliError::usage(format!("setting `{both}` is both set and unset")));
     }
     let admin = session.admin().await?;
-    let before = super::described(&admin, &args.name).await?.settings;
+    let before = super::described(&admin, &args.name).await?.description.settings;
     let named: Vec<String> = set.keys().chain(&args.unset).cloned().collect();
     let changes = TopicChanges { set, unset: args.unset, validate_only: args.dry_run };
     let after = admin.alter_topic(&args.name, changes).await?.settings;

@@ -141,7 +141,7 @@ fn new_topic(name: String, answer: CreateTopicResponse) -> CreatedTopic {
 }
 
 async fn existing_topic(admin: &Admin, name: String) -> Result<CreatedTopic, CliError> {
-    let topic = super::described(admin, &name).await?.topic;
+    let topic = super::described(admin, &name).await?.description.topic;
     let replicas = topic.partitions.first().map_or(0, |partition| partition.replicas.len());
     Ok(CreatedTopic {
         name,

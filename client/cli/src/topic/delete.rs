@@ -2,8 +2,9 @@
 
 use clap::Args;
 use serde::Serialize;
-use tidemark_protocol::{TopicId, messages::DescribeTopicResponse};
+use tidemark_protocol::TopicId;
 
+use super::Described;
 use crate::{
     confirm::Consent,
     exit::{CliError, Exit},
@@ -86,13 +87,13 @@ impl Report for Deleted {
 }
 
 impl Victim {
-    fn new(topic: &DescribeTopicResponse) -> Self {
+    fn new(topic: &Described) -> Self {
         Self {
-            name: topic.topic.name.clone(),
-            id: topic.topic.id,
-            partitions: topic.topic.partitions.len(),
-            records: super::record_count(topic),
-            size_bytes: super::size_bytes(topic),
+            name: topic.description.topic.name.clone(),
+            id: topic.description.topic.id,
+            partitions: topic.partitions.len(),
+            records: topic.record_count(),
+            size_bytes: topic.size_bytes(),
             deleted: false,
         }
     }

@@ -9,7 +9,7 @@ use tidemark_protocol::messages::TopicMetadata;
 use crate::{
     exit::{CliError, Exit},
     output::{Page, Report, Rows, Tone},
-    quantity,
+    placement, quantity,
     session::Session,
 };
 
@@ -43,6 +43,7 @@ struct ListedTopic {
     /// Partitions that have no leader and cannot be read or written.
     leaderless_partitions: usize,
     under_replicated_partitions: usize,
+    /// Of all copies on all brokers that answer.
     size_bytes: u64,
 }
 
@@ -82,8 +83,10 @@ pub(super) async fn run(session: &Session, args: ListArgs) -> Result<Exit, CliEr
     let admin = session.admin().await?;
     let metadata = admin.metadata(None).await?;
     let mut sizes: BTreeMap<String, u64> = BTreeMap::new();
-    for dir in admin.describe_log_dirs(None).await?.dirs {
-        for topic in dir.topics {
+    for broker in metadata.brokers.iter().filter(|broker| !broker.fenced) {
+        // What a broker that does not answer holds is missing in the sizes; the list is worth having all the same.
+        let Ok(answer) = admin.describe_log_dirs(Some(broker.id)).await else { continue };
+        for topic in answer.dirs.into_iter().flat_map(|dir| dir.topics) {
             *sizes.entry(topic.name).or_default() += topic.size_bytes;
         }
     }
@@ -105,9 +108,9 @@ fn listed(topic: TopicMetadata, size_bytes: u64) -> ListedTopic {
         id: topic.id.to_string(),
         replication_factor: partitions.first().map_or(0, |partition| partition.replicas.len()),
         leaderless_partitions: partitions.iter().filter(|it| it.leader.is_none()).count(),
-        under_replicated_partitions: partitions
+        under_replicated_partitions: placement::partitions_of(&topic)
             .iter()
-            .filter(|it| it.isr.len() < it.replicas.len())
+            .filter(|it| it.is_under_replicated())
             .count(),
         partitions: partitions.len(),
         name: topic.name,

@@ -3,11 +3,9 @@
 use clap::Args;
 use serde::Serialize;
 use tidemark_client::{Admin, OffsetSpec};
-use tidemark_protocol::{
-    Offset, PartitionIndex,
-    messages::{DescribeTopicResponse, LogDescription},
-};
+use tidemark_protocol::{Offset, PartitionIndex};
 
+use super::Described;
 use crate::{
     confirm::Consent,
     exit::{CliError, Exit},
@@ -134,27 +132,34 @@ pub(super) async fn run(session: &Session, args: TrimArgs) -> Result<Exit, CliEr
 /// What each partition would lose.
 async fn plan(
     admin: &Admin,
-    topic: &DescribeTopicResponse,
+    topic: &Described,
     point: Point,
     only: &[PartitionIndex],
 ) -> Result<Vec<Cut>, CliError> {
-    if let Some(missing) = only.iter().find(|it| topic.logs.iter().all(|log| log.partition != **it))
-    {
+    let (name, count) = (topic.description.topic.name.as_str(), topic.partitions.len());
+    if let Some(missing) = only.iter().find(|it| **it as usize >= count) {
         return Err(CliError::new(
             Exit::NotFound,
-            format!("{} has no partition {missing}: it has {}", topic.topic.name, topic.logs.len()),
+            format!("{name} has no partition {missing}: it has {count}"),
         ));
     }
-    let chosen = topic.logs.iter().filter(|it| only.is_empty() || only.contains(&it.partition));
-    let Some(timestamp_ms) = point.time() else {
-        return Ok(chosen.map(|log| cut(log, point, None)).collect());
+    let chosen = topic.partitions.iter().filter(|it| only.is_empty() || only.contains(&it.index));
+    let unknown = |partition| {
+        let message = format!("{name}/{partition}: nobody says what is in it, nothing was changed");
+        CliError::error(message)
+            .with_hint("`tidemark cluster health` says which brokers are missing")
     };
-    let logs: Vec<&LogDescription> = chosen.collect();
+    let extents: Vec<super::Extent> = chosen
+        .map(|it| topic.extent(it.index).ok_or_else(|| unknown(it.index)))
+        .collect::<Result<_, _>>()?;
+    let Some(timestamp_ms) = point.time() else {
+        return Ok(extents.iter().map(|log| cut(log, point, None)).collect());
+    };
     let spec = OffsetSpec::Timestamp(timestamp_ms);
-    let questions: Vec<_> =
-        logs.iter().map(|log| (topic.topic.name.as_str(), log.partition, spec)).collect();
+    let questions: Vec<_> = extents.iter().map(|log| (name, log.partition, spec)).collect();
     let answers = admin.list_offsets(&questions).await?;
-    logs.into_iter()
+    extents
+        .iter()
         .zip(answers)
         .map(|(log, answer)| Ok(cut(log, point, Some(answer?.offset))))
         .collect()
@@ -185,7 +190,7 @@ async fn carry_out(
     Ok(errors)
 }
 
-fn cut(log: &LogDescription, point: Point, time: Option<Offset>) -> Cut {
+fn cut(log: &super::Extent, point: Point, time: Option<Offset>) -> Cut {
     let start = log.log_start_offset;
     let extent = Extent { start, end: log.high_watermark, from_time: time, to_time: None };
     let new_start = point.resolve(&extent, time);
@@ -207,16 +212,12 @@ mod tests {
 
     #[test]
     fn a_cut_keeps_the_record_at_the_position_and_estimates_its_share_of_the_bytes() {
-        let log = LogDescription {
+        let log = super::super::Extent {
             partition: 2,
             log_start_offset: 100,
             high_watermark: 200,
             log_end_offset: 200,
-            flushed_offset: 200,
             size_bytes: 1_000,
-            segments: 1,
-            max_timestamp_ms: 0,
-            trouble: None,
         };
         let at = cut(&log, Point::At(125), None);
         assert_eq!((at.log_start, at.records, at.size_bytes_estimate), (125, 25, 250));

@@ -195,7 +195,10 @@ pub(super) fn read_extent<D: Disk>(disk: &D, dir: &Path) -> Result<super::Extent
     let truncations = dir.join(TRUNCATIONS_FILE);
     let truncations: Option<Truncations> =
         state_file::read(disk, &truncations, Kind::Truncations, TRUNCATIONS_BYTES_MAX)?;
-    let cut = truncations.and_then(|truncations| truncations.pending);
+    let cut = truncations.and_then(|truncations| match truncations.restart {
+        Some(_) => Some(0),
+        None => truncations.pending,
+    });
     Ok(super::Extent { log_start: log_start.unwrap_or(0), cut })
 }
 

@@ -135,5 +135,6 @@ fn a_flush_that_began_before_a_restart_says_nothing_of_what_follows() {
     let checkpoint = log.checkpoint();
     drop(log);
     let (log, recovery) = bench.open(Some(checkpoint));
+    assert!(recovery.from_checkpoint, "the directory is in the life that the checkpoint is about");
     assert_eq!((recovery.corrupt, log.log_end_offset()), (vec![], 7));
 }

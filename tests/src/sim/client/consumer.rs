@@ -3,10 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use tidemark_protocol::{
-    ErrorCode, Failure, NodeId, Offset, TopicPartition,
-    batch::batches,
-};
+use tidemark_protocol::{ErrorCode, Failure, NodeId, Offset, TopicPartition, batch::batches};
 
 use super::{Answer, Caller, ClientId, REFRESH_US, Reach, named};
 use crate::{
@@ -155,8 +152,7 @@ impl Consumer {
             }
             return Ok(());
         }
-        let Some(fetching) =
-            self.fetching.take_if(|fetching| fetching.correlation == correlation)
+        let Some(fetching) = self.fetching.take_if(|fetching| fetching.correlation == correlation)
         else {
             return Ok(());
         };
@@ -219,7 +215,11 @@ impl Consumer {
 
     /// Checks and decodes what was read, and moves on behind it. Everything that is given to a client has a good
     /// checksum and is what it asked for (S25).
-    fn read(&mut self, partition: TopicPartition, fetched: &Fetched) -> Result<Vec<Read>, crate::oracle::Violation> {
+    fn read(
+        &mut self,
+        partition: TopicPartition,
+        fetched: &Fetched,
+    ) -> Result<Vec<Read>, crate::oracle::Violation> {
         let position = self.positions.entry(partition).or_insert(0);
         let mut reads = Vec::new();
         for batch in batches(fetched.bytes.clone()) {

@@ -159,7 +159,14 @@ impl Controller {
         }
     }
 
-    pub(super) fn received(&mut self, now_ms: u64, from: VoterId, to: VoterId, message: Bytes, io: &mut Io<'_>) {
+    pub(super) fn received(
+        &mut self,
+        now_ms: u64,
+        from: VoterId,
+        to: VoterId,
+        message: Bytes,
+        io: &mut Io<'_>,
+    ) {
         if to == self.me {
             let event = QuorumEvent::Received { from, message };
             self.step(now_ms, ControllerEvent::Quorum(event), io);
@@ -173,7 +180,12 @@ impl Controller {
         self.flush(now_ms, io);
     }
 
-    pub(super) fn connection_closed(&mut self, now_ms: u64, connection: ConnectionId, io: &mut Io<'_>) {
+    pub(super) fn connection_closed(
+        &mut self,
+        now_ms: u64,
+        connection: ConnectionId,
+        io: &mut Io<'_>,
+    ) {
         self.followers.retain(|follower| follower.connection != connection);
         self.step(now_ms, ControllerEvent::ConnectionClosed { connection }, io);
         self.flush_soon(io);
@@ -228,7 +240,12 @@ impl Controller {
         self.flush_soon(io);
     }
 
-    pub(super) fn local_heartbeat(&mut self, now_ms: u64, request: HeartbeatRequest, io: &mut Io<'_>) {
+    pub(super) fn local_heartbeat(
+        &mut self,
+        now_ms: u64,
+        request: HeartbeatRequest,
+        io: &mut Io<'_>,
+    ) {
         let token = self.token(Asker::LocalBeat);
         let event = ControllerEvent::Heartbeat { token, connection: LOCAL_CONNECTION, request };
         self.step(now_ms, event, io);
@@ -262,14 +279,16 @@ impl Controller {
                 });
                 self.answer(token, outcome, io);
             }
-            ControllerEffect::HeartbeatAnswer { token, outcome } => match self.askers.remove(&token) {
-                Some(Asker::Remote(connection, correlation)) => {
-                    let outcome = outcome.map(Response::Heartbeat);
-                    io.send(connection, Message::Answer(correlation, Box::new(outcome)));
+            ControllerEffect::HeartbeatAnswer { token, outcome } => {
+                match self.askers.remove(&token) {
+                    Some(Asker::Remote(connection, correlation)) => {
+                        let outcome = outcome.map(Response::Heartbeat);
+                        io.send(connection, Message::Answer(correlation, Box::new(outcome)));
+                    }
+                    Some(Asker::LocalBeat) => self.local.push(Local::Beat(outcome)),
+                    Some(Asker::LocalCommand(_)) | None => {}
                 }
-                Some(Asker::LocalBeat) => self.local.push(Local::Beat(outcome)),
-                Some(Asker::LocalCommand(_)) | None => {}
-            },
+            }
             ControllerEffect::Published { image, entries } => {
                 if entries.is_empty() {
                     self.seen.push(Seen::Restored(Arc::clone(&image)));

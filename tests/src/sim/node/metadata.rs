@@ -155,7 +155,11 @@ impl Feed {
         Some(News { leader: response.leader, image })
     }
 
-    fn take_in(&mut self, response: &FetchMetadataResponse, payload: &Bytes) -> Result<bool, String> {
+    fn take_in(
+        &mut self,
+        response: &FetchMetadataResponse,
+        payload: &Bytes,
+    ) -> Result<bool, String> {
         match response.snapshot {
             Some(snapshot) if snapshot.index < self.image.metadata_index() => Ok(false),
             Some(snapshot) => {
@@ -167,13 +171,18 @@ impl Feed {
         }
     }
 
-    fn apply(&mut self, response: &FetchMetadataResponse, mut payload: Bytes) -> Result<bool, String> {
+    fn apply(
+        &mut self,
+        response: &FetchMetadataResponse,
+        mut payload: Bytes,
+    ) -> Result<bool, String> {
         for entry in &response.entries {
             let bytes = payload.split_to((entry.record_bytes as usize).min(payload.len()));
             if entry.term < self.term {
                 return Err(format!("entry {} contradicts the one before", entry.index));
             }
-            let records = tidemark_controller::decode_entry(&bytes).map_err(|error| error.to_string())?;
+            let records =
+                tidemark_controller::decode_entry(&bytes).map_err(|error| error.to_string())?;
             self.image.apply(entry.index, &records).map_err(|error| error.to_string())?;
             self.term = entry.term;
         }

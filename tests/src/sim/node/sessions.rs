@@ -22,10 +22,20 @@ const PARTITIONS_PER_PUSH_MAX: usize = 64;
 /// What is due to a follower in one partition.
 #[derive(Clone, Copy, Debug)]
 enum Due {
-    Batches { leader_epoch: LeaderEpoch, round: u64, offset: Offset },
-    Refusal { leader_epoch: LeaderEpoch, round: u64, refusal: ReplicaRefusal },
+    Batches {
+        leader_epoch: LeaderEpoch,
+        round: u64,
+        offset: Offset,
+    },
+    Refusal {
+        leader_epoch: LeaderEpoch,
+        round: u64,
+        refusal: ReplicaRefusal,
+    },
     /// The watermark or the log start has moved; the last round stays open.
-    Watermark { leader_epoch: LeaderEpoch },
+    Watermark {
+        leader_epoch: LeaderEpoch,
+    },
 }
 
 #[derive(Debug)]

@@ -94,8 +94,7 @@ impl Streams {
             return true;
         };
         stream.standing = Standing::Opening(connection);
-        let request =
-            Request::Replicate { broker_id: io.node(), broker_epoch, leader_id: leader };
+        let request = Request::Replicate { broker_id: io.node(), broker_epoch, leader_id: leader };
         peers.ask_on(connection, request, Purpose::OpenStream { leader }, OPEN_US, io);
         true
     }

@@ -24,9 +24,6 @@ impl<D: Disk> RaftQuorum<D> {
             }
         }
         self.announce_role(actions);
-        if self.disk.wal.is_durable() {
-            self.disk.reserve.keep();
-        }
     }
 
     fn drive_once(&mut self, actions: &mut Vec<QuorumAction>) -> Result<(), WalError> {
@@ -60,6 +57,8 @@ impl<D: Disk> RaftQuorum<D> {
         self.disk.write(entries, self.now_ms, is_urgent)?;
         if !self.disk.wal.is_durable() && !self.puts_the_flush_off() {
             self.disk.flush()?;
+            // What was written may have taken what is kept for a full disk.
+            self.disk.reserve.keep();
         }
         let Some(hard_state) = ready.hs() else { return Ok(()) };
         let vote = Vote { term: hard_state.term, for_id: hard_state.vote };
@@ -97,13 +96,15 @@ impl<D: Disk> RaftQuorum<D> {
             }
             other => other?,
         }
-        // From here on there is no way back, not for want of space either.
-        let restarted = self.disk.wal.restart(snapshot.end);
-        let settled = restarted.and_then(|()| Ok(self.disk.snapshots.settle(snapshot.end)?));
-        settled.map_err(|error| match error {
-            WalError::Full => WalError::Failed("the disk is full".into()),
-            WalError::Failed(error) => WalError::Failed(error),
-        })
+        match self.disk.wal.restart(snapshot.end) {
+            Ok(()) => Ok(self.disk.snapshots.settle(snapshot.end)?),
+            Err(WalError::Full) => {
+                // The log goes on, and must not be replaced when it has got further.
+                self.disk.snapshots.withdraw(snapshot.end)?;
+                Err(WalError::Full)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn adopt_snapshot(&mut self, actions: &mut Vec<QuorumAction>) {
@@ -180,15 +181,16 @@ impl<D: Disk> RaftQuorum<D> {
 
     /// Goes on as after a crash in this moment: nobody has been told of what is not durable.
     fn forget_what_is_not_durable(&mut self, actions: &mut Vec<QuorumAction>) {
-        let last = self.node.store().last();
-        if let Err(error) = self.disk.with_reserve(true, |wal| wal.truncate(last)) {
-            let error = match error {
-                WalError::Full => "the disk is full, even for taking entries back".into(),
-                WalError::Failed(error) => error,
-            };
-            return self.fail("taking back what could not be made durable", error);
-        }
         tracing::warn!("the disk is full: the metadata log takes no entries");
+        let last = self.node.store().last();
+        match self.disk.with_reserve(true, |wal| wal.truncate(last)) {
+            Ok(()) => {}
+            // They stay for now, as after a crash that came a little later.
+            Err(WalError::Full) => tracing::warn!("nor is there space to take the last ones back"),
+            Err(WalError::Failed(error)) => {
+                return self.fail("taking back what could not be made durable", error);
+            }
+        }
         self.outgoing.clear();
         self.arrived = None;
         let store = std::mem::take(self.node.mut_store());

@@ -19,6 +19,9 @@ use crate::quorum::{
     wire,
 };
 
+/// Ticks after which it is tried again to set space aside for when the disk is full.
+const RESERVE_TICKS: usize = 50;
+
 #[derive(Debug)]
 pub(super) struct Elections {
     ticks: Ticks,
@@ -78,9 +81,9 @@ impl Elections {
         self.stands_in_ticks = Some(1);
     }
 
-    /// Stands for election after a short pause, which others who saw the same do not share.
-    fn stand_soon(&mut self) {
-        self.stands_in_ticks = Some(1 + self.chance.below(self.ticks.lost_leader_pause_max));
+    /// Stands for election soon, after so many others.
+    fn stand_in_turn(&mut self, others: usize) {
+        self.stands_in_ticks = Some(1 + others * self.ticks.lost_leader_pause);
     }
 }
 
@@ -88,6 +91,9 @@ impl<D: Disk> RaftQuorum<D> {
     pub(super) fn tick(&mut self, actions: &mut Vec<QuorumAction>) {
         self.flush_what_a_bug_put_off();
         self.elections.now_ticks += 1;
+        if self.elections.now_ticks.is_multiple_of(RESERVE_TICKS) {
+            self.disk.reserve.keep();
+        }
         let (role, elapsed) = (self.node.raft.state, self.node.raft.election_elapsed);
         self.node.tick();
         if role != StateRole::Leader && self.node.raft.election_elapsed <= elapsed {
@@ -115,7 +121,8 @@ impl<D: Disk> RaftQuorum<D> {
     }
 
     /// A connection closed. If it was the leader's, its lease on this node's vote is over, and somebody has to stand
-    /// for election: whoever draws the shortest pause.
+    /// for election: all who saw it, one after the other in an order that they agree on, because two at a time would
+    /// split the votes.
     pub(super) fn peer_lost(&mut self, node: NodeId) {
         let members = self.members.voters().chain(self.members.learners());
         let lost: Vec<u64> =
@@ -130,7 +137,9 @@ impl<D: Disk> RaftQuorum<D> {
             } else if self.node.raft.leader_id == id {
                 self.node.raft.leader_id = INVALID_ID;
                 self.incoming.clear();
-                self.elections.stand_soon();
+                let before = self.members.voters().map(|(other, _)| other);
+                let before = before.filter(|other| *other != id && *other < self.my_id);
+                self.elections.stand_in_turn(before.count());
             }
         }
     }

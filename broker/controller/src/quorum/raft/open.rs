@@ -38,6 +38,7 @@ impl<D: Disk> RaftQuorum<D> {
     /// Begins a cluster: writes down who its voters are, which all of them must do with the same list. Without any, it
     /// makes a node that waits to be added to a cluster. The directory's parent exists; the directory may not belong
     /// to a cluster already.
+    #[expect(clippy::needless_pass_by_value, reason = "a disk is a handle, given as to `open`")]
     pub fn bootstrap(
         disk: D,
         dir: &Path,
@@ -63,6 +64,7 @@ impl<D: Disk> RaftQuorum<D> {
     /// Opens what is in the directory (its parent exists) and recovers the image of everything that is known to be
     /// committed. A directory without a cluster makes a node that waits to be added to one, and never stands for
     /// election before. Fails when anything that was durable is missing or damaged.
+    #[expect(clippy::needless_pass_by_value, reason = "the quorum keeps the handle to the disk")]
     pub fn open(
         disk: D,
         dir: &Path,
@@ -78,9 +80,7 @@ impl<D: Disk> RaftQuorum<D> {
 /// A node without a cluster.
 fn prepare<D: Disk>(disk: &D, dir: &Path, me: VoterId) -> Result<(), Boxed> {
     wal::create_dir(disk, dir)?;
-    refuse_other_formats(disk, dir)?;
     if !VoteFile::exists(disk, dir)? {
-        wal::begin_anew(disk, dir, 0)?;
         VoteFile::create(disk, dir, me, (Vote::default(), 0))?;
     }
     Ok(())
@@ -95,23 +95,24 @@ fn begin<D: Disk>(disk: &D, dir: &Path, me: VoterId, voters: &[VoterId]) -> Resu
         return Err("this node is not among the voters".into());
     }
     wal::create_dir(disk, dir)?;
-    refuse_other_formats(disk, dir)?;
     if VoteFile::exists(disk, dir)? {
         let votes = VoteFile::open(disk, dir, me)?;
         if votes.vote() != Vote::default() || belongs(disk, dir)? {
             return Err("this node belongs to a cluster already".into());
         }
     }
-    // What an attempt that was interrupted has left counts for nothing.
-    wal::begin_anew(disk, dir, 0)?;
     let mut wal = Wal::open(disk, dir, SEGMENT_BYTES)?;
+    if wal.last() > 1 {
+        return Err("there is metadata in it already, which this build did not write".into());
+    }
+    // What an attempt that was interrupted has left counts for nothing.
+    drop(wal);
+    wal::remove(disk, dir)?;
+    wal = Wal::open(disk, dir, SEGMENT_BYTES)?;
     let payload = Change::Begin(voters).encode();
     let first = entry::entry(1, FIRST_TERM, entry::CHANGE, payload.into())?;
     let written = wal.write(&[first], 0, 0).and_then(|()| wal.flush());
-    written.map_err(|error| match error {
-        WalError::Full => "the disk is full".into(),
-        WalError::Failed(error) => error,
-    })?;
+    written.map_err(words)?;
     // With this it has happened.
     let vote = Vote { term: FIRST_TERM, for_id: 0 };
     Ok(VoteFile::create(disk, dir, me, (vote, 1))?)
@@ -121,21 +122,11 @@ fn belongs<D: Disk>(disk: &D, dir: &Path) -> Result<bool, Boxed> {
     if !disk.exists(dir)? {
         return Ok(false);
     }
-    refuse_other_formats(disk, dir)?;
     let snapshots = Snapshots::new(disk, dir);
     if !snapshots.list()?.is_empty() || snapshots.has_arrived()? {
         return Ok(true);
     }
     Ok(VoteFile::<D>::peek(disk, dir)?.is_some_and(|commit| commit > 0))
-}
-
-/// The log of a build before this one lay where directories are now.
-fn refuse_other_formats<D: Disk>(disk: &D, dir: &Path) -> Result<(), Boxed> {
-    let log = dir.join(wal::LOG_DIR);
-    if disk.exists(&log)? && disk.list(&log)?.iter().any(|entry| entry.name.ends_with(".log")) {
-        return Err("it was written by an earlier build, which kept metadata in another way".into());
-    }
-    Ok(())
 }
 
 fn open<D: Disk>(
@@ -145,12 +136,11 @@ fn open<D: Disk>(
     config: QuorumConfig,
 ) -> Result<(RaftQuorum<D>, Image), Boxed> {
     wal::create_dir(disk, dir)?;
-    refuse_other_formats(disk, dir)?;
     let mut reserve = Reserve::find(disk.clone(), dir)?;
     let snapshots = Snapshots::new(disk, dir);
-    if let Some(end) = snapshots.arrived()? {
-        wal::begin_anew(disk, dir, end)?;
-        snapshots.settle(end)?;
+    let arrived = snapshots.arrived()?;
+    if arrived.is_some() {
+        wal::remove(disk, dir)?;
     }
     let segment_bytes = 2 * config.snapshot_every_bytes;
     let open_wal = || Wal::open(disk, dir, segment_bytes);
@@ -158,6 +148,10 @@ fn open<D: Disk>(
         Err(error) if wal::is_full(&error) && reserve.release() => open_wal(),
         other => other,
     }?;
+    if let Some(end) = arrived {
+        wal.restart(end).map_err(words)?;
+        snapshots.settle(end)?;
+    }
     let mut votes = open_votes(disk, dir, me, &mut wal, &snapshots)?;
     let recovered = recover(&wal, &mut votes, &snapshots)?;
     wal.bytes_since_snapshot = recovered.bytes_since_snapshot;
@@ -204,7 +198,7 @@ fn open_votes<D: Disk>(
             return Err("there is metadata, but not the file `vote` that belongs to it".into());
         }
         if wal.last() == 1 {
-            wal.restart(0).map_err(|_| "the beginnings of a cluster cannot be removed")?;
+            wal.restart(0).map_err(words)?;
         }
         VoteFile::create(disk, dir, me, (Vote::default(), 0))?;
     }
@@ -359,6 +353,13 @@ pub(super) fn new_node(
         ..Config::default()
     };
     Ok(RawNode::new(&config, store, &library_log::logger())?)
+}
+
+fn words(error: WalError) -> Boxed {
+    match error {
+        WalError::Full => "the disk is full".into(),
+        WalError::Failed(error) => error,
+    }
 }
 
 /// Of the first segment of a cluster's log.

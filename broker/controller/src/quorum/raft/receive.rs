@@ -20,6 +20,8 @@ use crate::quorum::{
 
 /// Controllers outside the configuration that are remembered, so that they can be answered.
 const HEARD_MAX: usize = 64;
+/// Well over what a log will ever reach, and well below where numbers end.
+const INDEX_MAX: u64 = u64::MAX / 4;
 /// Terms fit the leader epochs of the log, and leave room to go on.
 const TERM_MAX: u64 = (u32::MAX - 1_000_000) as u64;
 
@@ -86,7 +88,7 @@ impl<D: Disk> RaftQuorum<D> {
         if message.term == 0 || message.term > TERM_MAX || message.log_term > message.term {
             return Err("its term is impossible");
         }
-        if message.index > u64::MAX / 2 {
+        if message.index.max(message.commit).max(message.reject_hint) > INDEX_MAX {
             return Err("its index is impossible");
         }
         if message.term < raft.term {
@@ -123,11 +125,15 @@ impl<D: Disk> RaftQuorum<D> {
         Ok(())
     }
 
-    /// Terms never go back along a log, and none is ahead of its leader's.
+    /// Terms never go back along a log, and none is ahead of its leader's. Nothing has term 0 but what is in front of
+    /// the first entry; the library takes it for that of any entry it does not have.
     fn admit_entries(message: &Message) -> Result<(), &'static str> {
+        if (message.log_term == 0) != (message.index == 0) {
+            return Err("the entry in front of its entries is impossible");
+        }
         let mut last_term = message.log_term;
         for entry in message.get_entries() {
-            if entry.term < last_term || entry.term > message.term {
+            if entry.term == 0 || entry.term < last_term || entry.term > message.term {
                 return Err("the terms of its entries are out of order");
             }
             last_term = entry.term;

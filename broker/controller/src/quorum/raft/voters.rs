@@ -1,6 +1,5 @@
 //! Who becomes a voter and who ceases to be one: by one controller at a time, learners first, decided by the leader.
 
-use raft::ProgressState;
 use tidemark_protocol::{NodeId, messages::VoterId};
 use tidemark_storage::Disk;
 
@@ -84,9 +83,7 @@ impl<D: Disk> RaftQuorum<D> {
         let end = self.node.raft.raft_log.committed;
         let caught_up = self.members.learners().find(|(id, _)| {
             self.node.raft.prs().get(*id).is_some_and(|progress| {
-                progress.recent_active
-                    && progress.state == ProgressState::Replicate
-                    && progress.matched + CAUGHT_UP_ENTRIES >= end
+                progress.recent_active && progress.matched + CAUGHT_UP_ENTRIES >= end
             })
         });
         let Some((_, voter)) = caught_up else { return };
@@ -109,12 +106,12 @@ impl<D: Disk> RaftQuorum<D> {
             let progress = raft.prs().get(id).filter(|progress| progress.recent_active)?;
             Some((progress.matched, id, voter))
         });
-        match heard.max_by_key(|(matched, id, _)| (*matched, *id)) {
-            Some((_, id, voter)) => {
-                tracing::info!(to = voter.node, "handing over the leadership of the quorum");
-                self.node.transfer_leader(id);
-            }
-            None => tracing::info!(?to, "there is nobody to take the leadership of the quorum"),
-        }
+        let best = heard.max_by_key(|(matched, id, _)| (*matched, *id));
+        let Some((_, id, voter)) = best else {
+            tracing::info!(?to, "there is nobody to take the leadership of the quorum");
+            return;
+        };
+        tracing::info!(to = voter.node, "handing over the leadership of the quorum");
+        self.node.transfer_leader(id);
     }
 }

@@ -42,9 +42,8 @@ struct Break {
     path: PathBuf,
 }
 
-/// Refuses a log with a place that is broken and was durable. Reads all of it and changes nothing. `base` is the
-/// index of the entry at offset 0.
-pub(super) fn check<D: Disk>(disk: &D, log_dir: &Path, base: u64) -> Result<(), Damage> {
+/// Refuses a log with a place that is broken and was durable. Reads all of it and changes nothing.
+pub(super) fn check<D: Disk>(disk: &D, log_dir: &Path) -> Result<(), Damage> {
     let extent = Extent::read(disk, log_dir)?;
     let mut end: Option<Break> = None;
     for (first, path) in segments(disk, log_dir)? {
@@ -65,15 +64,13 @@ pub(super) fn check<D: Disk>(disk: &D, log_dir: &Path, base: u64) -> Result<(), 
         if last.expected < extent.log_start {
             continue;
         }
-        // The library's index of the broken entry.
-        let broken = base + last.expected + 1;
         let proof = (from..contents.len())
             .filter_map(|position| whole_entry(&contents, position))
-            .find(|(_, stamp)| stamp.durable >= broken);
+            .find(|(_, stamp)| stamp.durable > last.expected);
         if let Some((batch, _)) = proof {
             let Break { expected, position, path } = last;
-            let found = base.saturating_add(batch.header.base_offset);
-            return Err(Damage::Entry { expected: base + expected, position, path, found });
+            let found = batch.header.base_offset;
+            return Err(Damage::Entry { expected, position, path, found });
         }
         end = Some(last);
     }

@@ -1,5 +1,5 @@
-//! Space that is kept for commits which a full disk must not refuse: deletions, which bring space back, and the
-//! registration without which a broker does not start.
+//! Space that is kept for commits which a full disk must not refuse: deletions, which bring space back, and those
+//! without which a broker neither starts nor is replaced when it is gone.
 //!
 //! A file of zeros beside the log. When such a commit meets the end of the disk the file is removed, and what it
 //! held is taken by the log. It is made again as soon as there is space. It promises nothing against others who
@@ -84,7 +84,9 @@ pub(in crate::quorum) fn may_use_it(records: &[MetadataRecord]) -> bool {
     records.iter().any(|record| {
         matches!(
             record,
-            MetadataRecord::TopicDeleted { .. } | MetadataRecord::BrokerRegistered { .. }
+            MetadataRecord::TopicDeleted { .. }
+                | MetadataRecord::BrokerRegistered { .. }
+                | MetadataRecord::BrokerChanged { .. }
         )
     })
 }
