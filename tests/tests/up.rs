@@ -56,7 +56,8 @@ impl Up {
 
     /// Returns when it has said this.
     fn says(&self, words: &str) -> Result<()> {
-        while !self.said.recv_timeout(PATIENCE).with_context(|| words.to_owned())?.contains(words) {}
+        while !self.said.recv_timeout(PATIENCE).with_context(|| words.to_owned())?.contains(words) {
+        }
         Ok(())
     }
 

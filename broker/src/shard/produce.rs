@@ -214,7 +214,10 @@ fn in_doubt(code: ErrorCode, id: TopicPartition) -> Failure {
         ErrorCode::UnknownTopicOrPartition => {
             (ErrorCode::NotLeaderAfterAppend, format!("{id} was deleted meanwhile"))
         }
-        _ => (ErrorCode::NotLeaderAfterAppend, format!("{id} was given up before the outcome was known")),
+        _ => (
+            ErrorCode::NotLeaderAfterAppend,
+            format!("{id} was given up before the outcome was known"),
+        ),
     };
     Failure::new(code, format!("{message}; the records may yet become readable"))
 }

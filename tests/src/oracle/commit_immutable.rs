@@ -10,8 +10,10 @@ pub(super) fn advance(ghost: &mut Ghost, key: ReplicaKey, seen: &Observed) -> Ve
     while truth.end() < seen.high_watermark {
         let at = truth.end();
         if at >= shadow.end() {
-            let text =
-                format!("node {node} commits {partition} to {} and has no {at}", seen.high_watermark);
+            let text = format!(
+                "node {node} commits {partition} to {} and has no {at}",
+                seen.high_watermark
+            );
             return Err(violation("S1", text));
         }
         truth.push(shadow.mark(at));

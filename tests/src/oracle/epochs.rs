@@ -15,7 +15,11 @@ pub(super) struct Observers {
     indexes: BTreeMap<NodeId, (u64, u64)>,
 }
 
-pub(super) fn check_appended((node, partition): ReplicaKey, shadow: &Shadow, marks: &[Mark]) -> Verdict {
+pub(super) fn check_appended(
+    (node, partition): ReplicaKey,
+    shadow: &Shadow,
+    marks: &[Mark],
+) -> Verdict {
     let mut last = shadow.marks.back().copied().flatten().map(|mark| mark.epoch);
     for mark in marks {
         require(last.is_none_or(|last| last <= mark.epoch), "S8", || {
@@ -32,7 +36,9 @@ impl Ghost {
         let index = image.metadata_index();
         let known = self.observers.indexes.insert(node, (life, index));
         let is_forward = known.is_none_or(|(of, known)| of != life || known <= index);
-        require(is_forward, "S8", || format!("node {node} goes back to metadata {index} from {known:?}"))?;
+        require(is_forward, "S8", || {
+            format!("node {node} goes back to metadata {index} from {known:?}")
+        })?;
         for topic in image.topics() {
             for (assigned, at) in topic.partitions.iter().zip(0..) {
                 let id = TopicPartition { topic_id: topic.id, partition: at };

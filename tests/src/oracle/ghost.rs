@@ -8,15 +8,13 @@ use std::{
 
 use bytes::Bytes;
 use tidemark_broker::steered::SeenReplica;
-use tidemark_protocol::{
-    BrokerId, LeaderEpoch, NodeId, Offset, TopicPartition, batch::batches,
-};
+use tidemark_protocol::{BrokerId, LeaderEpoch, NodeId, Offset, TopicPartition, batch::batches};
 use tidemark_replication::FollowerStatus;
 
 use super::{
     Verdict, bounds, candidate_completeness, commit_immutable, epochs, leader_completeness,
-    log_matching, metadata::Metadata, min_isr_gate, no_loss::Acknowledged, quorum_superset, raft::Raft,
-    recovery, single_leader, unclean_exclusion::Loss, violation, watermark,
+    log_matching, metadata::Metadata, min_isr_gate, no_loss::Acknowledged, quorum_superset,
+    raft::Raft, recovery, single_leader, unclean_exclusion::Loss, violation, watermark,
 };
 use crate::sim::figures::Figures;
 
@@ -218,7 +216,13 @@ impl Ghost {
         } else {
             if seen.log_end_offset < before_end {
                 figures.happened("truncations");
-                log_matching::check_truncation(key, shadow, seen, self.truths.get(&partition), &self.lossy)?;
+                log_matching::check_truncation(
+                    key,
+                    shadow,
+                    seen,
+                    self.truths.get(&partition),
+                    &self.lossy,
+                )?;
                 shadow.truncate(seen.log_end_offset);
             }
             if seen.log_start_offset > shadow.end() {
@@ -260,7 +264,9 @@ impl Ghost {
         let missing = count.saturating_sub(marks.len() as u64);
         if missing > 0 && !self.damaged.contains(&key) {
             let (node, partition) = key;
-            let text = format!("node {node} cannot read the last {missing} of {count} records of {partition}");
+            let text = format!(
+                "node {node} cannot read the last {missing} of {count} records of {partition}"
+            );
             return Err(violation("S26", text));
         }
         let mut all: VecDeque<_> = marks.into_iter().map(Some).collect();
@@ -355,7 +361,8 @@ fn last() -> TopicPartition {
 pub fn marks_of(bytes: &Bytes, from: Offset) -> Result<Vec<Mark>, super::Violation> {
     let mut marks = Vec::new();
     for batch in batches(bytes.clone()) {
-        let batch = batch.map_err(|error| violation("S26", format!("a log holds no batches: {error}")))?;
+        let batch =
+            batch.map_err(|error| violation("S26", format!("a log holds no batches: {error}")))?;
         let header = batch.header;
         for delta in 0..=u64::from(header.last_offset_delta) {
             if header.base_offset + delta < from {

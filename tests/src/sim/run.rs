@@ -38,7 +38,10 @@ impl Default for Options {
 pub enum Failed {
     Wrong(Wrong),
     /// Something in the cluster, or in the simulator, panicked.
-    Panic { text: String, backtrace: String },
+    Panic {
+        text: String,
+        backtrace: String,
+    },
 }
 
 impl fmt::Display for Failed {

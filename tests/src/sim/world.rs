@@ -76,8 +76,7 @@ impl World {
         }
         let mut consumers = BTreeMap::new();
         for id in (FIRST_CONSUMER..).take(shape.consumers as usize) {
-            let consumer =
-                Consumer::new(id, shape.nodes.clone(), shape.fetch_bytes, &mut core);
+            let consumer = Consumer::new(id, shape.nodes.clone(), shape.fetch_bytes, &mut core);
             consumers.insert(id, consumer);
         }
         let admin = Admin::new(ADMIN, shape.controllers.clone());
@@ -229,7 +228,8 @@ impl World {
         let was_stopped = node.disk.is_stopped();
         let faults = self.disk_faults.get(&id);
         let is_excused = was_stopped
-            || faults.is_some_and(|faults| faults.capacity_bytes.is_some() || faults.failing_syncs > 0)
+            || faults
+                .is_some_and(|faults| faults.capacity_bytes.is_some() || faults.failing_syncs > 0)
             || self.ghost.damaged.iter().any(|(of, _)| *of == id);
         if !is_excused {
             return Err(violation("start", format!("node {id} does not start: {error}")));
@@ -250,7 +250,10 @@ impl World {
                     if entry.index >= self.ghost.metadata.end() {
                         let figures = [entry.index, entry.term];
                         self.core.note(Who::Node(id), "commits", figures, || {
-                            format!("entry {} of term {}: {:?}", entry.index, entry.term, entry.records)
+                            format!(
+                                "entry {} of term {}: {:?}",
+                                entry.index, entry.term, entry.records
+                            )
                         });
                     }
                     self.ghost.committed(id, life, &entry, &mut self.core.figures)?;
