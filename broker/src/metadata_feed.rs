@@ -64,11 +64,12 @@ impl MetadataFeed {
     async fn follow(&mut self) {
         let mut failures: u32 = 0;
         loop {
+            // Also when there is nobody to ask: a cluster of one node names no controllers.
+            while self.has_vote().await || self.addresses.controllers().next().is_none() {
+                sleep(VOTE_LOOK_INTERVAL).await;
+            }
             let controllers: Vec<NodeId> = self.addresses.controllers().collect();
             for controller in controllers {
-                while self.has_vote().await {
-                    sleep(VOTE_LOOK_INTERVAL).await;
-                }
                 let Some(address) = self.addresses.of(controller) else { continue };
                 match self.follow_one(&address).await {
                     Ok(()) => failures = 0,

@@ -380,7 +380,6 @@ fn may_be_stale(error: &RequestError) -> bool {
                 | ErrorCode::FencedLeaderEpoch
                 | ErrorCode::UnknownLeaderEpoch
                 | ErrorCode::UnknownTopicOrPartition
-                | ErrorCode::NotLeaderAfterAppend
         ),
         _ => false,
     }

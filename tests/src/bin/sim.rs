@@ -183,17 +183,13 @@ fn hours(us: u64) -> f64 {
 fn conclude(args: &Args, options: &Options, total: &Total, took: Duration) -> ExitCode {
     say_over("");
     if args.hunt {
-        return match total.failed.first() {
-            Some((seed, failed)) => {
-                println!("found after {} seeds, at seed {seed}: {failed}", total.seeds);
-                println!("{}", replay(*seed, options));
-                ExitCode::SUCCESS
-            }
-            None => {
-                println!("not found in {} seeds", total.seeds);
-                ExitCode::FAILURE
-            }
+        let Some((seed, failed)) = total.failed.first() else {
+            println!("not found in {} seeds", total.seeds);
+            return ExitCode::FAILURE;
         };
+        println!("found after {} seeds, at seed {seed}: {failed}", total.seeds);
+        println!("{}", replay(*seed, options));
+        return ExitCode::SUCCESS;
     }
     if let Some((seed, _)) = total.failed.first()
         && !args.trace
@@ -232,14 +228,12 @@ fn summary(total: &Total, took: Duration) -> String {
     ];
     for (name, counts) in all {
         let counts: Vec<_> = counts.iter().map(|(what, count)| format!("{what} {count}")).collect();
-        text += &format!("{name}: {}\n", counts.join(", "));
+        text.extend([name, ": ", &counts.join(", "), "\n"]);
     }
     let count = |what| operations.get(what).copied().unwrap_or(0);
     let produced = count("produce ok") + count("produce failed") + count("produce unknown");
     let unknown = count("produce unknown") * 1000 / produced.max(1);
-    text +=
-        &format!("{messages} messages; {unknown} of 1000 produce requests with an unknown outcome");
-    text
+    format!("{text}{messages} messages; {unknown} of 1000 produce requests with an unknown outcome")
 }
 
 /// Where an endless run begins: somewhere else every time.

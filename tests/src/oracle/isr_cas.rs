@@ -37,7 +37,7 @@ pub(super) fn check(
             }
             MetadataRecord::BrokerRegistered { .. } => figures.happened("registrations"),
             MetadataRecord::BrokerChanged { fenced: true, .. } => {
-                figures.happened("brokers fenced")
+                figures.happened("brokers fenced");
             }
             _ => {}
         }

@@ -11,7 +11,7 @@ use tidemark_storage::disk::{Disk as _, Faults};
 use super::{
     core::{Event, MS, Mend, Micros, SECOND},
     network::Address,
-    node::{Io, Node, root},
+    node::{Io, Node, Process, root},
     shape::FaultClass,
     trace::Who,
     world::World,
@@ -138,16 +138,12 @@ impl World {
         }
         self.injected(FaultClass::CleanRestart, id);
         self.leaving.insert(id, self.core.now_us() + 5 * SECOND);
-        self.with_process(id, |process, io| process.leave(io));
+        self.with_process(id, Process::leave);
         Ok(())
     }
 
     /// Has a node's process do something from outside.
-    pub(super) fn with_process(
-        &mut self,
-        id: NodeId,
-        act: impl FnOnce(&mut super::node::Process, &mut Io<'_>),
-    ) {
+    pub(super) fn with_process(&mut self, id: NodeId, act: impl FnOnce(&mut Process, &mut Io<'_>)) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.act(&mut self.core, &mut self.net, &self.shape, act);
     }
@@ -278,7 +274,7 @@ impl World {
             let command = ElectLeaders { election: Election::Preferred, partitions: None };
             self.wish(Command::ElectLeaders(command));
         } else {
-            self.with_process(id, |process, io| process.transfer_leadership(io));
+            self.with_process(id, Process::transfer_leadership);
         }
         Ok(())
     }
@@ -396,9 +392,9 @@ impl World {
         let Some(id) = self.wiped.first().copied() else { return };
         let me = self.nodes[&id].voter();
         let leads =
-            |node: &&Node| node.process().and_then(|it| it.quorum()).is_some_and(|it| it.is_leader);
+            |node: &&Node| node.process().and_then(Process::quorum).is_some_and(|it| it.is_leader);
         let Some(leader) = self.nodes.values().find(leads) else { return };
-        let (leader, status) = (leader.id, leader.process().and_then(|it| it.quorum()));
+        let (leader, status) = (leader.id, leader.process().and_then(Process::quorum));
         let Some(status) = status else { return };
         let voters: Vec<VoterId> = status.voters.iter().map(|voter| voter.id).collect();
         let old = voters.iter().find(|voter| voter.node == id && **voter != me).copied();

@@ -1,6 +1,9 @@
 //! One process of a node: starts, takes in what comes from outside, and passes on what its parts have for each other.
 //! It decides nothing; the machines do.
 
+mod isr;
+mod outside;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use tidemark_broker::{
@@ -567,114 +570,11 @@ impl Process {
         }
     }
 
-    /// Sends the changes that have come together, one command at a time.
-    fn alter_isr(&mut self, io: &mut Io<'_>) {
-        let Some(broker_epoch) = self.member.epoch else { return };
-        if self.is_altering || self.isr_changes.is_empty() {
-            return;
-        }
-        self.is_altering = true;
-        let changes = std::mem::take(&mut self.isr_changes);
-        let alter = |(partition, change): &(TopicPartition, IsrChange)| AlterPartition {
-            topic_id: partition.topic_id,
-            partition: partition.partition,
-            leader_epoch: change.leader_epoch,
-            partition_epoch: change.partition_epoch,
-            isr: change
-                .isr
-                .iter()
-                .map(|member| IsrMember { id: member.broker_id, broker_epoch: member.broker_epoch })
-                .collect(),
-        };
-        let command = Command::AlterPartitions(AlterPartitions {
-            broker_id: io.node(),
-            broker_epoch,
-            changes: changes.iter().map(alter).collect(),
-        });
-        let id = self.commands.add(command, Wanted::AlterIsr(changes), ALTER_ISR_US, io);
-        self.attempt(id, io);
-    }
-
     /// Closes everything in order. The broker epoch, if that makes a clean shutdown.
     pub(super) fn close(self) -> Option<BrokerEpoch> {
         let epoch = self.member.epoch;
         let is_clean = self.broker.close().unwrap_or(false);
         epoch.filter(|_| is_clean)
-    }
-}
-
-/// For those who look from outside.
-impl Process {
-    /// What has happened since the last time, for the oracles.
-    pub fn take_seen(&mut self) -> Vec<Seen> {
-        self.controller.as_mut().map_or(Vec::new(), |it| std::mem::take(&mut it.seen))
-    }
-
-    pub fn take_acknowledged(&mut self) -> Vec<(TopicPartition, u64)> {
-        std::mem::take(&mut self.serving.acknowledged)
-    }
-
-    pub fn followed(&self) -> &Arc<Image> {
-        &self.followed
-    }
-
-    pub fn quorum(&self) -> Option<tidemark_controller::QuorumStatus> {
-        self.controller.as_ref().map(Controller::status)
-    }
-
-    /// Whether it is a member of the cluster that takes part.
-    pub fn is_active(&self) -> bool {
-        self.member.is_active
-    }
-
-    pub fn broker_epoch(&self) -> Option<BrokerEpoch> {
-        self.member.epoch
-    }
-
-    /// Asks to be let go.
-    pub fn leave(&mut self, io: &mut Io<'_>) {
-        self.member.wanted = WantedState::ShutDown;
-        self.member.beat_in(0, io);
-    }
-
-    pub fn may_shut_down(&self) -> bool {
-        self.member.may_shut_down
-    }
-
-    pub fn is_leaving(&self) -> bool {
-        self.member.wanted == WantedState::ShutDown
-    }
-
-    /// Whether the metadata log takes no more.
-    pub fn has_controller_failed(&self) -> bool {
-        self.controller.as_ref().is_some_and(Controller::has_failed)
-    }
-
-    /// Asks to be led by another controller.
-    pub fn transfer_leadership(&mut self, io: &mut Io<'_>) {
-        let now_ms = self.now_ms(io);
-        if let Some(controller) = &mut self.controller {
-            controller.transfer_leadership(now_ms, io);
-        }
-    }
-
-    /// Everything that waits in some queue of this process.
-    pub fn waiting(&self) -> usize {
-        let controller = self.controller.as_ref().map_or(0, Controller::waiting);
-        controller
-            + self.peers.waiting()
-            + self.commands.waiting()
-            + self.streams.waiting()
-            + self.sessions.waiting()
-            + self.serving.waiting()
-            + self.isr_changes.len()
-    }
-
-    pub fn change_voters(&mut self, change: tidemark_controller::VoterChange, io: &mut Io<'_>) {
-        let now_ms = self.now_ms(io);
-        if let Some(controller) = &mut self.controller {
-            controller.change_voters(now_ms, change, io);
-        }
     }
 }
 

@@ -181,7 +181,7 @@ impl Streams {
     ) {
         let following = |stream: &&mut Stream| stream.standing == Standing::Following(connection);
         let mut streams = self.by_leader.iter_mut().map(|(leader, stream)| (*leader, stream));
-        let Some((leader, stream)) = streams.find(|(_, stream)| following(&stream)) else { return };
+        let Some((leader, stream)) = streams.find(|(_, stream)| following(stream)) else { return };
         stream.heard_us = io.core.now_us();
         for (push, bytes) in header.partitions.iter().zip(payload) {
             if io.is_dead() {

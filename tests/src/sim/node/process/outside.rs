@@ -1,0 +1,78 @@
+//! What oracles and fault plans see of a process, and what they may ask of it. Nothing here answers anybody in the cluster.
+
+use super::{Arc, BrokerEpoch, Controller, Image, Io, Process, Seen, TopicPartition, WantedState};
+
+/// For those who look from outside.
+impl Process {
+    /// What has happened since the last time, for the oracles.
+    pub fn take_seen(&mut self) -> Vec<Seen> {
+        self.controller.as_mut().map_or(Vec::new(), |it| std::mem::take(&mut it.seen))
+    }
+
+    pub fn take_acknowledged(&mut self) -> Vec<(TopicPartition, u64)> {
+        std::mem::take(&mut self.serving.acknowledged)
+    }
+
+    pub fn followed(&self) -> &Arc<Image> {
+        &self.followed
+    }
+
+    pub fn quorum(&self) -> Option<tidemark_controller::QuorumStatus> {
+        self.controller.as_ref().map(Controller::status)
+    }
+
+    /// Whether it is a member of the cluster that takes part.
+    pub fn is_active(&self) -> bool {
+        self.member.is_active
+    }
+
+    pub fn broker_epoch(&self) -> Option<BrokerEpoch> {
+        self.member.epoch
+    }
+
+    /// Asks to be let go.
+    pub fn leave(&mut self, io: &mut Io<'_>) {
+        self.member.wanted = WantedState::ShutDown;
+        self.member.beat_in(0, io);
+    }
+
+    pub fn may_shut_down(&self) -> bool {
+        self.member.may_shut_down
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.member.wanted == WantedState::ShutDown
+    }
+
+    /// Whether the metadata log takes no more.
+    pub fn has_controller_failed(&self) -> bool {
+        self.controller.as_ref().is_some_and(Controller::has_failed)
+    }
+
+    /// Asks to be led by another controller.
+    pub fn transfer_leadership(&mut self, io: &mut Io<'_>) {
+        let now_ms = self.now_ms(io);
+        if let Some(controller) = &mut self.controller {
+            controller.transfer_leadership(now_ms, io);
+        }
+    }
+
+    /// Everything that waits in some queue of this process.
+    pub fn waiting(&self) -> usize {
+        let controller = self.controller.as_ref().map_or(0, Controller::waiting);
+        controller
+            + self.peers.waiting()
+            + self.commands.waiting()
+            + self.streams.waiting()
+            + self.sessions.waiting()
+            + self.serving.waiting()
+            + self.isr_changes.len()
+    }
+
+    pub fn change_voters(&mut self, change: tidemark_controller::VoterChange, io: &mut Io<'_>) {
+        let now_ms = self.now_ms(io);
+        if let Some(controller) = &mut self.controller {
+            controller.change_voters(now_ms, change, io);
+        }
+    }
+}
