@@ -21,7 +21,7 @@ use crate::{
     broker::Broker,
     disk::Log,
     health::Reason,
-    log_dirs::LogDirs,
+    log_dirs::{LogDirs, Stray},
     partitions::PartitionView,
     roles,
     shard::{Adoption, Command, ShardHandle},
@@ -79,7 +79,9 @@ impl Assignments {
         // What came while logs were opened.
         images.mark_changed();
         loop {
-            let has_unopened = !self.broker.partitions.unopened().is_empty();
+            // Before this run is registered, what is followed speaks of the one before.
+            let may_retry =
+                self.is_registered(&self.followed) && !self.broker.partitions.unopened().is_empty();
             tokio::select! {
                 () = shutdown.started() => return,
                 changed = images.changed() => {
@@ -93,7 +95,7 @@ impl Assignments {
                         self.broker.behind_since.send_replace(None);
                     }
                 }
-                () = tokio::time::sleep(RETRY_INTERVAL), if has_unopened => self.retry().await,
+                () = tokio::time::sleep(RETRY_INTERVAL), if may_retry => self.retry().await,
             }
         }
     }
@@ -102,9 +104,12 @@ impl Assignments {
     /// must not lead in the same epoch, since it may lack records that others have of it. And whoever fetches the
     /// metadata from the beginning again has older images for a while.
     fn may_follow(&self, image: &Image) -> bool {
+        image.metadata_index() > self.followed.metadata_index() && self.is_registered(image)
+    }
+
+    fn is_registered(&self, image: &Image) -> bool {
         let registered = image.broker(self.broker.id);
-        image.metadata_index() > self.followed.metadata_index()
-            && registered.is_some_and(|broker| broker.incarnation == self.broker.incarnation)
+        registered.is_some_and(|broker| broker.incarnation == self.broker.incarnation)
     }
 
     async fn follow(&mut self, image: Image) {
@@ -172,8 +177,10 @@ impl Assignments {
             }
             let dirs = self.dirs.clone();
             tokio::task::spawn_blocking(move || {
-                let Opening { placed: Placed { id, topic, .. }, checkpoint, .. } = &opening;
-                let log = dirs.open(topic, *id, checkpoint.as_ref(), now_ms);
+                let Opening { placed: Placed { id, topic, .. }, assignment, checkpoint } = &opening;
+                // Metadata that gives a role is that of this run: newer than everything before it.
+                let stray = if assignment.is_some() { Stray::MoveAside } else { Stray::Keep };
+                let log = dirs.open(topic, *id, checkpoint.as_ref(), (stray, now_ms));
                 (opening, log)
             })
         });
@@ -265,7 +272,7 @@ impl Assignments {
 
     async fn delete_unopened(&self, placed: &Placed) {
         let (dirs, topic, id) = (self.dirs.clone(), Arc::clone(&placed.topic), placed.id);
-        let delete = move || dirs.delete_unopened(&topic, id.partition);
+        let delete = move || dirs.delete_unopened(&topic, id);
         let deleted = tokio::task::spawn_blocking(delete).await;
         if let Ok(Err(error)) = deleted {
             tracing::error!(%error, "files of a deleted partition are left behind");

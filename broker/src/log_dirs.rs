@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tidemark_controller::Topic;
 use tidemark_protocol::TopicPartition;
 use tidemark_storage::{
-    Checkpoint, Disk as _, LogIdentity, OpenError, StorageError, delete_log_dir,
+    Checkpoint, Disk as _, LogIdentity, OpenError, StorageError, delete_log_dir, log_dir_owner,
 };
 
 use crate::{
@@ -23,22 +23,30 @@ pub(crate) struct LogDirs {
     pub(crate) left_behind: LeftBehind,
 }
 
+/// What to do with another partition's directory where a log should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stray {
+    /// Nothing: the metadata may be older than the directory, and the directory the one that counts.
+    Keep,
+    /// The metadata is at least as new as what the last process followed: that partition is no more.
+    MoveAside,
+}
+
 impl LogDirs {
     /// Opens a log, new or with what is known to be durable of it, in the state that its topic's settings ask for.
-    /// Another partition's directory in its place is moved aside.
     pub(crate) fn open(
         &self,
         topic: &Topic,
         id: TopicPartition,
         checkpoint: Option<&Checkpoint>,
-        now_ms: u64,
+        (stray, now_ms): (Stray, u64),
     ) -> Result<Log, OpenError> {
         let dir = self.dir(topic, id.partition);
         let identity = LogIdentity { partition: id };
         let config = log_config(&topic.config);
         let open = || Log::open(&self.files, &dir, identity, config.clone(), checkpoint.cloned());
         let (mut log, recovery) = match open() {
-            Err(OpenError::Foreign { found, .. }) => {
+            Err(OpenError::Foreign { found, .. }) if stray == Stray::MoveAside => {
                 // The metadata has no such partition any more, or it would have been opened here: its deletion
                 // was interrupted.
                 tracing::warn!(dir = %dir.display(), %found, "another partition's directory is in the way");
@@ -68,15 +76,24 @@ impl LogDirs {
         Ok(())
     }
 
-    /// Deletes a log that could not be opened.
+    /// Deletes a log that could not be opened. A directory that is another partition's stays: the topic may have come
+    /// back under its name before this process heard that it was gone.
     pub(crate) fn delete_unopened(
         &self,
         topic: &Topic,
-        partition: u32,
+        id: TopicPartition,
     ) -> Result<(), StorageError> {
-        let dir = self.dir(topic, partition);
-        delete_log_dir(self.disk(), &dir)?;
-        self.remove_topic_dir(&dir);
+        let dir = self.dir(topic, id.partition);
+        match log_dir_owner(self.disk(), &dir) {
+            Ok(owner) if owner.is_none_or(|owner| owner == id) => {
+                delete_log_dir(self.disk(), &dir)?;
+                self.remove_topic_dir(&dir);
+            }
+            Ok(_another) => {}
+            Err(error) => {
+                tracing::warn!(dir = %dir.display(), %error, "a directory stays: nobody knows whose it is");
+            }
+        }
         Ok(())
     }
 

@@ -36,4 +36,5 @@ pub use log::{
     Compacted, CompactionDone, CompactionJob, Deleted, Extent, FlushDone, FlushJob, Log, LogReader,
     ReadOutcome, Recovery, Residency, delete_log_dir,
 };
+pub use meta::log_dir_owner;
 pub use segment_files::SegmentFiles;

@@ -15,6 +15,11 @@ use crate::{
 pub(crate) const META_FILE: &str = "partition.meta";
 pub(crate) const META_BYTES_MAX: usize = 4096;
 
+/// Whose log a directory holds; `None` when it does not say.
+pub fn log_dir_owner<D: Disk>(disk: &D, dir: &Path) -> Result<Option<TopicPartition>, OpenError> {
+    Ok(PartitionMeta::read_any(disk, dir)?.map(|meta| meta.partition))
+}
+
 /// Identity of a log's data. Salts every checksum chain, so that a segment or index that strays
 /// from another partition, or from an earlier life of this one, does not pass for its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,18 +48,19 @@ impl PartitionMeta {
         hasher.finalize()
     }
 
+    fn read_any<D: Disk>(disk: &D, dir: &Path) -> Result<Option<Self>, OpenError> {
+        state_file::read(disk, &dir.join(META_FILE), Kind::PartitionMeta, META_BYTES_MAX)
+    }
+
     /// Reads the file; refuses one that says the data is another partition's.
     pub(crate) fn read<D: Disk>(
         disk: &D,
         dir: &Path,
         identity: LogIdentity,
     ) -> Result<Option<Self>, OpenError> {
-        let path = dir.join(META_FILE);
-        let meta: Option<Self> =
-            state_file::read(disk, &path, Kind::PartitionMeta, META_BYTES_MAX)?;
-        match meta {
+        match Self::read_any(disk, dir)? {
             Some(meta) if meta.partition != identity.partition => Err(OpenError::Foreign {
-                path,
+                path: dir.join(META_FILE),
                 found: format!("partition {}", meta.partition),
                 expected: format!("partition {}", identity.partition),
             }),

@@ -11,6 +11,7 @@ use tidemark_replication::Assignment;
 
 use super::Steered;
 use crate::{
+    log_dirs::Stray,
     partitions::PartitionView,
     roles,
     shard::{Adoption, Command},
@@ -107,7 +108,8 @@ impl Steered {
         let now_ms = u64::try_from(self.clock.wall_ms()).unwrap_or(0);
         let known = self.partitions.unopened().remove(&id).flatten();
         let checkpoint = self.checkpoints.take(id).or(known);
-        let log = match self.dirs.open(topic, id, checkpoint.as_ref(), now_ms) {
+        let stray = if assignment.is_some() { Stray::MoveAside } else { Stray::Keep };
+        let log = match self.dirs.open(topic, id, checkpoint.as_ref(), (stray, now_ms)) {
             Ok(log) => log,
             Err(error) => {
                 tracing::error!(topic = %topic.name, partition = id.partition, %error, "a log cannot be opened");
@@ -129,7 +131,7 @@ impl Steered {
 
     fn delete_log(&mut self, topic: &Topic, partition: TopicPartition) {
         if self.partitions.remove_unopened(partition)
-            && let Err(error) = self.dirs.delete_unopened(topic, partition.partition)
+            && let Err(error) = self.dirs.delete_unopened(topic, partition)
         {
             tracing::error!(%error, "files of a deleted partition are left behind");
         }

@@ -47,7 +47,12 @@ impl Steered {
                     all.extend_from_slice(&bytes);
                     offset = next_offset;
                 }
-                _ => break,
+                other => {
+                    if std::env::var("SIMDBG").is_ok() {
+                        eprintln!("read {id} {offset}..{to}: {other:?}");
+                    }
+                    break;
+                }
             }
         }
         all.freeze()

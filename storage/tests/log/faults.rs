@@ -84,6 +84,35 @@ fn read_around_damage(log: &Log<SimDisk>, model: &Model) -> Vec<std::ops::Range<
 /// Checks that a bit flipped anywhere costs the batch it is in and at most its neighbours up to the
 /// next index entry, whatever is used to open the log.
 #[test]
+fn damage_behind_the_end_of_a_recovered_log_is_forgotten() {
+    let filled = filled(3);
+    let last = filled.model.batches.last().unwrap();
+    let path = segments(&filled).pop().unwrap();
+    let first: Offset = path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+    let inside = filled.model.batches.iter().filter(|batch| batch.base >= first);
+    let end: u64 = inside.map(|batch| batch.bytes.len() as u64).sum();
+    let open = |checkpoint| filled.place.open(&small_config(), checkpoint).unwrap().0;
+    let log = open(Some(filled.checkpoint(true)));
+    filled.disk.bit_rot(&path, end - 1, 0);
+    let base = last.next - 2;
+    let damaged = log.reader().read(base, last.next, 1000, Residency::Any);
+    assert!(matches!(damaged, Err(ReadError::Corrupt { .. })), "{damaged:?}");
+    drop(log);
+
+    // Nobody knows any more that it was durable: a torn end, and the log goes on before it.
+    filled.disk.crash();
+    let mut log = open(None);
+    assert_eq!(log.log_end_offset(), base);
+    let again = batch(Compression::None, 99, &[vec![7; 50], vec![8]]);
+    log.append(std::slice::from_ref(&again), 0, 1000).unwrap();
+    let read = log.reader().read(base, base + 2, 1000, Residency::Any);
+    assert!(
+        matches!(read, Ok(ReadOutcome::Batches { next_offset, .. }) if next_offset == base + 2),
+        "{read:?}"
+    );
+}
+
+#[test]
 fn a_flipped_bit_in_a_sealed_segment_is_quarantined_and_everything_else_served() {
     for (seed, position) in (0..2400_u64).step_by(97).enumerate() {
         for how in 0..3 {

@@ -106,6 +106,11 @@ fn main() -> ExitCode {
     let verbosity = if args.trace { Verbosity::Print } else { Verbosity::Hash };
     let options = Options { seconds: args.sim_seconds, verbosity };
     keep_panics();
+    if args.trace {
+        // What the cluster itself has to say, between the lines of the trace.
+        let level = tracing_subscriber::filter::LevelFilter::DEBUG;
+        tracing_subscriber::fmt().with_max_level(level).without_time().with_ansi(false).init();
+    }
     let (from, end) = match (args.seed, args.seeds) {
         (Some(seed), _) => (seed, seed + 1),
         (None, Some(range)) if args.minutes.is_none() => range,

@@ -451,7 +451,11 @@ impl Process {
             self.broker.open_logs(image);
             self.member.beat_in(0, io);
         }
-        if image.metadata_index() < self.followed.metadata_index() {
+        // Until this run is registered, the metadata speaks of the one before.
+        let known = image.broker(io.node()).map(|broker| broker.incarnation);
+        if image.metadata_index() <= self.followed.metadata_index()
+            || known != Some(self.registration.incarnation)
+        {
             return;
         }
         self.broker.follow(image);
