@@ -47,12 +47,7 @@ impl Steered {
                     all.extend_from_slice(&bytes);
                     offset = next_offset;
                 }
-                other => {
-                    if std::env::var("SIMDBG").is_ok() {
-                        eprintln!("read {id} {offset}..{to}: {other:?}");
-                    }
-                    break;
-                }
+                _ => break,
             }
         }
         all.freeze()
