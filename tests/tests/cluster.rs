@@ -62,18 +62,6 @@ fn a_killed_controller_is_replaced_and_topics_can_be_created() -> Result<()> {
 }
 
 #[test]
-fn all_nodes_killed_at_once_come_back_with_everything() -> Result<()> {
-    cluster::with(ClusterConfig::nodes(3), |cluster| {
-        let workload = begin(cluster, "ledger")?;
-        for id in cluster.ids() {
-            cluster.kill(id)?;
-        }
-        cluster.heal()?;
-        judge(cluster, workload, "ledger").map(drop)
-    })
-}
-
-#[test]
 fn a_lost_majority_stops_writes_and_its_return_resumes_them() -> Result<()> {
     cluster::with(ClusterConfig::nodes(3), |cluster| {
         let workload = begin(cluster, "ledger")?;
