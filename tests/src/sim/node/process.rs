@@ -1,5 +1,4 @@
-//! One process of a node: starts, takes in what comes from outside, and passes on what its parts have for each other.
-//! It decides nothing; the machines do.
+//! One process of a node: starts, takes in what comes from outside and passes it on. The machines decide, it does not.
 
 mod isr;
 mod outside;
@@ -354,8 +353,7 @@ impl Process {
         }
     }
 
-    /// Clears what is left of logs once the metadata is new enough to tell, and tries again to open those that could not
-    /// be opened.
+    /// Clears what is left of logs once the metadata is new enough to tell, and tries failed ones again.
     fn look_after_logs(&mut self, io: &Io<'_>) {
         if self.member.is_active && !std::mem::replace(&mut self.has_cleared, true) {
             self.broker.clear_left_behind();
