@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use tidemark_controller::Topic;
 use tidemark_protocol::TopicPartition;
 use tidemark_storage::{
-    Checkpoint, Disk as _, LogIdentity, OpenError, StorageError, delete_log_dir, log_dir_owner,
+    Checkpoint, Disk as _, DiskError, LogIdentity, OpenError, Recovery, StorageError,
+    delete_log_dir, log_dir_owner,
 };
 
 use crate::{
@@ -44,7 +45,14 @@ impl LogDirs {
         let dir = self.dir(topic, id.partition);
         let identity = LogIdentity { partition: id };
         let config = log_config(&topic.config);
-        let open = || Log::open(&self.files, &dir, identity, config.clone(), checkpoint.cloned());
+        let open = || {
+            if checkpoint.is_none() && self.is_free(&dir)? {
+                // Tells this life of the partition here from others, which may have left checkpoints behind.
+                let log = Log::create(&self.files, &dir, identity, config.clone(), now_ms)?;
+                return Ok((log, Recovery::default()));
+            }
+            Log::open(&self.files, &dir, identity, config.clone(), checkpoint.cloned())
+        };
         let (mut log, recovery) = match open() {
             Err(OpenError::Foreign { found, .. }) if stray == Stray::MoveAside => {
                 // The metadata has no such partition any more, or it would have been opened here: its deletion
@@ -95,6 +103,14 @@ impl LogDirs {
             }
         }
         Ok(())
+    }
+
+    /// Whether nothing is there.
+    fn is_free(&self, dir: &Path) -> Result<bool, DiskError> {
+        match self.disk().list(dir) {
+            Err(error) if error.is_not_found() => Ok(true),
+            listed => Ok(listed?.is_empty()),
+        }
     }
 
     fn disk(&self) -> &Disk {

@@ -107,7 +107,8 @@ impl Steered {
     fn open_log(&mut self, topic: &Arc<Topic>, id: TopicPartition, assignment: Option<Assignment>) {
         let now_ms = u64::try_from(self.clock.wall_ms()).unwrap_or(0);
         let known = self.partitions.unopened().remove(&id).flatten();
-        let checkpoint = self.checkpoints.take(id).or(known);
+        // What the last process knew of a log is about the one that was here when it ended.
+        let checkpoint = self.checkpoints.take(id).filter(|_| assignment.is_none()).or(known);
         let stray = if assignment.is_some() { Stray::MoveAside } else { Stray::Keep };
         let log = match self.dirs.open(topic, id, checkpoint.as_ref(), (stray, now_ms)) {
             Ok(log) => log,

@@ -26,7 +26,7 @@ use super::{Dirty, Log, Tail, flush::EPOCHS_FILE, quarantine};
 use crate::{
     checkpoint::{Checkpoint, Tip},
     config::{APPEND_BYTES_MAX, LogConfig, LogIdentity},
-    disk::Disk,
+    disk::{Disk, DiskError, DiskFile},
     epochs::{EpochHistory, EpochStart},
     error::OpenError,
     meta::PartitionMeta,
@@ -36,6 +36,8 @@ use crate::{
 };
 
 const EPOCHS_BYTES_MAX: usize = 16 << 20;
+/// What is written again at once.
+const REWRITE_BYTES: u64 = 1 << 20;
 
 /// What opening a log found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -289,18 +291,20 @@ impl<D: Disk> Opening<D> {
             let tip = self.plan.tip.filter(|tip| tip.segment_base == base).map(|tip| tip.at);
             let tip = tip.filter(|tip| tip.position > at.position && tip.offset > at.offset);
             let near = scan.behind_one_batch();
-            if let Some(entry) = near.or_else(|| scan.known_after()).or(tip) {
+            // What is known may lie where the file does not reach any more.
+            let next = near.or_else(|| scan.known_after()).or(tip);
+            if let Some(entry) = next.filter(|entry| entry.position <= file.file.len()) {
                 self.corrupt(at.offset..entry.offset);
                 scan.resume(&segment, entry);
             } else {
                 let until = next_base.unwrap_or(self.plan.proven);
-                self.finish_scan(&segment, &file, &mut scan, from.at.position);
+                self.finish_scan(&segment, &file, &mut scan, from.at.position)?;
                 self.corrupt(at.offset..until);
                 self.leave_damaged(until);
                 return Ok(true);
             }
         };
-        self.finish_scan(&segment, &file, &mut scan, from.at.position);
+        self.finish_scan(&segment, &file, &mut scan, from.at.position)?;
         if next_base.is_some_and(|next| self.may_follow(next)) {
             return Ok(true);
         }
@@ -317,8 +321,9 @@ impl<D: Disk> Opening<D> {
         file: &Arc<OpenFile<D>>,
         scan: &mut Scan<D>,
         from: u64,
-    ) {
+    ) -> Result<(), OpenError> {
         let at = scan.at();
+        write_again(file, from..at.position)?;
         self.report.scanned_bytes += at.position - from;
         segment.publish(at.position, at.max_timestamp);
         let epochs = scan.take_epochs();
@@ -342,6 +347,7 @@ impl<D: Disk> Opening<D> {
             tail.rolled &= at.position == from;
         }
         self.expected = at.offset;
+        Ok(())
     }
 
     /// The log continues at `end`, in another segment; this one's damaged rest stays as evidence.
@@ -463,4 +469,21 @@ impl<D: Disk> Opening<D> {
             }
         }
     }
+}
+
+/// Writes what is there once more, so that the next flush writes it for sure. A flush that failed in an earlier life may
+/// have left pages that look clean and are on no disk: they are read as if all were well, no flush touches them, and a
+/// loss of power takes them away. Where that is refused, as on a full disk whose file system never overwrites, the log
+/// does not open: it would count as durable what may not be.
+fn write_again<D: Disk>(file: &OpenFile<D>, range: Range<u64>) -> Result<(), DiskError> {
+    let mut buffer = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        // Bounded by the constant.
+        buffer.resize((range.end - at).min(REWRITE_BYTES) as usize, 0);
+        file.file.read_at(at, &mut buffer)?;
+        file.file.write_at(at, &buffer)?;
+        at += buffer.len() as u64;
+    }
+    Ok(())
 }

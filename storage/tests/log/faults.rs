@@ -84,6 +84,67 @@ fn read_around_damage(log: &Log<SimDisk>, model: &Model) -> Vec<std::ops::Range<
 /// Checks that a bit flipped anywhere costs the batch it is in and at most its neighbours up to the
 /// next index entry, whatever is used to open the log.
 #[test]
+fn the_last_flush_of_a_deleted_log_says_nothing_about_the_next_in_its_place() {
+    let disk = SimDisk::new(1);
+    let place = Place::prepare(disk, Path::new("/"));
+    let mut log = place.create(&small_config());
+    let written = batch(Compression::None, 0, &[vec![1; 50]]);
+    log.append(std::slice::from_ref(&written), 0, 1000).unwrap();
+    let job = log.flush_job().unwrap();
+    log.delete().unwrap();
+
+    let mut log = place.create(&small_config());
+    if let Ok(done) = job.run() {
+        log.flushed(done);
+    }
+    assert_eq!((log.flushed_offset(), log.log_end_offset()), (0, 0));
+}
+
+#[test]
+fn a_last_segment_shorter_than_the_checkpoint_says_is_damage_and_no_more() {
+    for clean in [false, true] {
+        let filled = filled(5);
+        let path = segments(&filled).pop().unwrap();
+        filled.disk.shrink(&path, 300).unwrap();
+        let checkpoint = Some(filled.checkpoint(clean));
+        let (mut log, _) = filled.place.open(&small_config(), checkpoint).unwrap();
+        assert_eq!(log.log_end_offset(), filled.model.log_end);
+        flush(&mut log).unwrap();
+        let refused = read_around_damage(&log, &filled.model);
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        let next = batch(Compression::None, 99, &[vec![7; 50]]);
+        log.append(std::slice::from_ref(&next), 0, 1000).unwrap();
+        flush(&mut log).unwrap();
+    }
+}
+
+#[test]
+fn what_is_recovered_after_a_failed_flush_and_flushed_again_survives_a_loss_of_power() {
+    for seed in 0..60 {
+        let disk = SimDisk::new(seed);
+        let place = Place::prepare(disk.clone(), Path::new("/"));
+        let mut log = place.create(&small_config());
+        flush(&mut log).unwrap();
+        for index in 0..4_u8 {
+            let batch = batch(Compression::None, 0, &[vec![index; 150]]);
+            log.append(std::slice::from_ref(&batch), 0, 1000).unwrap();
+        }
+        disk.set_faults(Faults { failing_syncs: 1, ..Faults::default() });
+        assert!(flush(&mut log).is_err(), "seed {seed}");
+        drop(log);
+        disk.crash();
+
+        let (mut log, _) = place.open(&small_config(), None).unwrap();
+        flush(&mut log).unwrap();
+        let durable = log.log_end_offset();
+        drop(log);
+        disk.power_loss();
+        let (log, _) = place.open(&small_config(), None).unwrap();
+        assert!(log.log_end_offset() >= durable, "seed {seed}: {durable} records were durable");
+    }
+}
+
+#[test]
 fn damage_behind_the_end_of_a_recovered_log_is_forgotten() {
     let filled = filled(3);
     let last = filled.model.batches.last().unwrap();
