@@ -12,7 +12,7 @@ use tidemark_tests::{
     cluster::{self, Cluster, ClusterConfig, Disk, PATIENCE, view},
     effort,
     faults::Faults,
-    network::Kind,
+    network::{End, Kind},
     workload::{Workload, WorkloadConfig, replicas, verdict},
 };
 
@@ -91,6 +91,28 @@ fn a_follower_with_a_full_disk_does_not_stop_the_others() -> Result<()> {
         cluster.fill_disk(full)?;
         workload.await_progress(PATIENCE).context("with a full disk")?;
         cluster.empty_disk(full)?;
+        judge(cluster, workload, "ledger").map(drop)
+    })
+}
+
+#[test]
+fn a_replica_that_was_cut_off_for_a_while_is_in_sync_again() -> Result<()> {
+    let config = ClusterConfig::nodes(3).flag("replica-lag-timeout", "1s");
+    cluster::with(config, |cluster| {
+        let workload = begin(cluster, "ledger")?;
+        let leader = cluster.await_leader("ledger", 0, None)?;
+        let other = cluster.ids().into_iter().find(|id| *id != leader).context("three nodes")?;
+        let (here, there) = (End::Node(leader), End::Node(other));
+        for (from, to) in [(here, there), (there, here)] {
+            cluster.network().cut(from, to)?;
+            cluster.await_metadata("somebody out of sync", |metadata| {
+                let partition = view::partition(metadata, "ledger", 0);
+                partition.is_some_and(|partition| partition.isr.len() < 3)
+            })?;
+            // Nothing else happens that would make them talk to each other.
+            cluster.heal()?;
+            cluster.await_in_sync("ledger").with_context(|| format!("{from:?} to {to:?}"))?;
+        }
         judge(cluster, workload, "ledger").map(drop)
     })
 }
