@@ -97,8 +97,9 @@ fn a_follower_with_a_full_disk_does_not_stop_the_others() -> Result<()> {
 
 #[test]
 fn a_replica_that_was_cut_off_for_a_while_is_in_sync_again() -> Result<()> {
-    let config = ClusterConfig::nodes(3).flag("replica-lag-timeout", "1s");
-    cluster::with(config, |cluster| {
+    // Later than connections are given up over which nothing arrives: it is about the next ones.
+    let config = ClusterConfig::nodes(3).flag("replica-lag-timeout", "3s");
+    cluster::with(config.flag("broker-session-timeout", "4s"), |cluster| {
         let workload = begin(cluster, "ledger")?;
         let leader = cluster.await_leader("ledger", 0, None)?;
         let other = cluster.ids().into_iter().find(|id| *id != leader).context("three nodes")?;
