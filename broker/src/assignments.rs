@@ -224,7 +224,7 @@ impl Assignments {
         log: Log,
     ) -> (Arc<PartitionView>, oneshot::Receiver<()>) {
         let Opening { placed: Placed { id, topic, .. }, assignment, .. } = opening;
-        let shard = self.shard_of(id);
+        let shard = self.broker.shard_of(id).clone();
         let metrics = self.broker.metrics.topic(&topic.name);
         let view =
             PartitionView::new(id, Arc::clone(&topic.name), metrics, log.reader(), shard.clone());
@@ -236,12 +236,6 @@ impl Assignments {
         let (reply, adopted) = oneshot::channel();
         self.tell(&shard, Command::Adopt { adoption: Box::new(adoption), reply }).await;
         (view, adopted)
-    }
-
-    fn shard_of(&self, id: TopicPartition) -> ShardHandle {
-        let seed: u32 = id.topic_id.0.iter().map(|byte| u32::from(*byte)).sum();
-        let index = seed.wrapping_add(id.partition) as usize % self.broker.shards.len();
-        self.broker.shards[index].clone()
     }
 
     /// Takes partitions away from their shards and deletes their files; `reason` goes to everybody who waits.

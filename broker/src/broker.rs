@@ -74,6 +74,12 @@ pub(crate) struct Caller {
 }
 
 impl Broker {
+    /// Who owns a partition, if it is here at all. Never another while this process lives.
+    pub(crate) fn shard_of(&self, id: TopicPartition) -> &ShardHandle {
+        let seed: u32 = id.topic_id.0.iter().map(|byte| u32::from(*byte)).sum();
+        &self.shards[seed.wrapping_add(id.partition) as usize % self.shards.len()]
+    }
+
     /// Everything committed, as far as this node knows.
     pub(crate) fn image(&self) -> Arc<Image> {
         self.images.borrow().clone()

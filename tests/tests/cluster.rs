@@ -23,6 +23,10 @@ const KILLS: u64 = 3;
 /// Faults between two verdicts: what bounds a history.
 const CHAPTER_FAULTS: u64 = 25;
 const PARTITIONS: u32 = 3;
+/// Topics created one after the other, for what happens to one in a few.
+const TOPICS: u32 = 15;
+/// When a new topic has acknowledged something on all partitions: well before a silent replica is given up.
+const FIRST_ACKNOWLEDGED: Duration = Duration::from_secs(7);
 /// How long nothing has to be acknowledged for it to count as stopped: longer than any failover.
 const STALL: Duration = Duration::from_secs(8);
 
@@ -58,6 +62,23 @@ fn a_killed_controller_is_replaced_and_topics_can_be_created() -> Result<()> {
             cluster.heal()?;
         }
         judge(cluster, workload, "ledger").map(drop)
+    })
+}
+
+#[test]
+fn the_replicas_of_new_topics_follow_at_once() -> Result<()> {
+    cluster::with(ClusterConfig::nodes(3), |cluster| {
+        for number in 0..TOPICS {
+            let topic = format!("new-{number}");
+            cluster.create_topic(replicated(&topic, 3))?;
+            // The first acknowledgement waits for all replicas: one that does not follow is waited for until it has
+            // fallen out of sync, ten seconds by default.
+            let workload =
+                Workload::start(cluster.client_config(), WorkloadConfig::new(&topic, PARTITIONS))?;
+            let waited = workload.await_progress(PATIENCE)?;
+            ensure!(waited < FIRST_ACKNOWLEDGED, "{topic}: acknowledged only after {waited:?}");
+        }
+        Ok(())
     })
 }
 

@@ -236,9 +236,11 @@ async fn deal_out(broker: &Broker, leader: BrokerId, frame: &Frame) -> Result<()
         let bytes = payload.split_to(push.batch_bytes as usize);
         broker.metrics.cluster().received(bytes.len() as u64);
         broker.streams.received(broker, push.partition, bytes.len());
-        let Some(view) = broker.partitions.get(push.partition) else { continue };
+        // Not by way of the partition's view, which is shown only after the shard serves it, and asks: an answer that was
+        // faster would be lost, and there is only one to each question.
+        let shard = broker.shard_of(push.partition);
         let answer = LeaderAnswer::new(leader, push, bytes);
-        if view.shard.send(Command::LeaderAnswer(Box::new(answer))).await.is_err() {
+        if shard.send(Command::LeaderAnswer(Box::new(answer))).await.is_err() {
             return Err("the broker is stopping".to_owned());
         }
     }
