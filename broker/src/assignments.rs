@@ -12,7 +12,7 @@ use tidemark_controller::{
     Image,
     plan::{self, Placed},
 };
-use tidemark_protocol::{ErrorCode, Failure, TopicPartition};
+use tidemark_protocol::{ErrorCode, Failure};
 use tidemark_replication::Assignment;
 use tidemark_storage::{Checkpoint, Checkpoints};
 use tokio::sync::{oneshot, watch};

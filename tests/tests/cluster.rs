@@ -66,6 +66,18 @@ fn a_killed_controller_is_replaced_and_topics_can_be_created() -> Result<()> {
 }
 
 #[test]
+fn all_nodes_killed_at_once_come_back_with_everything() -> Result<()> {
+    cluster::with(ClusterConfig::nodes(3), |cluster| {
+        let workload = begin(cluster, "ledger")?;
+        for id in cluster.ids() {
+            cluster.kill(id)?;
+        }
+        cluster.heal()?;
+        judge(cluster, workload, "ledger").map(drop)
+    })
+}
+
+#[test]
 fn the_replicas_of_new_topics_follow_at_once() -> Result<()> {
     cluster::with(ClusterConfig::nodes(3), |cluster| {
         for number in 0..TOPICS {
