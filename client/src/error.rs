@@ -143,7 +143,8 @@ pub enum ProduceError {
     },
     /// `last` is the failure of the last attempt, if there was one.
     #[error(
-        "{topic}/{partition}: not delivered within {} ms{}", after.as_millis(), because(last.as_deref())
+        "{topic}/{partition}: not delivered within {} ms{}", after.as_millis(),
+        because(last.as_deref(), *indeterminate)
     )]
     DeliveryTimedOut {
         topic: Arc<str>,
@@ -292,6 +293,13 @@ impl From<ConnectError> for ConsumeError {
     }
 }
 
-fn because(last: Option<&RequestError>) -> String {
-    last.map_or_else(String::new, |last| format!("; the last attempt failed: {last}"))
+fn because(last: Option<&RequestError>, indeterminate: bool) -> String {
+    match last {
+        Some(last) => format!("; the last attempt failed: {last}"),
+        None if indeterminate => {
+            "; a leader has it and does not acknowledge it, as when it waits for other replicas"
+                .to_owned()
+        }
+        None => String::new(),
+    }
 }

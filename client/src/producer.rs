@@ -29,19 +29,26 @@ mod topics;
 
 use std::{sync::Arc, time::Duration};
 
-use tidemark_protocol::limits::BATCH_BYTES_MAX;
+use tidemark_protocol::{limits::BATCH_BYTES_MAX, message::Api};
 use tokio::{
     sync::{AcquireError, TryAcquireError},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{cluster::Cluster, error::ProduceError, record::ProducerRecord, tasks};
+use crate::{
+    cluster::Cluster,
+    error::{ProduceError, RequestError},
+    record::ProducerRecord,
+    tasks,
+};
 pub use config::ProducerConfig;
 pub use delivery::Delivery;
 use shared::Shared;
 use topics::TopicQueues;
 
+/// A request without an answer for so long is told as an obstacle.
+const UNANSWERED_AFTER: Duration = Duration::from_secs(1);
 /// What a batch needs beside its records.
 const BATCH_OVERHEAD_BYTES: usize = 61;
 
@@ -124,18 +131,25 @@ impl Producer {
         self.shared.take_failure().map_or(Ok(()), Err)
     }
 
-    /// What keeps the oldest undelivered records from being delivered at the moment, and for how long they have waited, if an
-    /// attempt has failed and is being repeated: a leader that is gone, too few in-sync replicas, a full disk. `None` when all
-    /// goes well.
+    /// What keeps the oldest undelivered records from being delivered at the moment, and for how long they have waited: the
+    /// failure of an attempt that is being repeated (a leader that is gone, too few in-sync replicas, a full disk), or a
+    /// broker that has not answered for a second. `None` when all goes well.
     pub fn obstacle(&self) -> Option<(Duration, ProduceError)> {
         let topics = self.shared.topics();
         let queues = topics.iter().flat_map(|topic| topic.queues());
-        let obstacles = queues.filter_map(|queue| Some((queue.obstacle()?, queue)));
-        let oldest = obstacles.min_by_key(|((since, ..), _)| *since);
-        let ((since, source, maybe_written), queue) = oldest?;
-        let (topic, partition, source) = (queue.topic.clone(), queue.partition, (*source).clone());
-        let error = ProduceError::Request { topic, partition, source, maybe_written };
-        Some((since.elapsed(), error))
+        let obstacles = queues.filter_map(|queue| {
+            let oldest = queue.oldest()?;
+            let waited = oldest.opened.elapsed();
+            let source = match oldest.last_error {
+                Some(error) => (*error).clone(),
+                None if oldest.is_sent && waited >= UNANSWERED_AFTER => unanswered(waited),
+                None => return None,
+            };
+            let (topic, partition) = (queue.topic.clone(), queue.partition);
+            let maybe_written = oldest.maybe_written || oldest.is_sent;
+            Some((waited, ProduceError::Request { topic, partition, source, maybe_written }))
+        });
+        obstacles.max_by_key(|(waited, _)| *waited)
     }
 
     /// Flushes, and ends the sender. Errors as [`Producer::flush`].
@@ -220,6 +234,15 @@ impl Drop for Producer {
             );
         }
         self.stop.cancel();
+    }
+}
+
+fn unanswered(after: Duration) -> RequestError {
+    RequestError::TimedOut {
+        address: "the leader".into(),
+        api: Api::Produce.name(),
+        after,
+        sent: true,
     }
 }
 

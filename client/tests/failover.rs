@@ -184,6 +184,23 @@ async fn too_few_replicas_in_sync_is_told_while_it_lasts_and_in_the_end() {
     assert_eq!(error.code(), Some(ErrorCode::NotEnoughReplicas));
     assert!(error.to_string().contains("NotEnoughReplicas"), "{error}");
     assert!(producer.obstacle().is_none());
+
+    // A leader that waits for replicas itself says nothing at all.
+    let (first, _second, client) = cluster().await;
+    first.inject(Api::Produce, Fault::Swallow);
+    let delivery_timeout = Duration::from_millis(1500);
+    let producer = client.producer(ProducerConfig { delivery_timeout, ..Default::default() });
+    let delivery = producer.send(ProducerRecord::to("t").value("x")).await.unwrap();
+    while producer.obstacle().is_none() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let (_, obstacle) = producer.obstacle().unwrap();
+    assert!(
+        obstacle.is_indeterminate() && obstacle.to_string().contains("not answer"),
+        "{obstacle}"
+    );
+    let error = delivery.await.unwrap_err();
+    assert!(error.is_indeterminate() && error.to_string().contains("acknowledge"), "{error}");
 }
 
 #[tokio::test]

@@ -150,10 +150,12 @@ impl From<ProduceError> for CliError {
             ProduceError::UnknownTopic { .. } | ProduceError::UnknownPartition { .. } => {
                 Self::new(Exit::NotFound, message)
             }
-            ProduceError::DeliveryTimedOut { last, .. } => {
-                let hint = last.and_then(|last| Self::from((*last).clone()).hint);
+            ProduceError::DeliveryTimedOut { last: Some(last), .. } => {
+                let hint = Self::from((*last).clone()).hint;
                 Self { exit: Exit::Timeout, message, hint }
             }
+            ProduceError::DeliveryTimedOut { last: None, .. } => Self::new(Exit::Timeout, message)
+                .with_hint("`tidemark cluster health` says what is missing; what was sent may yet be written"),
             ProduceError::RecordTooLarge { .. } => Self::new(Exit::Usage, message),
             _ => Self::error(message),
         }

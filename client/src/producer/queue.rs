@@ -160,6 +160,16 @@ struct InFlight {
     sent: Arc<AtomicBool>,
 }
 
+/// The oldest batch of a partition that has no outcome yet.
+pub(super) struct Oldest {
+    pub(super) opened: Instant,
+    /// Of the attempt before.
+    pub(super) last_error: Option<Arc<RequestError>>,
+    pub(super) maybe_written: bool,
+    /// A broker has it, and has not answered.
+    pub(super) is_sent: bool,
+}
+
 /// When and how what an attempt brought back is sent again.
 #[derive(Clone, Copy)]
 pub(super) enum Again<'a> {
@@ -346,15 +356,23 @@ impl PartitionQueue {
         }
     }
 
-    /// The failure of the last attempt to deliver the oldest batch, if there was one; since when the batch has been here, and
-    /// whether an attempt may have written it.
-    pub(super) fn obstacle(&self) -> Option<(Instant, Arc<RequestError>, bool)> {
+    /// What is known of the delivery of the oldest batch; `None` when there is nothing to deliver.
+    pub(super) fn oldest(&self) -> Option<Oldest> {
         let state = self.state();
-        match (state.in_flight.first(), state.closed.front()) {
-            (Some(it), _) => Some((it.opened, it.last_error.clone()?, it.maybe_written)),
-            (None, Some(it)) => Some((it.opened, it.last_error.clone()?, it.maybe_written)),
-            (None, None) => None,
-        }
+        let queued = state.closed.front().map(|it| Oldest {
+            opened: it.opened,
+            last_error: it.last_error.clone(),
+            maybe_written: it.maybe_written,
+            is_sent: false,
+        });
+        let in_flight = state.in_flight.iter().find(|it| !it.outcome.is_set());
+        let in_flight = in_flight.map(|it| Oldest {
+            opened: it.opened,
+            last_error: it.last_error.clone(),
+            maybe_written: it.maybe_written,
+            is_sent: it.sent.load(Ordering::Acquire),
+        });
+        in_flight.or(queued)
     }
 
     /// Ends what is older than `delivery_timeout`, each after telling `failed`; answers the batches that
