@@ -56,7 +56,6 @@ pub(super) async fn run(session: &Session, args: RemoveArgs) -> Result<Exit, Cli
     let admin = session.admin().await?;
     super::known(&admin.metadata(Some(Vec::new())).await?, id)?;
     let refused = |error: CliError| {
-        let error = error.context(format!("broker {id}"));
         let hint = || {
             format!(
                 "`tidemark broker drain {id}` moves off what it holds; then stop it, and remove it"

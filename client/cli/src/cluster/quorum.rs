@@ -186,7 +186,9 @@ struct Voter {
 impl Controllers {
     fn new(voters: impl IntoIterator<Item = VoterId>, dry_run: bool) -> Self {
         let voter = |it: VoterId| Voter { node: it.node, directory: it.directory.to_string() };
-        Self { dry_run, voters: voters.into_iter().map(voter).collect() }
+        let mut voters: Vec<Voter> = voters.into_iter().map(voter).collect();
+        voters.sort_by_key(|it| it.node);
+        Self { dry_run, voters }
     }
 }
 

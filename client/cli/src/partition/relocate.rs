@@ -210,7 +210,7 @@ async fn show_under_way(
     }
     let moving: Vec<Partition> = chosen.iter().filter(|it| it.is_moving()).cloned().collect();
     let sizes = moves::progress(admin, &moving).await?;
-    let mut plan = Plan::new(under_way(&moving, &sizes), false);
+    let mut plan = Plan::new(under_way(&moving, &sizes), consent.dry_run);
     let moving = plan.moving();
     if !pace.no_wait && !consent.dry_run && !moving.is_empty() {
         output::note(format_args!(
