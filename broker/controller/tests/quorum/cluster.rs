@@ -81,11 +81,15 @@ impl Drop for Cluster {
 }
 
 impl Cluster {
-    /// A cluster of so many voters, all of them running.
+    /// A cluster of so many voters, all of them running, with snapshots every few decisions.
     pub(crate) fn new(seed: u64, voters: u32) -> Self {
+        Self::with_snapshots_every(3_000, seed, voters)
+    }
+
+    pub(crate) fn with_snapshots_every(bytes: u64, seed: u64, voters: u32) -> Self {
         let config = QuorumConfig {
             tick_ms: TICK_MS,
-            snapshot_every_bytes: 3_000,
+            snapshot_every_bytes: bytes,
             ..QuorumConfig::default()
         };
         let mut cluster = Self {

@@ -13,7 +13,15 @@ use crate::{cluster::Cluster, network::Weather};
 
 /// A cluster with a leader, in good weather.
 fn calm(seed: u64, voters: u32) -> (Cluster, NodeId) {
-    let mut cluster = Cluster::new(seed, voters);
+    calmed(Cluster::new(seed, voters))
+}
+
+/// The same for large decisions.
+fn calm_and_large(seed: u64, voters: u32) -> (Cluster, NodeId) {
+    calmed(Cluster::with_snapshots_every(1 << 20, seed, voters))
+}
+
+fn calmed(mut cluster: Cluster) -> (Cluster, NodeId) {
     cluster.network.weather = Weather { delay_max_ms: 3, ..Weather::default() };
     let leader = elected(&mut cluster);
     (cluster, leader)
@@ -247,7 +255,7 @@ fn decide_large(cluster: &mut Cluster, leader: NodeId, count: u32) {
 
 #[test]
 fn who_was_away_for_long_is_sent_a_snapshot_in_pieces() {
-    let (mut cluster, leader) = calm(7, 3);
+    let (mut cluster, leader) = calm_and_large(7, 3);
     let away = others(&cluster, leader)[0];
     cluster.kill(away);
     decide_large(&mut cluster, leader, 40);
@@ -307,7 +315,7 @@ fn fill(cluster: &Cluster, node: NodeId) {
 
 #[test]
 fn a_follower_with_a_full_disk_votes_and_catches_up_when_there_is_space() {
-    let (mut cluster, leader) = calm(9, 3);
+    let (mut cluster, leader) = calm_and_large(9, 3);
     let rest = others(&cluster, leader);
     let (full, other) = (rest[0], rest[1]);
     fill(&cluster, full);
