@@ -26,6 +26,7 @@ use crate::{
     metrics::Metrics,
     partitions::Partitions,
     peer::Peer,
+    producer_ids::ProducerIdBlocks,
     reads::ColdReads,
     replicas::{Sessions, Streams},
     shard::ShardHandle,
@@ -64,6 +65,7 @@ pub(crate) struct Broker {
     /// Streams from the leaders of what is followed here.
     pub(crate) streams: Arc<Streams>,
     pub(crate) connections: AtomicU64,
+    pub(crate) producer_ids: ProducerIdBlocks,
 }
 
 /// Who asks, as far as an answer depends on it.

@@ -43,6 +43,7 @@ use crate::{
         describe_replicas::describe_replicas,
         describe_topic::describe_topic,
         elect_leaders::elect_leaders,
+        init_producer_id::init_producer_id,
         list_offsets::list_offsets,
         metadata::metadata,
         plan_moves::plan_moves,
@@ -137,6 +138,7 @@ impl NativeDoor {
                 plan_moves(&self.broker, &request)
             }),
             Api::DescribeReplicas => self.answer(&frame, received_at, describe_replicas),
+            Api::InitProducerId => self.answer(&frame, received_at, init_producer_id),
             Api::QuorumMessage => cluster::quorum_message(self, &frame),
             Api::QuorumHello => self.answer(&frame, received_at, quorum_hello),
             Api::ControllerCommand => self.answer(&frame, received_at, controller_command),

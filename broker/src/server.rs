@@ -42,6 +42,7 @@ use crate::{
     member::{Member, Standing},
     metrics::Metrics,
     partitions::Partitions,
+    producer_ids::ProducerIdBlocks,
     reads::ColdReads,
     relinquish,
     replicas::{IsrChanges, ReplicaNetwork, ReplicaPort, Sessions, Streams},
@@ -208,6 +209,7 @@ impl Server {
             sessions,
             streams,
             connections: AtomicU64::new(LOCAL_CONNECTION),
+            producer_ids: ProducerIdBlocks::default(),
             config,
         });
         broker.streams.start(&broker);

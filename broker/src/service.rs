@@ -14,6 +14,7 @@ pub(crate) mod describe_replicas;
 pub(crate) mod describe_topic;
 pub(crate) mod elect_leaders;
 pub(crate) mod fetch;
+pub(crate) mod init_producer_id;
 pub(crate) mod list_offsets;
 pub(crate) mod metadata;
 pub(crate) mod plan_moves;

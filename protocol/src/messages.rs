@@ -9,6 +9,7 @@ mod data;
 mod offsets;
 mod operations;
 mod replica;
+mod transactions;
 
 pub use admin::*;
 pub use cluster::*;
@@ -16,3 +17,4 @@ pub use data::*;
 pub use offsets::*;
 pub use operations::*;
 pub use replica::*;
+pub use transactions::*;
