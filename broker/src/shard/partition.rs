@@ -84,8 +84,9 @@ impl Partition {
 
     /// What is durable of the log. `is_last`: it is about to be closed.
     pub(super) fn checkpoint(&self, is_last: bool) -> Checkpoint {
-        let summary = self.producers.checkpoint_summary(&self.log, is_last);
-        Checkpoint { summary, ..self.log.checkpoint() }
+        let mut checkpoint = self.log.checkpoint();
+        checkpoint.summary = self.producers.checkpoint_summary(&self.log, is_last);
+        checkpoint
     }
 
     /// See [`Producers::summary_job`].

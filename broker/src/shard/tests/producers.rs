@@ -8,7 +8,7 @@ use tidemark_protocol::{
 };
 
 use super::pair::{Pair, batch};
-use crate::shard::ProduceOutcome;
+use crate::shard::{Command, ProduceOutcome};
 
 /// A batch of producer 7 in epoch `epoch`.
 fn numbered(epoch: i16, sequence: i32, records: u32) -> Bytes {
@@ -68,7 +68,7 @@ fn a_repeated_batch_is_not_acknowledged_before_it_is_committed() {
     let mut again = pair.produce_batches(1, numbered(0, 0, 2), Acks::All);
     pair[1].work();
     assert!(first.try_recv().is_err() && again.try_recv().is_err(), "the other has not got it");
-    pair.wait_ms(150);
+    pair[2].tell(Command::LeaderConnected { leader: 1 });
     pair.pump();
     assert_eq!(offsets(&answered(&mut first).unwrap()), (0, 2));
     assert_eq!(offsets(&answered(&mut again).unwrap()), (0, 2));
