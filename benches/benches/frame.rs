@@ -25,6 +25,7 @@ fn request(batch_bytes: usize) -> ProduceRequest {
             leader_epoch: None,
             batch_bytes: u32::try_from(batch_bytes).expect("below the batch limit"),
         }],
+        transactional_id: None,
     }
 }
 

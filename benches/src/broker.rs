@@ -268,6 +268,7 @@ impl Connection {
             credit_bytes: u32::MAX,
             max_push_bytes: 1 << 20,
             partitions: partitions.iter().map(from_start).collect(),
+            isolation: tidemark_protocol::messages::Isolation::ReadUncommitted,
         })?;
         for partition in subscribed.partitions {
             partition.map_err(io::Error::other)?;
@@ -322,6 +323,7 @@ pub fn produce_head(partition: TopicPartition, number: u64, batch_bytes: usize) 
             leader_epoch: None,
             batch_bytes: u32::try_from(batch_bytes).expect("below the batch limit"),
         }],
+        transactional_id: None,
     };
     let correlation = u32::try_from(number).expect("short runs");
     encode_head(

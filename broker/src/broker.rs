@@ -1,7 +1,7 @@
 //! What the doors' handlers share: who we are, what we hold, and whom to ask. Values and handles, no logic.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,6 +10,7 @@ use std::{
 };
 
 use tidemark_controller::{Image, IncarnationId};
+use tidemark_coordinator::{GroupCoordinator, TransactionCoordinator};
 use tidemark_protocol::{
     BrokerEpoch, BrokerId, DirectoryId, ErrorCode, Failure, NodeId, TopicId, TopicPartition,
     frame::Frame, messages::WantedState,
@@ -20,8 +21,10 @@ use crate::{
     clock::Clock,
     config::Config,
     control::Control,
+    coordinators::{Handle, Nudges},
     disk_watch::DiskWatch,
     health::Health,
+    lag::LagWatch,
     member::Standing,
     metrics::Metrics,
     partitions::Partitions,
@@ -66,6 +69,14 @@ pub(crate) struct Broker {
     pub(crate) streams: Arc<Streams>,
     pub(crate) connections: AtomicU64,
     pub(crate) producer_ids: ProducerIdBlocks,
+    /// Coordinators of the groups that belong here.
+    pub(crate) groups: Handle<GroupCoordinator>,
+    /// And of the transactional ids.
+    pub(crate) transactions: Handle<TransactionCoordinator>,
+    /// Members that wait to be asked for a heartbeat.
+    pub(crate) nudges: Nudges,
+    /// How far groups are behind.
+    pub(crate) lag: LagWatch,
 }
 
 /// Who asks, as far as an answer depends on it.
@@ -73,6 +84,8 @@ pub(crate) struct Broker {
 pub(crate) struct Caller {
     /// The address at which the client reached this broker.
     pub(crate) local_address: SocketAddr,
+    /// Where it connects from, for people.
+    pub(crate) peer_ip: IpAddr,
 }
 
 impl Broker {

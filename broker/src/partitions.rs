@@ -5,13 +5,15 @@
 //! here appends, flushes or decides.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
+use tidemark_coordinator::producer_state::AbortedTransaction;
 use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, Offset, TopicPartition};
 use tidemark_replication::FollowerStatus;
 use tidemark_storage::Checkpoint;
@@ -32,6 +34,11 @@ pub(crate) struct PartitionView {
     /// The owner, for everything that changes the log.
     pub(crate) shard: ShardHandle,
     high_watermark: AtomicU64,
+    /// At most the watermark.
+    last_stable: AtomicU64,
+    /// Transactions that were aborted, by their ends. Empty in most partitions for ever.
+    aborted: RwLock<VecDeque<AbortedTransaction>>,
+    has_aborted: AtomicBool,
     /// The epoch led in, plus one.
     leadership: AtomicU64,
     /// Whether the watermark is as high as readers may have seen it under an earlier leader.
@@ -57,6 +64,9 @@ impl PartitionView {
             reader,
             shard,
             high_watermark: AtomicU64::new(0),
+            last_stable: AtomicU64::new(0),
+            aborted: RwLock::default(),
+            has_aborted: AtomicBool::new(false),
             leadership: AtomicU64::new(NOT_LEADING),
             watermark_known: AtomicBool::new(false),
             followers: Mutex::default(),
@@ -68,6 +78,22 @@ impl PartitionView {
     /// Exclusive end of what may be read.
     pub(crate) fn high_watermark(&self) -> Offset {
         self.high_watermark.load(Ordering::Acquire)
+    }
+
+    /// Exclusive end of what readers may be given that want nothing of transactions that may yet be aborted.
+    pub(crate) fn last_stable_offset(&self) -> Offset {
+        self.last_stable.load(Ordering::Acquire)
+    }
+
+    /// Transactions that were aborted and have records in the range.
+    pub(crate) fn aborted(&self, offsets: Range<Offset>) -> Vec<AbortedTransaction> {
+        if !self.has_aborted.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let aborted = self.aborted.read().unwrap_or_else(PoisonError::into_inner);
+        let first = aborted.partition_point(|one| one.last_offset < offsets.start);
+        let rest = aborted.iter().skip(first);
+        rest.filter(|one| one.first_offset < offsets.end).copied().collect()
     }
 
     /// Checks that this broker leads the partition, in the epoch the caller believes in if it names one, and
@@ -104,9 +130,26 @@ impl PartitionView {
     }
 
     /// Moves the watermark and wakes whoever waits. Only for the owner.
-    pub(crate) fn set_high_watermark(&self, offset: Offset) {
+    ///
+    /// Both are of the same moment, and whoever looks at what is stable first finds it at most at the watermark.
+    pub(crate) fn set_high_watermark(&self, offset: Offset, last_stable: Offset) {
         self.high_watermark.store(offset, Ordering::Release);
+        self.last_stable.store(last_stable, Ordering::Release);
         self.waiters.wake();
+    }
+
+    /// Takes over which transactions were aborted. Only for the owner, and before what is stable moves past them.
+    pub(crate) fn set_aborted(&self, all: &VecDeque<AbortedTransaction>) {
+        let mut aborted = self.aborted.write().unwrap_or_else(PoisonError::into_inner);
+        aborted.clone_from(all);
+        self.has_aborted.store(!aborted.is_empty(), Ordering::Release);
+    }
+
+    /// Adds one. Only for the owner.
+    pub(crate) fn add_aborted(&self, one: AbortedTransaction) {
+        let mut aborted = self.aborted.write().unwrap_or_else(PoisonError::into_inner);
+        aborted.push_back(one);
+        self.has_aborted.store(true, Ordering::Release);
     }
 
     /// Only for the owner, and after the watermark.

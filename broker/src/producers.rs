@@ -4,13 +4,19 @@
 //! What is known and what is refused, `tidemark_coordinator::ProducerStates` decides. Here it is read from a log, told of
 //! every append, and made anew when the log was cut.
 
+use std::{collections::VecDeque, ops::Range};
+
 use tidemark_coordinator::{
     ProducerStates,
-    producer_state::{Admission, Content, Marker},
+    producer_state::{
+        AbortedTransaction, Admission, Content, Guard, Marker, MarkerAdmission, MarkerOrigin,
+        Verification,
+    },
 };
 use tidemark_protocol::{
     ErrorCode, Failure, Offset, TopicPartition,
     batch::{Batch, BatchHeader, batches},
+    messages::ProducerIdentity,
 };
 use tidemark_storage::{
     DiskError, OpenError, ReadError, ReadOutcome, Residency, SUMMARY_BYTES_MAX, Summary,
@@ -30,6 +36,17 @@ const READ_BYTES: usize = 1 << 20;
 const EXPIRY_MS: u64 = 24 * 3_600_000;
 /// And not before they have written nothing for so long by this process's own count: their clocks may be wrong.
 const ABSENCE_MS: u64 = 3_600_000;
+
+/// What a leader does with batches that it does not refuse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Admitted {
+    /// It appends them.
+    New,
+    /// They are in the log, at these offsets.
+    Repeated(Range<Offset>),
+    /// The coordinator of their transaction has to be asked first.
+    Unverified(Guard),
+}
 
 /// The producers of one partition.
 #[derive(Debug)]
@@ -117,14 +134,64 @@ impl Producers {
         Ok(())
     }
 
-    /// Whether a leader appends these batches, or has them already.
+    /// Whether a leader appends these batches, or has them already. `guard`: the coordinator of their transaction has
+    /// agreed since that was given.
     pub(crate) fn admit(
-        &self,
+        &mut self,
         id: TopicPartition,
         batches: &[Batch],
-    ) -> Result<Admission, Failure> {
-        let headers = batches.iter().map(|batch| &batch.header);
-        self.states.check_all(headers, |_| None).map_err(|code| refusal(code, id))
+        guard: Option<Guard>,
+    ) -> Result<Admitted, Failure> {
+        let headers = || batches.iter().map(|batch| &batch.header);
+        let mut needed = None;
+        if guard.is_none() {
+            for header in headers().filter(|header| header.is_transactional()) {
+                if let Verification::Needed(guard) = self.states.begin_verification(header) {
+                    needed = Some(guard);
+                }
+            }
+        }
+        let admission = self.states.check_all(headers(), |_| guard.or(needed));
+        match (admission, needed) {
+            (Ok(Admission::Duplicate { base_offset, last_offset, .. }), _) => {
+                Ok(Admitted::Repeated(base_offset..last_offset + 1))
+            }
+            // Whatever is wrong now may be right when the last transaction has ended here, which the coordinator waits for.
+            (_, Some(guard)) => Ok(Admitted::Unverified(guard)),
+            (Ok(Admission::Append), None) => Ok(Admitted::New),
+            (Err(code), None) => Err(refusal(code, id)),
+        }
+    }
+
+    /// Whether a leader writes the end of a transaction; `Some`: it is there already.
+    pub(crate) fn admit_marker(
+        &self,
+        id: TopicPartition,
+        producer: ProducerIdentity,
+        marker: Marker,
+    ) -> Result<Option<Range<Offset>>, Failure> {
+        let ProducerIdentity { producer_id, epoch } = producer;
+        let origin = MarkerOrigin::Coordinator;
+        let admission = self.states.check_marker(producer_id, epoch, marker, origin);
+        match admission.map_err(|code| refusal(code, id))? {
+            MarkerAdmission::Append => Ok(None),
+            MarkerAdmission::AlreadyThere => {
+                let known = self.states.producer(producer_id).expect("who has ended is known");
+                Ok(Some(known.last_offset..known.last_offset + 1))
+            }
+        }
+    }
+
+    /// Exclusive end of what is decided, below `high_watermark`, which has just been reached.
+    pub(crate) fn last_stable_offset(&mut self, high_watermark: Offset) -> Offset {
+        let last_stable = self.states.last_stable_offset(high_watermark);
+        self.states.high_watermark_reached(high_watermark);
+        last_stable
+    }
+
+    /// Transactions that were aborted, by their ends.
+    pub(crate) fn aborted(&self) -> &VecDeque<AbortedTransaction> {
+        self.states.all_aborted()
     }
 
     /// Takes note of what a leader has appended from `base_offset` on.
@@ -234,6 +301,7 @@ fn refusal(code: ErrorCode, id: TopicPartition) -> Failure {
         ErrorCode::InvalidTransactionState => {
             "its producer has a transaction open here, which the batch is not part of"
         }
+        ErrorCode::TransactionCoordinatorFenced => "a later coordinator has spoken",
         ErrorCode::TransactionUnverified => {
             "the partition is not known to belong to the transaction of the batch"
         }

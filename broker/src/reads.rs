@@ -5,7 +5,11 @@
 use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, Offset, batch::BatchHeader};
+use tidemark_protocol::{
+    ErrorCode, Failure, LeaderEpoch, Offset,
+    batch::BatchHeader,
+    messages::{AbortedRecords, Isolation, StablePart},
+};
 use tidemark_storage::{ReadError, ReadOutcome, Residency};
 use tokio::sync::Semaphore;
 
@@ -24,6 +28,18 @@ pub(crate) struct Read {
     pub(crate) high_watermark: Offset,
     pub(crate) log_start_offset: Offset,
     pub(crate) leader_epoch: LeaderEpoch,
+    /// For readers of what is decided only.
+    pub(crate) stable: Option<StablePart>,
+}
+
+/// What somebody wants to read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    /// The leader epoch believed in; `None` skips the check.
+    pub(crate) leader_epoch: Option<LeaderEpoch>,
+    pub(crate) offset: Offset,
+    pub(crate) max_bytes: usize,
+    pub(crate) isolation: Isolation,
 }
 
 /// The pool for reads that may wait for the disk.
@@ -68,26 +84,62 @@ impl ColdReads {
 pub(crate) async fn read(
     pool: &ColdReads,
     view: &Arc<PartitionView>,
-    believed_epoch: Option<LeaderEpoch>,
-    offset: Offset,
-    max_bytes: usize,
+    wanted: Wanted,
     metrics: &Metrics,
 ) -> Result<Read, Failure> {
-    let leader_epoch = view.leader_epoch(believed_epoch)?;
+    let Wanted { leader_epoch, offset, max_bytes, isolation } = wanted;
+    let leader_epoch = view.leader_epoch(leader_epoch)?;
+    // Before the watermark: it is never above it then.
+    let last_stable_offset = view.last_stable_offset();
     let high_watermark = view.high_watermark();
     let log_start_offset = view.reader.log_start_offset();
-    if offset > high_watermark {
+    let (end, stable) = match isolation {
+        Isolation::ReadUncommitted => (high_watermark, None),
+        Isolation::ReadCommitted => {
+            (last_stable_offset, Some(StablePart { last_stable_offset, aborted: Vec::new() }))
+        }
+    };
+    let ends = (high_watermark, log_start_offset);
+    if offset > end {
         if offset > view.reader.log_end_offset() {
             return Err(out_of_range(view, offset, high_watermark));
         }
         // There is a record, or will be; it is only not committed. A reader that was there before this leader
         // knew the watermark is to wait, not to be told that it is out of range.
-        let (bytes, next_offset) = (Bytes::new(), offset);
-        return Ok(Read { bytes, next_offset, high_watermark, log_start_offset, leader_epoch });
+        return Ok(Read::new((Bytes::new(), offset), ends, leader_epoch, stable));
     }
-    let (bytes, next_offset) =
-        read_batches(pool, view, offset..high_watermark, max_bytes, metrics).await?;
-    Ok(Read { bytes, next_offset, high_watermark, log_start_offset, leader_epoch })
+    let (bytes, next_offset) = read_batches(pool, view, offset..end, max_bytes, metrics).await?;
+    let stable = stable
+        .map(|stable| StablePart { aborted: aborted(view, &bytes, offset, next_offset), ..stable });
+    Ok(Read::new((bytes, next_offset), ends, leader_epoch, stable))
+}
+
+impl Read {
+    fn new(
+        (bytes, next_offset): (Bytes, Offset),
+        (high_watermark, log_start_offset): (Offset, Offset),
+        leader_epoch: LeaderEpoch,
+        stable: Option<StablePart>,
+    ) -> Self {
+        Self { bytes, next_offset, high_watermark, log_start_offset, leader_epoch, stable }
+    }
+}
+
+/// Transactions that were aborted and have records in what was read, from the beginning of its first batch on.
+fn aborted(
+    view: &PartitionView,
+    bytes: &[u8],
+    offset: Offset,
+    next_offset: Offset,
+) -> Vec<AbortedRecords> {
+    let Ok(first) = BatchHeader::parse(bytes) else { return Vec::new() };
+    let aborted = view.aborted(first.base_offset.min(offset)..next_offset);
+    let shown = aborted.into_iter().map(|one| AbortedRecords {
+        producer_id: one.producer_id,
+        first_offset: one.first_offset,
+        last_offset: one.last_offset,
+    });
+    shown.collect()
 }
 
 /// Reads whole batches for a follower, from the one that holds `offset` up to the log end, committed or not: about
@@ -113,7 +165,8 @@ pub(crate) async fn read_for_replica(
         bytes = Bytes::copy_from_slice(&bytes);
     }
     view.leader_epoch(Some(leader_epoch))?;
-    Ok(Read { bytes, next_offset, high_watermark, log_start_offset, leader_epoch })
+    let ends = (high_watermark, log_start_offset);
+    Ok(Read::new((bytes, next_offset), ends, leader_epoch, None))
 }
 
 /// Reads whole batches in a range of offsets, on the caller's task if they are in memory.

@@ -18,6 +18,7 @@ use std::{
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tidemark_controller::{IncarnationId, QuorumError, RegisterBroker};
+use tidemark_coordinator::{GroupCoordinator, TransactionCoordinator};
 use tidemark_protocol::{BrokerEpoch, DirectoryId, messages::WantedState};
 use tidemark_storage::{Checkpoints, DataDir, DiskError, OpenError};
 use tokio::{net::TcpListener, sync::watch, time::timeout};
@@ -30,11 +31,13 @@ use crate::{
     compactor,
     config::Config,
     controller::{ControllerHandle, LOCAL_CONNECTION},
+    coordinators::{self, Host, Mailbox, Nudges},
     disk::{Disk, SegmentFiles},
     disk_watch::DiskWatch,
     flusher::Flusher,
     health::{Health, Reason},
     janitor::{self, Janitor},
+    lag::{self, LagWatch},
     left_behind::LeftBehind,
     listen_error::ListenError,
     listener,
@@ -145,6 +148,8 @@ struct Start {
     checkpoints: Checkpoints,
     standing: watch::Sender<Standing>,
     isr_changes: IsrChanges,
+    groups: Mailbox<GroupCoordinator>,
+    transactions: Mailbox<TransactionCoordinator>,
 }
 
 impl Server {
@@ -167,18 +172,14 @@ impl Server {
         let plane =
             Plane::start(&data_dir, &config, &clock, (metrics, &health), (&threads, &tasks))?;
 
-        let root = data_dir.root().to_owned();
-        let disk_watch = DiskWatch::new(root, config.disk_reserve_bytes, health.clone());
+        let disk_watch =
+            DiskWatch::new(data_dir.root().to_owned(), config.disk_reserve_bytes, health.clone());
         let flusher = Flusher::start(&threads, &clock, metrics)?;
         let (sessions, streams) = (Arc::<Sessions>::default(), Arc::<Streams>::default());
         let (port, isr_changes) = ReplicaNetwork::new(Arc::clone(&sessions), Arc::clone(&streams));
         let port: Arc<dyn ReplicaPort> = Arc::new(port);
         let make = |index| {
-            let config = ShardConfig {
-                index,
-                queue_max: config.shard_queue_requests as usize,
-                flush_interval: config.flush_interval,
-            };
+            let config = shard_config(&config, index);
             let (metrics, disk_watch) = (metrics.clone(), disk_watch.clone());
             let (flusher, port) = (flusher.clone(), Arc::clone(&port));
             Shard::new(config, clock.clone(), metrics, disk_watch, flusher, port)
@@ -186,6 +187,8 @@ impl Server {
         let shards = start_shards(&threads, config.shard_threads, make)?;
         let (assigned_in, assigned) = watch::channel(0);
         let (standing_in, standing) = watch::channel(Standing::default());
+        let (groups, groups_in) = coordinators::channel();
+        let (transactions, transactions_in) = coordinators::channel();
         let identity = data_dir.identity();
         let broker = Arc::new(Broker {
             id: config.node_id,
@@ -210,6 +213,10 @@ impl Server {
             streams,
             connections: AtomicU64::new(LOCAL_CONNECTION),
             producer_ids: ProducerIdBlocks::default(),
+            groups,
+            transactions,
+            nudges: Nudges::default(),
+            lag: LagWatch::default(),
             config,
         });
         broker.streams.start(&broker);
@@ -219,7 +226,15 @@ impl Server {
         let dirs = LogDirs { files, topics_dir, left_behind: left_behind.clone() };
         let assignments = Assignments::new(Arc::clone(&broker), dirs, assigned_in);
         let server = Self { broker, threads, flusher, data_dir, left_behind };
-        Ok((server, Start { assignments, checkpoints, standing: standing_in, isr_changes }))
+        let start = Start {
+            assignments,
+            checkpoints,
+            standing: standing_in,
+            isr_changes,
+            groups: groups_in,
+            transactions: transactions_in,
+        };
+        Ok((server, start))
     }
 
     /// Accepts connections: controllers need to reach each other before anything else can happen.
@@ -232,7 +247,8 @@ impl Server {
 
     /// Recovers, registers, and takes part.
     async fn start(&self, start: Start, address: SocketAddr) -> Result<(), ServerError> {
-        let Start { mut assignments, checkpoints, standing, isr_changes } = start;
+        let Start { mut assignments, checkpoints, standing, isr_changes, groups, transactions } =
+            start;
         let broker = &self.broker;
         let shutdown = broker.tasks.shutdown();
         let is_broker = broker.config.roles.is_broker();
@@ -242,6 +258,10 @@ impl Server {
             broker
                 .tasks
                 .spawn("assignments", assignments.run(broker.images.clone(), shutdown.clone()));
+            let groups = Host::new(Arc::clone(broker), groups);
+            broker.tasks.spawn("groups", groups.run(shutdown.clone()));
+            let transactions = Host::new(Arc::clone(broker), transactions);
+            broker.tasks.spawn("transactions", transactions.run(shutdown.clone()));
             broker.tasks.spawn("isr", isr_changes.run(Arc::clone(broker), shutdown.clone()));
             let registration = self.registration(address, previous_broker_epoch);
             let wanted = broker.wanted.subscribe();
@@ -334,6 +354,7 @@ impl Server {
             left_behind: self.left_behind.clone(),
         };
         tasks.spawn("janitor", janitor.run(shutdown.clone()));
+        tasks.spawn("lag", lag::watch::run(Arc::clone(broker), shutdown.clone()));
         tasks.spawn("compactor", compactor::run(Arc::clone(broker), shutdown.clone()));
     }
 
@@ -423,6 +444,14 @@ impl Server {
             tracing::warn!(%error, "stopping all the same");
         }
         (closed, data_dir)
+    }
+}
+
+fn shard_config(config: &Config, index: usize) -> ShardConfig {
+    ShardConfig {
+        index,
+        queue_max: config.shard_queue_requests as usize,
+        flush_interval: config.flush_interval,
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod closing;
 mod effects;
+mod markers;
 mod partition;
 mod produce;
 mod replicate;
@@ -29,8 +30,9 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::seen::SeenReplica;
 pub(crate) use self::{
     closing::Closed,
+    markers::WriteMarker,
     partition::{log_config, storage_durability},
-    produce::{Produce, ProduceOutcome},
+    produce::{Produce, ProduceOutcome, Unverified},
     replicate::{FollowerPosition, LeaderAnswer},
     seen::Glance,
 };
@@ -58,6 +60,8 @@ const EXPIRY_STEP_MS: u64 = 10;
 pub(crate) enum Command {
     /// Append batches.
     Produce(Produce),
+    /// Append the end of a transaction.
+    WriteMarker(WriteMarker),
     /// Take over an open log. The reply comes when it is served as its state says, leadership included.
     Adopt { adoption: Box<Adoption>, reply: oneshot::Sender<()> },
     /// Take over what the metadata says of a partition: whom it follows, whether it leads, who is in sync.
@@ -325,6 +329,7 @@ impl Shard {
     fn handle(&mut self, command: Command) {
         match command {
             Command::Produce(produce) => self.produce(produce),
+            Command::WriteMarker(write) => self.write_marker(write),
             Command::Adopt { adoption, reply } => {
                 self.adopt(*adoption);
                 // Whoever asked may have stopped.

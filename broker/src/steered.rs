@@ -20,7 +20,7 @@ use futures_util::FutureExt;
 use tidemark_controller::Image;
 use tidemark_protocol::{
     BrokerEpoch, BrokerId, ErrorCode, Failure, LeaderEpoch, Offset, TopicPartition,
-    messages::{Acks, Durability, ProduceReceipt},
+    messages::{Acks, Durability, Isolation, ProduceReceipt},
 };
 use tidemark_storage::{
     Checkpoints, DataDir, DataDirIdentity, DiskError, LockedDataDir, OpenError, disk::SimDisk,
@@ -43,7 +43,7 @@ use crate::{
     log_dirs::LogDirs,
     metrics::{Metrics, Protocol},
     partitions::{Partitions, unknown_partition},
-    reads::{self, ColdReads},
+    reads::{self, ColdReads, Wanted},
     replicas::ReplicaPort,
     service::produce::validate,
     shard::{self, Command, Shard, ShardConfig, ShardHandle},
@@ -256,6 +256,9 @@ impl Steered {
             partition: id,
             batches,
             leader_epoch: produce.leader_epoch,
+            base_offset: None,
+            guard: None,
+            unverified: None,
             acks: produce.acks,
             durability: produce.durability,
             deadline_ms: self.clock.monotonic_ms() + produce.timeout_ms,
@@ -276,8 +279,9 @@ impl Steered {
         max_bytes: usize,
     ) -> Result<SteeredRead, Failure> {
         let view = self.partitions.get(id).ok_or_else(|| unknown_partition(id))?;
-        let read =
-            reads::read(&self.cold_reads, &view, leader_epoch, offset, max_bytes, &self.metrics);
+        let isolation = Isolation::ReadUncommitted;
+        let wanted = Wanted { leader_epoch, offset, max_bytes, isolation };
+        let read = reads::read(&self.cold_reads, &view, wanted, &self.metrics);
         let read = read.now_or_never().expect("an inline read waits for nobody")?;
         Ok(SteeredRead {
             bytes: read.bytes,

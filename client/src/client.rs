@@ -8,7 +8,10 @@ use crate::{
     config::ClientConfig,
     consumer::{Consumer, ConsumerConfig},
     error::ConnectError,
-    producer::{Producer, ProducerConfig},
+    group::{GroupConfig, GroupConsumer},
+    producer::{
+        Producer, ProducerConfig, TransactionError, TransactionalConfig, TransactionalProducer,
+    },
 };
 
 /// A cluster within reach. Clones share connections and what is known of the cluster.
@@ -55,6 +58,23 @@ impl Client {
     /// Outside a Tokio runtime.
     pub fn producer(&self, config: ProducerConfig) -> Producer {
         Producer::start(self.cluster.clone(), config)
+    }
+
+    /// A producer whose records count all or none, by transactions. Whoever was it before under this id is fenced, and what
+    /// was left open is aborted, before this returns.
+    pub async fn transactional_producer(
+        &self,
+        config: TransactionalConfig,
+    ) -> Result<TransactionalProducer, TransactionError> {
+        TransactionalProducer::start(self.cluster.clone(), config).await
+    }
+
+    /// A member of a consumer group, with connections of its own. It joins at once, and reads while it is polled.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn group_consumer(&self, config: GroupConfig) -> GroupConsumer {
+        GroupConsumer::start(self.cluster.clone(), config)
     }
 
     /// A consumer with nothing assigned, with connections of its own.

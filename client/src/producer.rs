@@ -31,6 +31,7 @@ mod request;
 mod sender;
 mod shared;
 mod topics;
+mod transactional;
 
 use std::{sync::Arc, time::Duration};
 
@@ -51,6 +52,7 @@ pub use config::ProducerConfig;
 pub use delivery::Delivery;
 use shared::Shared;
 use topics::TopicQueues;
+pub use transactional::{TransactionError, TransactionalConfig, TransactionalProducer};
 
 /// A request without an answer for so long is told as an obstacle.
 const UNANSWERED_AFTER: Duration = Duration::from_secs(1);
@@ -85,11 +87,20 @@ pub struct Producer {
 }
 
 impl Producer {
-    pub(crate) fn start(cluster: Arc<Cluster>, mut config: ProducerConfig) -> Self {
+    pub(crate) fn start(cluster: Arc<Cluster>, config: ProducerConfig) -> Self {
+        Self::start_as(cluster, config, None)
+    }
+
+    /// Under a transactional id every batch is part of a transaction.
+    fn start_as(
+        cluster: Arc<Cluster>,
+        mut config: ProducerConfig,
+        transactional_id: Option<Arc<str>>,
+    ) -> Self {
         config.batch_bytes = config.batch_bytes.min(BATCH_BYTES_MAX);
         config.request_bytes = config.request_bytes.min(BATCH_BYTES_MAX);
         config.max_in_flight = config.max_in_flight.max(1);
-        let shared = Arc::new(Shared::new(cluster, config));
+        let shared = Arc::new(Shared::new(cluster, config, transactional_id));
         let stop = CancellationToken::new();
         let sending = sender::run(shared.clone(), stop.clone());
         let sender = Some(tasks::spawn("producer-sender", "", sending));
@@ -213,7 +224,9 @@ impl Producer {
         let queue = topic.queue_for(record, charged_bytes, config.batch_bytes);
         let queue = queue.inspect_err(|_| self.shared.room.add_permits(charged_bytes))?;
         let timestamp_ms = record.timestamp_ms.unwrap_or_else(tasks::now_ms);
-        let (delivery, tell) = queue.add(record, timestamp_ms, charged_bytes, config);
+        let is_transactional = self.shared.is_transactional();
+        let (delivery, tell) =
+            queue.add(record, timestamp_ms, charged_bytes, config, is_transactional);
         self.shared.tell_sender(queue, tell);
         Ok(delivery)
     }

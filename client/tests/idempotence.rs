@@ -90,7 +90,8 @@ async fn what_was_refused_gives_its_number_back() {
 #[tokio::test]
 async fn after_a_delivery_that_nobody_knows_of_counting_goes_on_or_begins_anew() {
     let (broker, _second, client) = cluster().await;
-    let delivery_timeout = Duration::from_millis(200);
+    // Of a delayed answer the next record waits for the rest.
+    let delivery_timeout = Duration::from_millis(300);
     let producer = client.producer(ProducerConfig { delivery_timeout, ..Default::default() });
     for (fault, number) in [
         (Fault::BreakBefore, 1),

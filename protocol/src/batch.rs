@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 
 pub use builder::BatchBuilder;
 pub use header::{BatchHeader, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, TimestampType};
+use header::{CONTROL_BIT, TRANSACTIONAL_BIT};
 pub use records::{Record, RecordHeader, Records};
 
 pub use crate::compression::Compression;

@@ -6,6 +6,8 @@
 mod admin;
 mod cluster;
 mod data;
+mod groups;
+mod lag;
 mod offsets;
 mod operations;
 mod replica;
@@ -14,6 +16,8 @@ mod transactions;
 pub use admin::*;
 pub use cluster::*;
 pub use data::*;
+pub use groups::*;
+pub use lag::*;
 pub use offsets::*;
 pub use operations::*;
 pub use replica::*;

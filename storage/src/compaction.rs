@@ -11,8 +11,8 @@
 //! which forgets how far passes had come, costs another pass and nothing else.
 //!
 //! This module turns segments into smaller files. It knows nothing of logs, decides nothing about
-//! when, and replaces nothing: `log::compact` does. It stops in front of control batches and records
-//! of transactions: what becomes of those hangs on more than their key.
+//! when, and replaces nothing: `log::compact` does. It is told which transactions were aborted, and is given nothing
+//! that is not decided: what was aborted goes, and ends of transactions stay.
 
 mod latest;
 mod rewrite;
@@ -28,6 +28,8 @@ use tidemark_protocol::{
     batch::{Batch, BatchHeader},
 };
 
+pub use self::rewrite::AbortedRange;
+use self::rewrite::is_aborted;
 pub(crate) use self::{
     latest::LatestOffsets,
     rewrite::{Rules, cut_empty},
@@ -71,10 +73,11 @@ pub(crate) fn cleaned_path(path: &Path) -> PathBuf {
 pub(crate) const CLEANED_EXTENSION: &str = "cleaned";
 
 /// Notes the keys of a segment's records from offset `from` on. Returns the first offset that was
-/// not looked at, if that is not the segment's end: there was no room, or nobody may look behind.
+/// not looked at, if that is not the segment's end: there was no room. What was aborted supersedes nothing.
 pub(crate) fn note_keys<D: Disk>(
     segment: &Arc<Segment<D>>,
     from: Offset,
+    aborted: &[AbortedRange],
     latest: &mut LatestOffsets,
 ) -> Result<Option<Offset>, StorageError> {
     let mut batches = Batches::new(segment)?;
@@ -83,8 +86,8 @@ pub(crate) fn note_keys<D: Disk>(
         if header.next_offset() <= from {
             continue;
         }
-        if header.is_control() || header.is_transactional() {
-            return Ok(Some(header.base_offset));
+        if header.is_control() || is_aborted(aborted, header) {
+            continue;
         }
         let corrupt = |_| corrupt(header.base_offset, header.next_offset());
         for record in batch.iter_records().map_err(corrupt)? {

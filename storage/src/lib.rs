@@ -27,6 +27,7 @@ mod truncations;
 mod walk;
 
 pub use checkpoint::Checkpoint;
+pub use compaction::AbortedRange;
 pub use config::{Appended, Cleanup, LogConfig, LogIdentity};
 pub use data_dir::{Checkpoints, DataDir, DataDirIdentity, LockedDataDir};
 pub use disk::{Disk, DiskError, DiskFile, RealDisk};

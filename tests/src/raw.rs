@@ -187,7 +187,13 @@ impl Raw {
     ) -> Result<Result<(FetchedPartition, Bytes), Failure>> {
         let (max_wait_ms, min_bytes, max_bytes) = (0, 0, 8 << 20);
         let partitions = vec![FetchPartition { partition, leader_epoch: None, offset, max_bytes }];
-        let request = FetchRequest { max_wait_ms, min_bytes, max_bytes, partitions };
+        let request = FetchRequest {
+            max_wait_ms,
+            min_bytes,
+            max_bytes,
+            partitions,
+            isolation: tidemark_protocol::messages::Isolation::ReadUncommitted,
+        };
         let (response, payload) = self.call(&request, &[])?;
         let outcome = response?.partitions.into_iter().next().context("no outcome")?;
         Ok(outcome.map(|fetched| (fetched, payload)))
@@ -202,6 +208,7 @@ pub fn produce_request(partition: TopicPartition, batch_bytes: usize) -> Result<
         durability: Durability::Topic,
         timeout_ms: TIMEOUT_MS,
         partitions: vec![ProducePartition { partition, leader_epoch: None, batch_bytes }],
+        transactional_id: None,
     })
 }
 

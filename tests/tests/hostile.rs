@@ -411,8 +411,13 @@ fn a_client_that_never_reads_costs_bounded_memory() -> Result<()> {
         offset: 0,
         max_bytes: 32 << 20,
     };
-    let request =
-        FetchRequest { max_wait_ms: 0, min_bytes: 0, max_bytes: 32 << 20, partitions: vec![one] };
+    let request = FetchRequest {
+        max_wait_ms: 0,
+        min_bytes: 0,
+        max_bytes: 32 << 20,
+        partitions: vec![one],
+        isolation: tidemark_protocol::messages::Isolation::ReadUncommitted,
+    };
     // Asks for gigabytes and reads nothing, until the broker hangs up; before that, the sends block.
     while deaf.request(FetchRequest::API.number(), &request, &[]).is_ok() {}
     let stalled = broker.metric("tidemark_connections_ended_total{reason=\"stalled\"}")?;

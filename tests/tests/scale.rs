@@ -104,6 +104,7 @@ fn check_each(raw: &mut Raw, partitions: &[TopicPartition]) -> Result<()> {
             min_bytes: 0,
             max_bytes: 8 << 20,
             partitions: some.iter().map(from_start).collect(),
+            isolation: tidemark_protocol::messages::Isolation::ReadUncommitted,
         };
         let (response, mut payload) = raw.call(&request, &[])?;
         for (fetched, partition) in response?.partitions.into_iter().zip(some) {

@@ -265,6 +265,12 @@ impl TransactionCoordinator {
         self.decide()
     }
 
+    /// What there is to do although nothing happened.
+    pub fn settle(&mut self) -> TransactionDecision {
+        self.ask_for_ids();
+        self.decide()
+    }
+
     fn dispatch(
         &mut self,
         now: Now,

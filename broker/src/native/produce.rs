@@ -67,6 +67,7 @@ fn split(frame: Frame, request: ProduceRequest) -> Result<Produce, Failure> {
         durability: request.durability,
         timeout_ms: request.timeout_ms,
         protocol: Protocol::Native,
+        transactional_id: request.transactional_id.map(Into::into),
         shares: shares.collect(),
     })
 }

@@ -24,7 +24,13 @@ use self::harness::{Client, TestBroker, batch, keyless, produce_request, values}
 fn fetch_request(partition: TopicPartition, offset: u64, max_wait_ms: u32) -> FetchRequest {
     let max_bytes = 16 << 20;
     let partitions = vec![FetchPartition { partition, leader_epoch: None, offset, max_bytes }];
-    FetchRequest { max_wait_ms, min_bytes: 1, max_bytes, partitions }
+    FetchRequest {
+        max_wait_ms,
+        min_bytes: 1,
+        max_bytes,
+        partitions,
+        isolation: tidemark_protocol::messages::Isolation::ReadUncommitted,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,8 +220,12 @@ async fn a_subscription_is_pushed_to_while_it_has_credit() {
         producer.produce(topic, batch(&[&number.to_string()])).await.unwrap();
     }
     let partition = SubscribePartition { partition: topic, leader_epoch: None, offset: 0 };
-    let request =
-        SubscribeRequest { credit_bytes: 1, max_push_bytes: 1, partitions: vec![partition] };
+    let request = SubscribeRequest {
+        credit_bytes: 1,
+        max_push_bytes: 1,
+        partitions: vec![partition],
+        isolation: tidemark_protocol::messages::Isolation::ReadUncommitted,
+    };
     let correlation = consumer.send(&request, Bytes::new()).await;
     let (response, _) = consumer.receive::<SubscribeRequest>().await;
     let SubscribeResponse { partitions } = response.unwrap();
@@ -255,8 +265,12 @@ async fn a_broker_that_stops_tells_its_subscribers() {
     for _ in 0..20 {
         let mut client = broker.connect().await;
         let partition = SubscribePartition { partition: topic, leader_epoch: None, offset: 0 };
-        let request =
-            SubscribeRequest { credit_bytes: 9, max_push_bytes: 9, partitions: vec![partition] };
+        let request = SubscribeRequest {
+            credit_bytes: 9,
+            max_push_bytes: 9,
+            partitions: vec![partition],
+            isolation: tidemark_protocol::messages::Isolation::ReadUncommitted,
+        };
         let correlation = client.send(&request, Bytes::new()).await;
         client.receive::<SubscribeRequest>().await.0.unwrap();
         subscribers.push((client, correlation));
@@ -275,8 +289,12 @@ async fn a_correlation_is_taken_until_the_last_push_and_free_from_then_on() {
     let mut client = broker.connect().await;
     let topic = client.create_topic("orders", 1).await;
     let partition = SubscribePartition { partition: topic, leader_epoch: None, offset: 0 };
-    let request =
-        SubscribeRequest { credit_bytes: 9, max_push_bytes: 9, partitions: vec![partition] };
+    let request = SubscribeRequest {
+        credit_bytes: 9,
+        max_push_bytes: 9,
+        partitions: vec![partition],
+        isolation: tidemark_protocol::messages::Isolation::ReadUncommitted,
+    };
     let head = |kind, header: &SubscribeRequest| {
         encode_head(kind, Api::Subscribe.number(), 7_000, header, 0)
     };
@@ -305,6 +323,7 @@ async fn a_partition_that_was_refused_does_not_silence_the_same_one_in_its_subsc
         credit_bytes: 1 << 20,
         max_push_bytes: 1 << 20,
         partitions: vec![at(0), at(99)],
+        isolation: tidemark_protocol::messages::Isolation::ReadUncommitted,
     };
     let correlation = consumer.send(&request, Bytes::new()).await;
     let SubscribeResponse { partitions } = consumer.receive::<SubscribeRequest>().await.0.unwrap();
@@ -344,8 +363,12 @@ async fn deleting_a_topic_ends_its_fetches_and_subscriptions_and_frees_its_name(
     admin.produce(topic, batch(&["x"])).await.unwrap();
     fetcher.send(&fetch_request(topic, 1, 60_000), Bytes::new()).await;
     let partition = SubscribePartition { partition: topic, leader_epoch: None, offset: 1 };
-    let request =
-        SubscribeRequest { credit_bytes: 100, max_push_bytes: 100, partitions: vec![partition] };
+    let request = SubscribeRequest {
+        credit_bytes: 100,
+        max_push_bytes: 100,
+        partitions: vec![partition],
+        isolation: tidemark_protocol::messages::Isolation::ReadUncommitted,
+    };
     let correlation = subscriber.send(&request, Bytes::new()).await;
     subscriber.receive::<SubscribeRequest>().await.0.unwrap();
 

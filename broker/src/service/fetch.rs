@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tidemark_protocol::{
     ErrorCode, Failure,
-    messages::{FetchPartition, FetchRequest, FetchResponse, FetchedPartition},
+    messages::{FetchRequest, FetchResponse, FetchedPartition},
 };
 use tokio::time::Instant;
 
@@ -13,7 +13,7 @@ use super::{find_partition, timeout};
 use crate::{
     broker::Broker,
     partitions::{PartitionView, Waiter},
-    reads,
+    reads::{self, Wanted},
 };
 
 /// Most payload bytes in one answer, whatever was asked for; its first batch may exceed it.
@@ -86,7 +86,15 @@ async fn look(
     for (wanted, view) in request.partitions.iter().zip(views) {
         let room = max_bytes.saturating_sub(look.bytes).min(wanted.max_bytes as usize);
         let read = match view {
-            Ok(view) => read_one(broker, view, wanted, room, look.bytes == 0).await,
+            Ok(view) => {
+                let wanted = Wanted {
+                    leader_epoch: wanted.leader_epoch,
+                    offset: wanted.offset,
+                    max_bytes: room,
+                    isolation: request.isolation,
+                };
+                read_one(broker, view, wanted, look.bytes == 0).await
+            }
             Err(failure) => Err(failure.clone()),
         };
         match read {
@@ -108,21 +116,12 @@ async fn look(
 async fn read_one(
     broker: &Broker,
     view: &Arc<PartitionView>,
-    wanted: &FetchPartition,
-    room: usize,
+    wanted: Wanted,
     is_first: bool,
 ) -> Result<(FetchedPartition, Bytes), Failure> {
-    let mut read = reads::read(
-        &broker.cold_reads,
-        view,
-        wanted.leader_epoch,
-        wanted.offset,
-        room,
-        &broker.metrics,
-    )
-    .await?;
+    let mut read = reads::read(&broker.cold_reads, view, wanted, &broker.metrics).await?;
     // Storage gives at least one batch, which is one too many when others have filled the answer.
-    if read.bytes.len() > room && !is_first {
+    if read.bytes.len() > wanted.max_bytes && !is_first {
         read.bytes = Bytes::new();
     }
     let batch_bytes = u32::try_from(read.bytes.len()).map_err(|_too_long| {
@@ -133,6 +132,7 @@ async fn read_one(
         log_start_offset: read.log_start_offset,
         leader_epoch: read.leader_epoch,
         batch_bytes,
+        stable: read.stable,
     };
     Ok((partition, read.bytes))
 }

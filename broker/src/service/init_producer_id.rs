@@ -7,13 +7,18 @@ use tidemark_protocol::{
     messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerIdentity},
 };
 
-use super::timeout;
+use super::{timeout, transactions};
 use crate::broker::Broker;
 
 pub(crate) async fn init_producer_id(
     broker: Arc<Broker>,
     request: InitProducerIdRequest,
 ) -> Result<InitProducerIdResponse, Failure> {
+    if let Some(producer) = request.transaction {
+        let producer =
+            transactions::init_producer_id(&broker, producer, request.timeout_ms).await?;
+        return Ok(InitProducerIdResponse { producer });
+    }
     let wait = timeout(request.timeout_ms);
     let taken = tokio::time::timeout(wait, broker.producer_ids.take(&broker, wait)).await;
     let producer_id = taken.unwrap_or_else(|_elapsed| {

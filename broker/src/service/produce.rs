@@ -1,6 +1,6 @@
 //! Produce: validate on the caller's task, append on the shard, answer when the acks are in.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -8,16 +8,17 @@ use tidemark_controller::{Image, TopicConfig};
 use tidemark_protocol::{
     ErrorCode, Failure, LeaderEpoch, TopicPartition,
     batch::{Batch, batches},
-    messages::{Acks, Durability},
+    messages::{Acks, Durability, ProducerIdentity},
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
-use super::{TIMEOUT_MS_MAX, find_partition};
+use super::{TIMEOUT_MS_MAX, find_partition, transactions::join::join};
 use crate::{
     broker::Broker,
+    coordinators::topics::refuse_internal,
     metrics::Protocol,
     partitions::{PartitionView, unknown_partition},
-    shard::{self, ProduceOutcome},
+    shard::{self, ProduceOutcome, Unverified},
 };
 
 /// A produce request, however it was encoded.
@@ -27,6 +28,8 @@ pub(crate) struct Produce {
     pub(crate) durability: Durability,
     pub(crate) timeout_ms: u32,
     pub(crate) protocol: Protocol,
+    /// Whose transaction transactional batches belong to.
+    pub(crate) transactional_id: Option<Arc<str>>,
     pub(crate) shares: Vec<Share>,
 }
 
@@ -41,6 +44,17 @@ pub(crate) struct Share {
 enum Begun {
     Refused(Failure),
     Queued(oneshot::Receiver<ProduceOutcome>),
+    /// The same, and perhaps it comes back to be verified first.
+    Transactional(Transactional),
+}
+
+struct Transactional {
+    broker: Arc<Broker>,
+    view: Arc<PartitionView>,
+    transactional_id: Arc<str>,
+    deadline: Instant,
+    outcome: oneshot::Receiver<ProduceOutcome>,
+    unverified: oneshot::Receiver<Unverified>,
 }
 
 /// Hands the batches to their shards, in the order of the calls, and gives back the wait for the outcomes, in
@@ -53,10 +67,12 @@ pub(crate) async fn begin(
     let queued_at = broker.clock.now();
     let wait_ms = produce.timeout_ms.min(TIMEOUT_MS_MAX);
     let deadline_ms = broker.clock.monotonic_ms() + u64::from(wait_ms);
+    let deadline = Instant::now() + Duration::from_millis(wait_ms.into());
+    let transactional_id = produce.transactional_id;
     let mut begun = Vec::with_capacity(produce.shares.len());
     for share in produce.shares {
         let id = share.partition;
-        let (view, batches) = match admit(broker, &image, &share) {
+        let (view, batches) = match admit(broker, &image, &share, transactional_id.as_ref()) {
             Ok(admitted) => admitted,
             Err(failure) => {
                 let records = claimed_records(&share.batches);
@@ -66,10 +82,15 @@ pub(crate) async fn begin(
             }
         };
         let (reply, outcome) = oneshot::channel();
+        let is_transactional = batches.iter().any(|batch| batch.header.is_transactional());
+        let (asks, unverified) = oneshot::channel();
         let command = shard::Command::Produce(shard::Produce {
             partition: id,
             batches,
             leader_epoch: share.leader_epoch,
+            base_offset: None,
+            guard: None,
+            unverified: is_transactional.then_some(asks),
             acks: produce.acks,
             durability: produce.durability,
             deadline_ms,
@@ -78,7 +99,17 @@ pub(crate) async fn begin(
             reply,
         });
         begun.push(match view.shard.send(command).await {
-            Ok(()) => Begun::Queued(outcome),
+            Ok(()) => match transactional_id.clone().filter(|_| is_transactional) {
+                None => Begun::Queued(outcome),
+                Some(transactional_id) => Begun::Transactional(Transactional {
+                    broker: Arc::clone(broker),
+                    view,
+                    transactional_id,
+                    deadline,
+                    outcome,
+                    unverified,
+                }),
+            },
             Err(failure) => Begun::Refused(failure),
         });
     }
@@ -88,13 +119,33 @@ pub(crate) async fn begin(
 async fn outcome(begun: Begun) -> ProduceOutcome {
     match begun {
         Begun::Refused(failure) => Err(failure),
-        Begun::Queued(outcome) => outcome.await.unwrap_or_else(|_dropped| {
-            Err(Failure::new(
-                ErrorCode::NotLeaderAfterAppend,
-                "the broker stopped before the outcome was known; the records may yet become readable",
-            ))
-        }),
+        Begun::Queued(outcome) => outcome.await.unwrap_or_else(|_dropped| Err(unknown())),
+        Begun::Transactional(waiting) => verified(waiting).await,
     }
+}
+
+/// Asks the coordinator of the transaction, if the partition's owner wants that, and sends the request again.
+async fn verified(waiting: Transactional) -> ProduceOutcome {
+    let Transactional { broker, view, transactional_id, deadline, outcome, unverified } = waiting;
+    // The end of this channel: the request was taken, or refused.
+    if let Ok(Unverified { guard, mut produce }) = unverified.await {
+        let mut headers = produce.batches.iter().map(|batch| &batch.header);
+        let header = headers.find(|header| header.is_transactional());
+        let header = header.expect("only transactional batches are verified");
+        let (producer_id, epoch) = (header.producer_id, header.producer_epoch);
+        let producer = ProducerIdentity { producer_id, epoch };
+        join(&broker, &transactional_id, producer, view.id, deadline).await?;
+        produce.guard = Some(guard);
+        view.shard.send(shard::Command::Produce(produce)).await?;
+    }
+    outcome.await.unwrap_or_else(|_dropped| Err(unknown()))
+}
+
+fn unknown() -> Failure {
+    Failure::new(
+        ErrorCode::NotLeaderAfterAppend,
+        "the broker stopped before the outcome was known; the records may yet become readable",
+    )
 }
 
 /// Everything that can be checked without the owner of the partition.
@@ -102,11 +153,19 @@ fn admit(
     broker: &Broker,
     image: &Image,
     share: &Share,
+    transactional_id: Option<&Arc<str>>,
 ) -> Result<(Arc<PartitionView>, Vec<Batch>), Failure> {
     let id = share.partition;
     let topic = image.topic_by_id(id.topic_id).ok_or_else(|| unknown_partition(id))?;
+    refuse_internal(&topic.name, "produced to")?;
     let view = find_partition(broker, id)?;
-    Ok((view, validate(&share.batches, &topic.config)?))
+    let batches = validate(&share.batches, &topic.config)?;
+    let is_transactional = batches.iter().any(|batch| batch.header.is_transactional());
+    if is_transactional && transactional_id.is_none() {
+        let message = "a transactional batch needs the transactional id in its request";
+        return Err(Failure::new(ErrorCode::InvalidRequest, message));
+    }
+    Ok((view, batches))
 }
 
 /// The batches, if all of them may be appended to a topic with these settings.

@@ -16,7 +16,8 @@ use bytes::Bytes;
 use tidemark_protocol::{
     ErrorCode, Failure, LeaderEpoch, Offset, TopicPartition,
     messages::{
-        FetchedPartition, PushHeader, SubscribePartition, SubscribeRequest, SubscribedPartition,
+        FetchedPartition, Isolation, PushHeader, SubscribePartition, SubscribeRequest,
+        SubscribedPartition,
     },
 };
 use tokio::sync::Notify;
@@ -25,7 +26,7 @@ use super::find_partition;
 use crate::{
     broker::Broker,
     partitions::{PartitionView, Waiter, Watching},
-    reads,
+    reads::{self, Wanted},
     tasks::Shutdown,
 };
 
@@ -81,6 +82,7 @@ pub(crate) struct Subscription {
     broker: Arc<Broker>,
     credit: Arc<Credit>,
     max_push_bytes: u32,
+    isolation: Isolation,
     waiter: Arc<Waiter>,
     /// By slot; `None` after an error.
     members: Vec<Option<Member>>,
@@ -113,7 +115,8 @@ pub(crate) fn subscribe(
         members.push(member);
     }
     let max_push_bytes = request.max_push_bytes.clamp(1, PUSH_BYTES_MAX);
-    (outcomes, Subscription { broker: Arc::clone(broker), credit, max_push_bytes, waiter, members })
+    let (broker, isolation) = (Arc::clone(broker), request.isolation);
+    (outcomes, Subscription { broker, credit, max_push_bytes, isolation, waiter, members })
 }
 
 fn admit(
@@ -188,9 +191,12 @@ impl Subscription {
         let read = reads::read(
             &self.broker.cold_reads,
             &member.view,
-            Some(member.leader_epoch),
-            member.offset,
-            max_bytes as usize,
+            Wanted {
+                leader_epoch: Some(member.leader_epoch),
+                offset: member.offset,
+                max_bytes: max_bytes as usize,
+                isolation: self.isolation,
+            },
             &self.broker.metrics,
         );
         let read = match read.await {
@@ -207,21 +213,29 @@ impl Subscription {
         member.offset = read.next_offset;
         self.credit.spend(read.bytes.len());
         reads::count(&member.view, &read.bytes);
-        let more = member.offset < read.high_watermark;
+        let end = read.stable.as_ref().map_or(read.high_watermark, |it| it.last_stable_offset);
+        let more = member.offset < end;
         let pushed = FetchedPartition {
             high_watermark: read.high_watermark,
             log_start_offset: read.log_start_offset,
             leader_epoch: read.leader_epoch,
             batch_bytes: u32::try_from(read.bytes.len()).expect("a segment is shorter than 4 GiB"),
+            stable: read.stable,
         };
         pushes.push(header(id, Ok(pushed)), read.bytes).await?;
-        Ok(more || self.members[slot as usize].as_ref().is_some_and(Member::has_more))
+        let isolation = self.isolation;
+        let member = self.members[slot as usize].as_ref();
+        Ok(more || member.is_some_and(|member| member.has_more(isolation)))
     }
 }
 
 impl Member {
-    fn has_more(&self) -> bool {
-        self.view.high_watermark() > self.offset
+    fn has_more(&self, isolation: Isolation) -> bool {
+        let end = match isolation {
+            Isolation::ReadUncommitted => self.view.high_watermark(),
+            Isolation::ReadCommitted => self.view.last_stable_offset(),
+        };
+        end > self.offset
     }
 }
 

@@ -13,7 +13,10 @@ pub(super) fn run(partition: &mut Partition, hands: &mut Hands) -> Option<Event>
     let id = partition.view.id;
     for effect in effects.drain(..) {
         match effect {
-            Effect::SetHighWatermark { offset } => partition.view.set_high_watermark(offset),
+            Effect::SetHighWatermark { offset } => {
+                let last_stable = partition.producers.last_stable_offset(offset);
+                partition.view.set_high_watermark(offset, last_stable);
+            }
             Effect::Reply { token, outcome } => {
                 // Every token comes from `produce`, and is answered once.
                 if let Some(awaiting) = hands.awaiting.remove(&token) {

@@ -43,6 +43,7 @@ impl Partition {
         replica: tidemark_replication::Config,
     ) -> Self {
         let replica = Replica::new(replica);
+        view.set_aborted(producers.aborted());
         Self {
             log,
             producers,
@@ -80,6 +81,15 @@ impl Partition {
             min_insync_replicas: config.min_insync_replicas,
         };
         self.step(event, hands);
+    }
+
+    /// Takes note of what was just appended, before any of it is committed.
+    pub(super) fn producers_wrote(&mut self, note: impl FnOnce(&mut Producers)) {
+        let before = self.producers.aborted().len();
+        note(&mut self.producers);
+        for one in self.producers.aborted().iter().skip(before) {
+            self.view.add_aborted(*one);
+        }
     }
 
     /// What is durable of the log. `is_last`: it is about to be closed.

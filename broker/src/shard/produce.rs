@@ -2,7 +2,7 @@
 
 use std::{ops::Range, time::Instant};
 
-use tidemark_coordinator::producer_state::Admission;
+use tidemark_coordinator::producer_state::Guard;
 use tidemark_protocol::{
     ErrorCode, Failure, LeaderEpoch, Offset, TopicPartition,
     batch::Batch,
@@ -18,6 +18,7 @@ use crate::{
     disk_watch::DiskState,
     metrics::{Flow, Protocol, Stage},
     partitions::{check_epoch, unknown_partition},
+    producers::Admitted,
 };
 
 /// How a produce ended for one partition.
@@ -30,6 +31,12 @@ pub(crate) struct Produce {
     /// Never empty.
     pub(crate) batches: Vec<Batch>,
     pub(crate) leader_epoch: Option<LeaderEpoch>,
+    /// Where the first record must land. For whoever is the only writer and counts offsets itself.
+    pub(crate) base_offset: Option<Offset>,
+    /// The coordinator of the batches' transaction has agreed since this was given.
+    pub(crate) guard: Option<Guard>,
+    /// Where the request goes when that coordinator has to be asked first. `None`: nobody would ask.
+    pub(crate) unverified: Option<oneshot::Sender<Unverified>>,
     pub(crate) acks: Acks,
     pub(crate) durability: Durability,
     /// When to stop waiting, in monotonic milliseconds.
@@ -40,6 +47,13 @@ pub(crate) struct Produce {
     pub(crate) reply: oneshot::Sender<ProduceOutcome>,
 }
 
+/// A request that goes on once the coordinator of its transaction agrees: it is to be sent again, with the guard.
+#[derive(Debug)]
+pub(crate) struct Unverified {
+    pub(crate) guard: Guard,
+    pub(crate) produce: Produce,
+}
+
 /// A request that the replica will answer.
 #[derive(Debug)]
 pub(super) struct Awaiting {
@@ -48,6 +62,10 @@ pub(super) struct Awaiting {
 }
 
 impl Awaiting {
+    pub(super) fn new(reply: oneshot::Sender<ProduceOutcome>, appended_at: Instant) -> Self {
+        Self { reply, appended_at }
+    }
+
     pub(super) fn answer(
         self,
         partition: &Partition,
@@ -87,6 +105,7 @@ impl Shard {
         match partition.append(&produce, hands) {
             Ok(Taken::Appended(appended)) => partition.appended(produce, &appended, began, hands),
             Ok(Taken::Repeated(offsets)) => partition.repeated(produce, offsets, hands),
+            Ok(Taken::Unverified(guard)) => unverified(guard, produce, id),
             Err(failure) => {
                 let records =
                     produce.batches.iter().map(|batch| u64::from(batch.header.record_count));
@@ -102,6 +121,19 @@ enum Taken {
     Appended(Appended),
     /// They are in the log, at these offsets.
     Repeated(Range<Offset>),
+    Unverified(Guard),
+}
+
+fn unverified(guard: Guard, mut produce: Produce, id: TopicPartition) {
+    let Some(asks) = produce.unverified.take() else {
+        let message =
+            format!("{id}: nobody has said whose transaction it is; nothing was appended");
+        let failure = Failure::new(ErrorCode::TransactionUnverified, message);
+        drop(produce.reply.send(Err(failure)));
+        return;
+    };
+    // Whoever asks may have stopped.
+    drop(asks.send(Unverified { guard, produce }));
 }
 
 impl Partition {
@@ -163,30 +195,49 @@ impl Partition {
     /// Appends what is not there already, or says why nothing was.
     fn append(&mut self, produce: &Produce, hands: &mut Hands) -> Result<Taken, Failure> {
         let id = self.view.id;
+        let epoch = self.may_append(produce.acks, produce.leader_epoch, hands)?;
+        let log_end = self.log.log_end_offset();
+        if let Some(expected) = produce.base_offset.filter(|expected| *expected != log_end) {
+            let message =
+                format!("{id} ends at {log_end}, not at {expected}: somebody else writes");
+            return Err(Failure::new(ErrorCode::InvalidUpdateVersion, message));
+        }
+        match self.producers.admit(id, &produce.batches, produce.guard)? {
+            Admitted::New => {}
+            Admitted::Repeated(offsets) => return Ok(Taken::Repeated(offsets)),
+            Admitted::Unverified(guard) => return Ok(Taken::Unverified(guard)),
+        }
+        let appended = self
+            .log
+            .append(&produce.batches, epoch, hands.wall_ms)
+            .map_err(|error| self.not_appended(&error, hands))?;
+        self.producers_wrote(|producers| {
+            producers.appended(&produce.batches, appended.base_offset);
+        });
+        Ok(Taken::Appended(appended))
+    }
+
+    /// Whether anything may be appended now, and in which leader epoch.
+    pub(super) fn may_append(
+        &self,
+        acks: Acks,
+        believed: Option<LeaderEpoch>,
+        hands: &Hands,
+    ) -> Result<LeaderEpoch, Failure> {
+        let id = self.view.id;
         // First of all: a replica whose log failed leads no more, and the caller is to learn why.
         match hands.disk_watch.state() {
             DiskState::Ok => {}
             DiskState::Full => return Err(disk_full()),
             DiskState::Failed => return Err(storage_failed(hands)),
         }
-        let epoch = check_epoch(id, self.replica.leader_epoch(), produce.leader_epoch)?;
-        self.replica.admit(produce.acks).map_err(|code| not_admitted(code, id))?;
-        match self.producers.admit(id, &produce.batches)? {
-            Admission::Append => {}
-            Admission::Duplicate { base_offset, last_offset, .. } => {
-                return Ok(Taken::Repeated(base_offset..last_offset + 1));
-            }
-        }
-        let appended = self
-            .log
-            .append(&produce.batches, epoch, hands.wall_ms)
-            .map_err(|error| self.not_appended(&error, hands))?;
-        self.producers.appended(&produce.batches, appended.base_offset);
-        Ok(Taken::Appended(appended))
+        let epoch = check_epoch(id, self.replica.leader_epoch(), believed)?;
+        self.replica.admit(acks).map_err(|code| not_admitted(code, id))?;
+        Ok(epoch)
     }
 
     /// Puts a failed append into words, and draws the consequences.
-    fn not_appended(&mut self, error: &AppendError, hands: &mut Hands) -> Failure {
+    pub(super) fn not_appended(&mut self, error: &AppendError, hands: &mut Hands) -> Failure {
         let id = self.view.id;
         match error {
             AppendError::Full(_) => {

@@ -189,7 +189,7 @@ impl Partition {
         };
         match self.log.append_as_follower(&batches, hands.wall_ms) {
             Ok(appended) => {
-                self.producers.followed(&batches);
+                self.producers_wrote(|producers| producers.followed(&batches));
                 self.dirtied(hands);
                 Event::Appended {
                     end_offset: appended.next_offset,
@@ -247,6 +247,7 @@ impl Partition {
                     hands.disk_watch.fail(&format!("reading {topic} after {attempt}: {error}"));
                     return Event::StorageFailed;
                 }
+                self.view.set_aborted(self.producers.aborted());
                 self.flush_wanted = self.flush_wanted.min(self.log.log_end_offset());
                 Event::Truncated { log: self.log_state() }
             }

@@ -1,5 +1,6 @@
 //! Replication between two shards with real logs: what is in the machine's tests as effects, here as bytes.
 
+mod markers;
 mod pair;
 mod producers;
 

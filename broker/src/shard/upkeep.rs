@@ -2,6 +2,7 @@
 
 use tidemark_protocol::TopicPartition;
 use tidemark_replication::Event;
+use tidemark_storage::AbortedRange;
 
 use super::{Hands, Shard, partition::Partition};
 use crate::{
@@ -26,8 +27,13 @@ impl Shard {
 impl Shard {
     pub(super) fn begin_compaction(&mut self, id: TopicPartition) -> Option<CompactionJob> {
         let partition = self.partitions.get_mut(&id)?;
-        let high_watermark = partition.replica.high_watermark();
-        partition.log.compaction_job(high_watermark, self.hands.wall_ms)
+        let decided = partition.view.last_stable_offset();
+        let job = partition.log.compaction_job(decided, self.hands.wall_ms)?;
+        let aborted = partition.producers.aborted().iter().map(|one| AbortedRange {
+            producer_id: one.producer_id,
+            offsets: one.first_offset..one.last_offset + 1,
+        });
+        Some(job.without(aborted.collect()))
     }
 
     pub(super) fn install_compaction(&mut self, id: TopicPartition, done: CompactionDone) {
@@ -56,7 +62,11 @@ impl Partition {
 
     fn upkeep(&mut self, hands: &mut Hands) {
         self.log.roll_if_due(hands.wall_ms);
+        let aborted = self.producers.aborted().len();
         self.producers.upkeep(hands.wall_ms, &self.log);
+        if self.producers.aborted().len() != aborted {
+            self.view.set_aborted(self.producers.aborted());
+        }
         if self.replica.leader_epoch().is_none() {
             // A follower gives up what its leader has given up, and nothing by itself.
             return;

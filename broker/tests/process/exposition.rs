@@ -66,6 +66,7 @@ impl Client {
                 leader_epoch: None,
                 batch_bytes: u32::try_from(batch.len()).unwrap(),
             }],
+            transactional_id: None,
         };
         self.call(&request, batch).unwrap();
     }
@@ -95,8 +96,13 @@ fn exercise(broker: &Broker) -> Client {
     client.produce(partition, &damaged);
     client.produce(TopicPartition { topic_id: TopicId([7; 16]), partition: 0 }, &batch);
     let whole = FetchPartition { partition, leader_epoch: None, offset: 0, max_bytes: 1 << 20 };
-    let fetch =
-        FetchRequest { max_wait_ms: 0, min_bytes: 1, max_bytes: 1 << 20, partitions: vec![whole] };
+    let fetch = FetchRequest {
+        max_wait_ms: 0,
+        min_bytes: 1,
+        max_bytes: 1 << 20,
+        partitions: vec![whole],
+        isolation: tidemark_protocol::messages::Isolation::ReadUncommitted,
+    };
     client.call(&fetch, &[]).unwrap();
     let head = encode_head(FrameKind::Request, UNKNOWN_API, 1, &(), 0).unwrap();
     let _refusal: Frame = client.exchange(&head, &[]);

@@ -10,10 +10,11 @@ use tidemark_protocol::frame::{VERSION_MAX, VERSION_MIN};
 use crate::{
     bench, broker, cluster, consume,
     exit::{CliError, EXIT_CODES_HELP, Exit},
+    group,
     output::{self, Color, Format, Output, Page, Report},
     partition, produce, quantity,
     session::Session,
-    topic, up,
+    topic, txn, up,
 };
 
 const EXAMPLES: &str = "\
@@ -82,6 +83,8 @@ pub(crate) enum Command {
     Topic(topic::TopicArgs),
     Produce(Box<produce::ProduceArgs>),
     Consume(Box<consume::ConsumeArgs>),
+    /// Look at consumer groups, set their offsets, put members out
+    Group(group::GroupArgs),
     /// Measure throughput and latency
     Bench(Box<bench::BenchArgs>),
     /// List, describe, drain and remove brokers
@@ -90,6 +93,8 @@ pub(crate) enum Command {
     Cluster(cluster::ClusterArgs),
     /// List and describe partitions, move their replicas, choose their leaders
     Partition(partition::PartitionArgs),
+    /// List, describe and abort transactions
+    Txn(txn::TxnArgs),
     Up(up::UpArgs),
     /// Print the script that makes a shell complete this command line
     Completion(CompletionArgs),
@@ -116,8 +121,10 @@ pub(crate) fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Topic(args) => small_runtime()?.block_on(topic::run(&session, args)),
         Command::Produce(args) => large_runtime()?.block_on(produce::run(&session, *args)),
         Command::Consume(args) => large_runtime()?.block_on(consume::run(&session, *args)),
+        Command::Group(args) => small_runtime()?.block_on(group::run(&session, args)),
         Command::Bench(args) => large_runtime()?.block_on(bench::run(&session, *args)),
         Command::Broker(args) => small_runtime()?.block_on(broker::run(&session, args)),
+        Command::Txn(args) => small_runtime()?.block_on(txn::run(&session, args)),
         Command::Cluster(args) => small_runtime()?.block_on(cluster::run(&session, args)),
         Command::Partition(args) => small_runtime()?.block_on(partition::run(&session, args)),
         Command::Up(args) => small_runtime()?.block_on(up::run(&session, args)),

@@ -2,13 +2,14 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use bytes::Bytes;
 use tidemark_protocol::{
     Offset,
-    batch::{Batch, BatchError, Records},
+    batch::{Batch, BatchError, BatchHeader, Records},
+    messages::AbortedRecords,
 };
 
 use super::{
+    session::Received,
     slots::{Slot, Slots},
     window::Held,
 };
@@ -30,8 +31,7 @@ pub(super) struct ReadAhead {
 struct Chunk {
     slot: usize,
     version: u64,
-    payload: Bytes,
-    high_watermark: Offset,
+    batches: Received,
     _held: Held,
 }
 
@@ -50,17 +50,14 @@ impl ReadAhead {
         Self { chunks: VecDeque::new(), open: None, verify_crc }
     }
 
-    pub(super) fn push(
-        &mut self,
-        slot: usize,
-        version: u64,
-        payload: Bytes,
-        high_watermark: Offset,
-        held: Held,
-    ) {
-        if !payload.is_empty() {
-            self.chunks.push_back(Chunk { slot, version, payload, high_watermark, _held: held });
+    pub(super) fn push(&mut self, slot: usize, version: u64, batches: Received, held: Held) {
+        if !batches.payload.is_empty() {
+            self.chunks.push_back(Chunk { slot, version, batches, _held: held });
         }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.chunks.is_empty() && self.open.is_none()
     }
 
     pub(super) fn clear(&mut self) {
@@ -156,11 +153,11 @@ impl ReadAhead {
         loop {
             let chunk = self.chunks.front_mut()?;
             let slot = slots.get_mut(chunk.slot);
-            if slot.version != chunk.version || chunk.payload.is_empty() {
+            if slot.version != chunk.version || chunk.batches.payload.is_empty() {
                 self.chunks.pop_front();
                 continue;
             }
-            let parsed = Batch::parse(&mut chunk.payload).and_then(|batch| {
+            let parsed = Batch::parse(&mut chunk.batches.payload).and_then(|batch| {
                 if self.verify_crc {
                     batch.verify_crc()?;
                 }
@@ -174,12 +171,23 @@ impl ReadAhead {
             if next_offset <= slot.position {
                 continue;
             }
-            if batch.header.is_control() {
+            if batch.header.is_control() || chunk.batches.is_aborted(&batch.header) {
                 slot.position = next_offset;
                 continue;
             }
-            return Some(Ok((chunk.slot, chunk.high_watermark, batch)));
+            return Some(Ok((chunk.slot, chunk.batches.high_watermark, batch)));
         }
+    }
+}
+
+impl Received {
+    /// Whether the batch is of a transaction that was aborted. A batch is of one transaction or of none.
+    fn is_aborted(&self, header: &BatchHeader) -> bool {
+        let is_its = |one: &AbortedRecords| {
+            one.producer_id == header.producer_id
+                && (one.first_offset..=one.last_offset).contains(&header.base_offset)
+        };
+        header.is_transactional() && self.aborted.iter().any(is_its)
     }
 }
 

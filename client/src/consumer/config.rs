@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidemark_protocol::{Offset, TimestampMs};
+use tidemark_protocol::{Offset, TimestampMs, messages::Isolation};
 
 /// Where to begin reading a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,9 @@ pub struct ConsumerConfig {
     pub out_of_range: OutOfRange,
     /// Check the CRC of every batch received.
     pub verify_crc: bool,
+    /// What to be given of transactions. The default is Kafka's: everything. With [`Isolation::ReadCommitted`] records of
+    /// transactions that were aborted are left out, and what comes behind an open transaction waits for its end.
+    pub isolation: Isolation,
 }
 
 impl Default for ConsumerConfig {
@@ -70,6 +73,7 @@ impl Default for ConsumerConfig {
             poll_records_max: 4096,
             out_of_range: OutOfRange::Error,
             verify_crc: true,
+            isolation: Isolation::ReadUncommitted,
         }
     }
 }

@@ -16,7 +16,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use tidemark_protocol::{Failure, LeaderEpoch, Offset, TopicPartition, messages::FetchedPartition};
+use tidemark_protocol::{
+    Failure, LeaderEpoch, Offset, TopicPartition,
+    messages::{AbortedRecords, FetchedPartition},
+};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{
@@ -41,11 +44,20 @@ pub(super) struct Reading {
     pub(super) offset: Offset,
 }
 
+/// One partition's share of one response.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) payload: Bytes,
+    pub(super) high_watermark: Offset,
+    /// What is to be left out.
+    pub(super) aborted: Vec<AbortedRecords>,
+}
+
 /// What a session has to say.
 #[derive(Debug)]
 pub(super) enum Event {
     /// Whole batches, in order; maybe none, when only the ends of the log have moved.
-    Batches { slot: usize, payload: Bytes, high_watermark: Offset, held: Held },
+    Batches { slot: usize, batches: Received, held: Held },
     /// The session goes on without this partition.
     PartitionFailed { slot: usize, failure: Failure },
     /// The session has ended.
@@ -159,7 +171,9 @@ impl Worker {
             Ok(fetched) => {
                 let held = self.window.hold(payload.len());
                 let high_watermark = fetched.high_watermark;
-                Event::Batches { slot, payload, high_watermark, held }
+                let aborted = fetched.stable.map_or(Vec::new(), |stable| stable.aborted);
+                let batches = Received { payload, high_watermark, aborted };
+                Event::Batches { slot, batches, held }
             }
             Err(failure) => Event::PartitionFailed { slot, failure },
         };

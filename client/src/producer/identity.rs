@@ -99,11 +99,17 @@ impl Identity {
         let left = deadline.saturating_duration_since(Instant::now());
         let request = InitProducerIdRequest {
             timeout_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
+            transaction: None,
         };
         let asked = cluster.ask(&Target::Any, &request, Repeat::Always, deadline).await;
         let producer = asked.map_err(not_written)?.producer;
         *self.known() = Some(producer);
         Ok(producer)
+    }
+
+    /// The coordinator of the producer's transactional id has said who it is from now on.
+    pub(super) fn set(&self, producer: ProducerIdentity) {
+        *self.known() = Some(producer);
     }
 
     /// Partitions that begin from now on count with another. One that is forgotten and found again would begin at 0

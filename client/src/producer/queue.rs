@@ -227,6 +227,7 @@ impl PartitionQueue {
         timestamp_ms: TimestampMs,
         charged_bytes: usize,
         config: &ProducerConfig,
+        is_transactional: bool,
     ) -> (Delivery, Tell) {
         let guarantee = Guarantee::of(record, config);
         let mut state = self.state();
@@ -243,7 +244,10 @@ impl PartitionQueue {
         }
         let guess = state.previous_bytes.max(charged_bytes);
         let open = state.open.get_or_insert_with(|| {
-            let builder = BatchBuilder::with_capacity(config.compression, guess);
+            let mut builder = BatchBuilder::with_capacity(config.compression, guess);
+            if is_transactional {
+                builder.set_transactional();
+            }
             QueuedBatch::open(self.partition, guarantee, builder)
         });
         let (key, value) = (record.key.as_deref(), record.value.as_deref());
@@ -367,6 +371,11 @@ impl PartitionQueue {
     /// takes another identity.
     pub(super) fn begin_epoch(&self, number: Number) -> bool {
         self.state().count.begin_epoch(number)
+    }
+
+    /// It counts from the beginning, as whoever it is told next.
+    pub(super) fn forget_count(&self) {
+        self.state().count = Count::default();
     }
 
     /// The attempt ended well, or finally: nothing is in flight.

@@ -94,7 +94,8 @@ impl Draft {
                 return Finished { address: self.address, partitions, unbuildable: Vec::new() };
             }
         };
-        let (header, payload, unbuildable) = self.build(&shared.config, identity, deadline);
+        let (mut header, payload, unbuildable) = self.build(&shared.config, identity, deadline);
+        header.transactional_id = shared.transactional_id.as_ref().map(ToString::to_string);
         let fates = if header.partitions.is_empty() {
             Vec::new()
         } else {
@@ -171,6 +172,7 @@ impl Draft {
             durability: self.guarantee.durability(),
             timeout_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1),
             partitions: headers,
+            transactional_id: None,
         };
         (request, payload, unbuildable)
     }

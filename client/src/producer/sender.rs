@@ -250,7 +250,9 @@ impl Sender {
             batch.maybe_written |= indeterminate;
         }
         let miscounted = batches.first().and_then(|batch| batch.number);
-        let miscounted = miscounted.filter(|_| is_about_numbers(&error));
+        // In a transaction counting anew is what the next one does.
+        let miscounted =
+            miscounted.filter(|_| is_about_numbers(&error) && !self.shared.is_transactional());
         let config = &self.shared.config;
         // What has a number is written once, however often it is sent.
         let is_safe = batches.iter().all(|batch| batch.number.is_some());
@@ -302,7 +304,7 @@ impl Sender {
         error: &RequestError,
     ) {
         if !queue.begin_epoch(number) {
-            self.shared.identity.renew();
+            self.shared.renew_identity();
         }
         let (lost, again): (Vec<_>, Vec<_>) =
             std::mem::take(batches).into_iter().partition(|batch| batch.maybe_written);

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use tidemark_protocol::messages::ProducerIdentity;
 use tokio::sync::{Notify, Semaphore};
 
 use super::{
@@ -36,10 +37,16 @@ pub(super) struct Shared {
     /// The first failure since the last flush.
     failure: Mutex<Option<ProduceError>>,
     pub(super) identity: Identity,
+    /// Under which all batches are part of transactions.
+    pub(super) transactional_id: Option<Arc<str>>,
 }
 
 impl Shared {
-    pub(super) fn new(cluster: Arc<Cluster>, config: ProducerConfig) -> Self {
+    pub(super) fn new(
+        cluster: Arc<Cluster>,
+        config: ProducerConfig,
+        transactional_id: Option<Arc<str>>,
+    ) -> Self {
         Self {
             cluster,
             room: Semaphore::new(config.buffer_bytes),
@@ -50,7 +57,32 @@ impl Shared {
             hurried: AtomicUsize::new(0),
             failure: Mutex::default(),
             identity: Identity::default(),
+            transactional_id,
         }
+    }
+
+    pub(super) fn is_transactional(&self) -> bool {
+        self.transactional_id.is_some()
+    }
+
+    /// All partitions count from 0 on as this producer. Nothing may be on its way.
+    pub(super) fn begin_as(&self, producer: ProducerIdentity) {
+        self.identity.set(producer);
+        for topic in self.topics() {
+            for queue in topic.queues() {
+                queue.forget_count();
+            }
+        }
+    }
+
+    /// Fails whatever waits to be sent.
+    pub(super) fn abandon_queued(&self, error: &ProduceError) {
+        for topic in self.topics() {
+            for queue in topic.queues() {
+                self.fail(&queue.drain(), error);
+            }
+        }
+        self.wake.notify_one();
     }
 
     pub(super) fn topic(&self, name: &str) -> Option<Arc<TopicQueues>> {
@@ -72,7 +104,7 @@ impl Shared {
             Some(known) if known.partition_count() == partitions => known.clone(),
             Some(known) => {
                 if partitions < known.partition_count() {
-                    self.identity.renew();
+                    self.renew_identity();
                 }
                 let grown = Arc::new(known.with_partitions(partitions));
                 topics.insert(name.clone(), grown.clone());
@@ -87,8 +119,15 @@ impl Shared {
     }
 
     pub(super) fn forget_topic(&self, name: &str) {
-        self.identity.renew();
+        self.renew_identity();
         self.topics.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    /// See [`Identity::renew`]. Who is transactional begins with every transaction anyway.
+    pub(super) fn renew_identity(&self) {
+        if !self.is_transactional() {
+            self.identity.renew();
+        }
     }
 
     pub(super) fn tell_sender(&self, queue: &Arc<PartitionQueue>, tell: Tell) {

@@ -238,6 +238,7 @@ impl Topics {
             log_start_offset: log.start,
             leader_epoch: log.epoch,
             batch_bytes: u32::try_from(payload.len()).expect("tests are small"),
+            stable: None,
         };
         Ok((fetched, payload.freeze(), next))
     }

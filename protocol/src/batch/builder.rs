@@ -3,8 +3,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    BatchError, BatchHeader, Compression, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE,
-    RecordHeader, crc32c,
+    BatchError, BatchHeader, CONTROL_BIT, Compression, NO_PRODUCER_EPOCH, NO_PRODUCER_ID,
+    NO_SEQUENCE, RecordHeader, TRANSACTIONAL_BIT, crc32c,
     varint::{self, VARLONG_BYTES_MAX},
 };
 use crate::{TimestampMs, limits};
@@ -24,6 +24,7 @@ pub struct BatchBuilder {
     base_timestamp: TimestampMs,
     max_timestamp: TimestampMs,
     producer: (i64, i16, i32),
+    flags: u16,
     headers_max: usize,
 }
 
@@ -43,6 +44,7 @@ impl BatchBuilder {
             base_timestamp: 0,
             max_timestamp: 0,
             producer: (NO_PRODUCER_ID, NO_PRODUCER_EPOCH, NO_SEQUENCE),
+            flags: 0,
             headers_max: 0,
         }
     }
@@ -57,6 +59,18 @@ impl BatchBuilder {
     /// As [`BatchBuilder::with_producer`], for whoever learns the sequence last.
     pub fn set_producer(&mut self, id: i64, epoch: i16, sequence: i32) {
         self.producer = (id, epoch, sequence);
+    }
+
+    /// Makes its records part of the producer's transaction.
+    pub fn set_transactional(&mut self) {
+        self.flags |= TRANSACTIONAL_BIT;
+    }
+
+    /// Makes it a marker of the broker's: the end of a transaction.
+    #[must_use]
+    pub fn into_control(mut self) -> Self {
+        self.flags |= TRANSACTIONAL_BIT | CONTROL_BIT;
+        self
     }
 
     /// Adds a record; answers its offset delta. What breaks a limit is told by [`BatchBuilder::build`].
@@ -153,7 +167,7 @@ impl BatchBuilder {
             batch_bytes: batch.len(),
             leader_epoch: NO_LEADER_EPOCH,
             crc: 0,
-            attributes: u16::from(self.compression.code()),
+            attributes: u16::from(self.compression.code()) | self.flags,
             last_offset_delta,
             base_timestamp: self.base_timestamp,
             max_timestamp: self.max_timestamp,

@@ -12,8 +12,8 @@ pub const NO_SEQUENCE: i32 = -1;
 
 const COMPRESSION_BITS: u16 = 0x07;
 const TIMESTAMP_TYPE_BIT: u16 = 0x08;
-const TRANSACTIONAL_BIT: u16 = 0x10;
-const CONTROL_BIT: u16 = 0x20;
+pub(super) const TRANSACTIONAL_BIT: u16 = 0x10;
+pub(super) const CONTROL_BIT: u16 = 0x20;
 
 /// What a batch's timestamps mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::transactions::{Isolation, StablePart};
 use crate::{
     Failure, LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition,
     message::{Api, Request},
@@ -66,6 +67,9 @@ pub struct ProduceRequest {
     /// yet become readable.
     pub timeout_ms: u32,
     pub partitions: Vec<ProducePartition>,
+    /// Whose transaction the transactional batches belong to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transactional_id: Option<String>,
 }
 
 /// One partition's share of a [`ProduceRequest`].
@@ -121,6 +125,8 @@ pub struct FetchRequest {
     /// Served in this order. Only the first batch of the answer may be too long for the bounds: rotate the
     /// list, or a long batch holds up its partition.
     pub partitions: Vec<FetchPartition>,
+    #[serde(default, skip_serializing_if = "Isolation::is_default")]
+    pub isolation: Isolation,
 }
 
 /// One partition's share of a [`FetchRequest`].
@@ -148,6 +154,9 @@ pub struct FetchedPartition {
     pub leader_epoch: LeaderEpoch,
     /// Length of this partition's batches in the payload, in bytes.
     pub batch_bytes: u32,
+    /// Only for readers with [`Isolation::ReadCommitted`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stable: Option<StablePart>,
 }
 
 impl Request for FetchRequest {
@@ -171,6 +180,8 @@ pub struct SubscribeRequest {
     /// Most payload bytes in one push, except that a batch is never split.
     pub max_push_bytes: u32,
     pub partitions: Vec<SubscribePartition>,
+    #[serde(default, skip_serializing_if = "Isolation::is_default")]
+    pub isolation: Isolation,
 }
 
 /// One partition of a [`SubscribeRequest`] and where to begin.

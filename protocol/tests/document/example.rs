@@ -111,6 +111,7 @@ fn records(blocks: &mut Vec<(&'static str, Vec<u8>)>) {
         durability: Durability::Topic,
         timeout_ms: 30_000,
         partitions: vec![share],
+        transactional_id: None,
     };
     let receipt = ProduceReceipt {
         base_offset: 0,
@@ -129,6 +130,7 @@ fn records(blocks: &mut Vec<(&'static str, Vec<u8>)>) {
         min_bytes: 1,
         max_bytes: 1 << 20,
         partitions: vec![share],
+        isolation: Isolation::ReadUncommitted,
     };
     let fetched = Ok::<_, Failure>(FetchResponse { partitions: vec![Ok(first_record())] });
     blocks.extend([
@@ -141,7 +143,13 @@ fn records(blocks: &mut Vec<(&'static str, Vec<u8>)>) {
 
 fn first_record() -> FetchedPartition {
     let batch_bytes = u32::try_from(produced_batch().len()).unwrap();
-    FetchedPartition { high_watermark: 1, log_start_offset: 0, leader_epoch: 0, batch_bytes }
+    FetchedPartition {
+        high_watermark: 1,
+        log_start_offset: 0,
+        leader_epoch: 0,
+        batch_bytes,
+        stable: None,
+    }
 }
 
 fn subscription(blocks: &mut Vec<(&'static str, Vec<u8>)>) {
@@ -150,6 +158,7 @@ fn subscription(blocks: &mut Vec<(&'static str, Vec<u8>)>) {
         credit_bytes: 1 << 20,
         max_push_bytes: 1 << 18,
         partitions: vec![share],
+        isolation: Isolation::ReadUncommitted,
     };
     let begun = SubscribedPartition { high_watermark: 1, log_start_offset: 0, leader_epoch: 0 };
     let subscribed = Ok::<_, Failure>(SubscribeResponse { partitions: vec![Ok(begun)] });

@@ -11,7 +11,7 @@ use tidemark_protocol::{
     messages::*,
 };
 
-use crate::{cluster, transactions};
+use crate::{cluster, groups, transactions};
 
 /// A structure, and how it travels if it is a header of its own.
 pub(crate) struct Sample {
@@ -36,10 +36,12 @@ pub(crate) fn all() -> Vec<Sample> {
     data(&mut all);
     offsets(&mut all);
     topics(&mut all);
+    groups::all(&mut all);
     brokers(&mut all);
     cluster::operations(&mut all);
     transactions::clients(&mut all);
     cluster::nodes(&mut all);
+    transactions::nodes(&mut all);
     part(&mut all, &failure());
     part(&mut all, &PARTITION);
     all
@@ -109,6 +111,7 @@ fn data(all: &mut Vec<Sample>) {
         durability: Durability::Topic,
         timeout_ms: 30_000,
         partitions: vec![share],
+        transactional_id: Some("bank-1".to_owned()),
     };
     api(all, &produce, ProduceResponse { partitions: vec![Ok(receipt), Err(failure())] });
 
@@ -119,6 +122,7 @@ fn data(all: &mut Vec<Sample>) {
         log_start_offset: 0,
         leader_epoch: 3,
         batch_bytes: 77,
+        stable: Some(transactions::stable(all)),
     };
     part(all, &share);
     part(all, &fetched);
@@ -127,6 +131,7 @@ fn data(all: &mut Vec<Sample>) {
         min_bytes: 1,
         max_bytes: 8 << 20,
         partitions: vec![share],
+        isolation: Isolation::ReadCommitted,
     };
     let answer = FetchResponse { partitions: vec![Ok(fetched.clone()), Err(failure())] };
     api(all, &fetch, answer);
@@ -139,6 +144,7 @@ fn data(all: &mut Vec<Sample>) {
         credit_bytes: 8 << 20,
         max_push_bytes: 1 << 20,
         partitions: vec![share],
+        isolation: Isolation::ReadCommitted,
     };
     api(all, &subscribe, SubscribeResponse { partitions: vec![Ok(begun), Err(failure())] });
     let push = PushHeader { partition: Some(PARTITION), outcome: Ok(fetched) };

@@ -9,6 +9,8 @@
 //! at which it may go is written into its batch as Kafka does: attribute bit 6 is set, and the base
 //! timestamp, to which the records' timestamps are relative, is that moment.
 
+use std::ops::Range;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use tidemark_protocol::{
     LeaderEpoch, Offset, TimestampMs,
@@ -22,10 +24,27 @@ use super::latest::LatestOffsets;
 /// Attribute bit: the base timestamp is when the tombstones of this batch may go.
 const DELETE_HORIZON_BIT: u16 = 0x40;
 
+/// Transactional records of one producer that nobody may see who reads what was committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AbortedRange {
+    pub producer_id: i64,
+    pub offsets: Range<Offset>,
+}
+
+/// Whether a batch is of a transaction that was aborted. A batch is of one transaction or of none.
+pub(crate) fn is_aborted(aborted: &[AbortedRange], header: &BatchHeader) -> bool {
+    let is_its = |one: &AbortedRange| {
+        one.producer_id == header.producer_id && one.offsets.contains(&header.base_offset)
+    };
+    header.is_transactional() && !header.is_control() && aborted.iter().any(is_its)
+}
+
 /// What decides which records stay.
 #[derive(Debug)]
 pub(crate) struct Rules<'a> {
     pub latest: &'a LatestOffsets,
+    /// Goes, whatever its keys are.
+    pub aborted: &'a [AbortedRange],
     /// Records from here on were not looked at when `latest` was made.
     pub latest_end: Offset,
     /// Tombstones below have no older records left that they hide: they go when their time is up.
@@ -48,8 +67,14 @@ pub(crate) fn rewrite(batch: &Batch, rules: &Rules<'_>) -> Result<Rewritten, Bat
     let header = &batch.header;
     let same =
         |delete_horizon| Rewritten { bytes: batch.bytes().clone(), changed: false, delete_horizon };
-    if header.record_count == 0 || header.next_offset() > rules.latest_end {
+    // Ends of transactions stay: a replica that reads the log from its start learns from them what was aborted.
+    let is_kept = header.record_count == 0 || header.is_control();
+    if is_kept || header.next_offset() > rules.latest_end {
         return Ok(same(None));
+    }
+    if is_aborted(rules.aborted, header) {
+        let bytes = encode(batch, &[], None)?.ok_or(BatchError::Header(TOO_LARGE))?;
+        return Ok(Rewritten { bytes, changed: true, delete_horizon: None });
     }
     let known_horizon =
         (header.attributes & DELETE_HORIZON_BIT != 0).then_some(header.base_timestamp);
@@ -285,7 +310,8 @@ mod tests {
     }
 
     fn rules(latest: &LatestOffsets, now_ms: TimestampMs, cleaned_end: Offset) -> Rules<'_> {
-        Rules { latest, latest_end: 1000, cleaned_end, now_ms, delete_retention_ms: 500 }
+        let (latest_end, delete_retention_ms) = (1000, 500);
+        Rules { latest, aborted: &[], latest_end, cleaned_end, now_ms, delete_retention_ms }
     }
 
     fn noted(keys: &[(&str, Offset)]) -> LatestOffsets {
@@ -375,5 +401,27 @@ mod tests {
         let out = rewrite(&batch(Compression::None), &beyond).unwrap();
         assert!(!out.changed);
         assert_eq!(out.bytes, batch(Compression::None).bytes());
+    }
+
+    #[test]
+    fn what_was_aborted_goes_and_the_end_of_its_transaction_stays() {
+        let latest = LatestOffsets::new(10);
+        let part = |producer_id, is_control| {
+            let mut builder =
+                BatchBuilder::new(Compression::None).with_producer(producer_id, 1, 50);
+            builder.set_transactional();
+            let mut builder = if is_control { builder.into_control() } else { builder };
+            builder.push(NOW, Some(b"k"), Some(b"v"), &[]);
+            Batch::parse(&mut builder.build().unwrap()).unwrap()
+        };
+        let aborted = [AbortedRange { producer_id: 7, offsets: 0..1 }];
+        let rules = Rules { aborted: &aborted, ..rules(&latest, NOW, 0) };
+        for (producer_id, is_control, records) in [(7, false, 0), (7, true, 1), (8, false, 1)] {
+            let out = rewrite(&part(producer_id, is_control), &rules).unwrap();
+            let out = Batch::parse(&mut out.bytes.clone()).unwrap();
+            out.verify_crc().unwrap();
+            assert_eq!(out.header.record_count, records);
+            assert_eq!((out.header.producer_id, out.header.base_sequence), (producer_id, 50));
+        }
     }
 }

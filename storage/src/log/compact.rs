@@ -17,7 +17,7 @@ use tidemark_protocol::Offset;
 
 use super::{Log, Shared};
 use crate::{
-    compaction::{self, Cleaned, LatestOffsets, Rules, cleaned_path},
+    compaction::{self, AbortedRange, Cleaned, LatestOffsets, Rules, cleaned_path},
     disk::{Disk, DiskError},
     error::StorageError,
     index::{IndexEntry, IndexFile},
@@ -68,6 +68,7 @@ pub struct CompactionJob<D: Disk> {
     delete_retention_ms: i64,
     index_interval_bytes: u64,
     keys_max: usize,
+    aborted: Vec<AbortedRange>,
 }
 
 /// A segment, and what is to take its place.
@@ -117,6 +118,13 @@ impl<D: Disk> CompactionJob<D> {
         self
     }
 
+    /// Leaves out what was aborted. Whoever knows of transactions says so, and has the job made for what is decided only.
+    #[must_use]
+    pub fn without(mut self, aborted: Vec<AbortedRange>) -> Self {
+        self.aborted = aborted;
+        self
+    }
+
     /// Reads, and writes new files beside the old ones. The log is as before, whatever comes of it.
     pub fn run(self) -> Result<CompactionDone<D>, StorageError> {
         let (shared, segments) = (Arc::clone(&self.shared), self.segments.clone());
@@ -135,7 +143,8 @@ impl<D: Disk> CompactionJob<D> {
         for segment in &self.segments {
             let dirty = segment.sealed().is_some_and(|end| end.offset > self.cleaned_end);
             if dirty
-                && let Some(stop) = compaction::note_keys(segment, self.cleaned_end, &mut latest)?
+                && let Some(stop) =
+                    compaction::note_keys(segment, self.cleaned_end, &self.aborted, &mut latest)?
             {
                 latest_end = stop;
                 break;
@@ -143,6 +152,7 @@ impl<D: Disk> CompactionJob<D> {
         }
         let rules = Rules {
             latest: &latest,
+            aborted: &self.aborted,
             latest_end,
             cleaned_end: self.cleaned_end,
             now_ms: self.now_ms,
@@ -197,14 +207,11 @@ impl<D: Disk> CompactionJob<D> {
 }
 
 impl<D: Disk> Log<D> {
-    /// A job that compacts what is sealed, durable, below `high_watermark` and old enough. `None`
+    /// A job that compacts what is sealed, durable, below `decided` and old enough. `decided` is what is committed, and
+    /// below every transaction that has not ended. `None`
     /// when the settings do not ask for it, when too little would come of it, when the log is
     /// fenced, or while an earlier job or its outcome is still about.
-    pub fn compaction_job(
-        &mut self,
-        high_watermark: Offset,
-        now_ms: u64,
-    ) -> Option<CompactionJob<D>> {
+    pub fn compaction_job(&mut self, decided: Offset, now_ms: u64) -> Option<CompactionJob<D>> {
         let progress = &mut self.compaction;
         if !self.config.cleanup.compact
             || self.shared.is_fenced()
@@ -218,7 +225,7 @@ impl<D: Disk> Log<D> {
         let now_ms = i64::try_from(now_ms).unwrap_or(i64::MAX);
         let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
         let newest = now_ms.saturating_sub(signed(self.config.min_compaction_lag_ms));
-        let durable = high_watermark.min(self.shared.flushed.load(Ordering::Acquire));
+        let durable = decided.min(self.shared.flushed.load(Ordering::Acquire));
         let cleaned_end = self.compaction.cleaned_end;
         let segments = self.compactable(durable, newest);
         let end = segments.last()?.sealed()?.offset;
@@ -246,6 +253,7 @@ impl<D: Disk> Log<D> {
             delete_retention_ms: signed(self.config.delete_retention_ms),
             index_interval_bytes: self.config.index_interval_bytes,
             keys_max: KEYS_MAX,
+            aborted: Vec::new(),
         })
     }
 

@@ -1,6 +1,6 @@
 //! How far `read_committed` may read, and what it skips.
 
-use std::ops::Range;
+use std::{collections::VecDeque, ops::Range};
 
 use tidemark_protocol::{Offset, TimestampMs, bug};
 
@@ -44,6 +44,11 @@ impl ProducerStates {
             }
         }
         found
+    }
+
+    /// All of them, by their markers' offsets.
+    pub fn all_aborted(&self) -> &VecDeque<AbortedTransaction> {
+        &self.log.aborted
     }
 
     /// The log has no offsets below any more.

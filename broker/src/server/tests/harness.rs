@@ -280,7 +280,13 @@ pub(super) fn produce_request(
 ) -> ProduceRequest {
     let batch_bytes = u32::try_from(payload.len()).unwrap();
     let partitions = vec![ProducePartition { partition, leader_epoch: None, batch_bytes }];
-    ProduceRequest { acks, durability: Durability::Topic, timeout_ms: 10_000, partitions }
+    ProduceRequest {
+        acks,
+        durability: Durability::Topic,
+        timeout_ms: 10_000,
+        partitions,
+        transactional_id: None,
+    }
 }
 
 /// One batch of records with these values, each with a key.

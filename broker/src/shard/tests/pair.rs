@@ -254,11 +254,26 @@ impl Pair {
         bytes: Bytes,
         acks: Acks,
     ) -> oneshot::Receiver<ProduceOutcome> {
+        let (produce, outcome) = self.request(node, bytes, acks);
+        self[node].tell(Command::Produce(produce));
+        outcome
+    }
+
+    /// A request that has not been sent, and the wait for its outcome.
+    pub(super) fn request(
+        &self,
+        node: BrokerId,
+        bytes: Bytes,
+        acks: Acks,
+    ) -> (Produce, oneshot::Receiver<ProduceOutcome>) {
         let (reply, outcome) = oneshot::channel();
         let produce = Produce {
             partition: ID,
             batches: batches(bytes).map(Result::unwrap).collect(),
             leader_epoch: None,
+            base_offset: None,
+            guard: None,
+            unverified: None,
             acks,
             durability: Durability::Topic,
             deadline_ms: u64::MAX,
@@ -266,8 +281,7 @@ impl Pair {
             queued_at: self[node].clock.now(),
             reply,
         };
-        self[node].tell(Command::Produce(produce));
-        outcome
+        (produce, outcome)
     }
 
     /// Carries everything over, until nobody has anything more to say.

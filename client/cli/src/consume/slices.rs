@@ -105,6 +105,15 @@ impl Slices {
         })
     }
 
+    /// Moves on to where the consumer is.
+    pub(crate) fn pass(&mut self, position: impl Fn(&str, PartitionIndex) -> Option<Offset>) {
+        for (topic, slices) in &mut self.by_topic {
+            for (partition, slice) in slices {
+                slice.next = slice.next.max(position(topic, *partition).unwrap_or(0));
+            }
+        }
+    }
+
     /// Whether all that was asked for was read; never when following.
     pub(crate) fn is_done(&self) -> bool {
         self.all().all(Slice::is_done)
@@ -121,7 +130,8 @@ impl Slices {
     }
 }
 
-async fn extents(
+/// Where each partition begins and ends, and where a range's times are in it.
+pub(crate) async fn extents(
     admin: &Admin,
     topic: &str,
     partitions: &[PartitionIndex],

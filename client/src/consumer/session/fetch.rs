@@ -22,6 +22,7 @@ impl Worker {
                 min_bytes: self.config.fetch_min_bytes,
                 max_bytes,
                 partitions: self.readings.iter().map(|r| fetch_partition(r, max_bytes)).collect(),
+                isolation: self.config.isolation,
             };
             let deadline = Instant::now() + wait + self.cluster.config().request_timeout;
             let asked = connection.request(&request, Vec::new(), wait, deadline).await;

@@ -18,6 +18,7 @@ impl Worker {
             credit_bytes: self.window_bytes,
             max_push_bytes: self.config.response_bytes,
             partitions: self.readings.iter().map(subscribe_partition).collect(),
+            isolation: self.config.isolation,
         };
         let (answer, mut subscription) = connection.subscribe(&request, deadline).await?;
         if answer.partitions.len() != self.readings.len() {
@@ -31,6 +32,7 @@ impl Worker {
                 log_start_offset: subscribed.log_start_offset,
                 leader_epoch: subscribed.leader_epoch,
                 batch_bytes: 0,
+                stable: None,
             });
             self.hand_on(reading.slot, outcome, bytes::Bytes::new()).await?;
         }
