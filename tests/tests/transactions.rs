@@ -70,9 +70,10 @@ async fn flat(client: &Client, topic: &str, isolation: Isolation) -> Result<Vec<
     Ok(read_all(client, topic, isolation).await?.into_values().flatten().collect())
 }
 
+/// Writes a record, and waits until it is there.
 async fn send(producer: &mut TransactionalProducer, topic: &str, value: &str) -> Result<()> {
     let record = ProducerRecord::to(topic).partition(0).value(value.to_owned());
-    drop(producer.send(record).await?);
+    producer.send(record).await?.await?;
     Ok(())
 }
 
@@ -342,9 +343,11 @@ async fn copy(
     let isolated =
         ConsumerConfig { isolation: Isolation::ReadCommitted, ..ConsumerConfig::default() };
     let mut consumer = client.consumer(isolated);
-    let assigned = positions.iter().map(|(partition, offset)| {
-        ("source", *partition, offset.map_or(Position::Earliest, Position::Offset))
-    });
+    let mut assigned = Vec::new();
+    for (partition, offset) in positions {
+        let begin = offset.map_or(Position::Earliest, Position::Offset);
+        assigned.push(("source", partition, begin));
+    }
     consumer.assign(assigned).await?;
     loop {
         let was_complete = progress.is_complete.load(Ordering::Acquire);
@@ -366,9 +369,12 @@ async fn copy(
             progress.crashes.fetch_add(1, Ordering::AcqRel);
             return Ok(false);
         }
-        let offsets = mine.iter().filter_map(|partition| {
-            Some(("source", *partition, consumer.position("source", *partition)?))
-        });
+        let mut offsets = Vec::new();
+        for partition in &mine {
+            if let Some(position) = consumer.position("source", *partition) {
+                offsets.push(("source", *partition, position));
+            }
+        }
         producer.send_offsets(GROUP, None, offsets).await?;
         if random.one_in(16) {
             producer.abort().await?;

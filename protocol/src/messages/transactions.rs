@@ -236,6 +236,7 @@ pub enum Isolation {
 wire_enum!(Isolation { ReadUncommitted = 0, ReadCommitted = 1 });
 
 impl Isolation {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands in a reference")]
     pub(crate) fn is_default(&self) -> bool {
         *self == Self::default()
     }
