@@ -244,6 +244,11 @@ impl Door for NativeDoor {
     fn has_subscriptions(&self) -> bool {
         !self.subscriptions.is_empty() || self.stream.is_some()
     }
+
+    /// A follower's stream has no last word: that its connection closes says all.
+    fn owes_last_pushes(&self) -> bool {
+        !self.subscriptions.is_empty()
+    }
 }
 
 fn refuse_unknown(frame: &Frame) -> Begun {

@@ -276,7 +276,7 @@ impl Runner {
             std::mem::replace(known, leader) != leader
         });
         if changed {
-            tracing::info!(term, ?leader, "another active controller");
+            tracing::info!(term, ?leader, "the active controller, as far as is known, has changed");
             self.metrics.cluster().quorum_elected();
         } else if is_active {
             tracing::debug!(term, "this controller is active");
