@@ -1,7 +1,7 @@
 //! What the doors' handlers share: who we are, what we hold, and whom to ask. Values and handles, no logic.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,6 +10,7 @@ use std::{
 };
 
 use tidemark_controller::{Image, IncarnationId};
+use tidemark_coordinator::GroupCoordinator;
 use tidemark_protocol::{
     BrokerEpoch, BrokerId, DirectoryId, ErrorCode, Failure, NodeId, TopicId, TopicPartition,
     frame::Frame, messages::WantedState,
@@ -20,8 +21,10 @@ use crate::{
     clock::Clock,
     config::Config,
     control::Control,
+    coordinators::{Handle, Nudges},
     disk_watch::DiskWatch,
     health::Health,
+    lag::LagWatch,
     member::Standing,
     metrics::Metrics,
     partitions::Partitions,
@@ -64,6 +67,12 @@ pub(crate) struct Broker {
     /// Streams from the leaders of what is followed here.
     pub(crate) streams: Arc<Streams>,
     pub(crate) connections: AtomicU64,
+    /// Coordinators of the groups that belong here.
+    pub(crate) groups: Handle<GroupCoordinator>,
+    /// Members that wait to be asked for a heartbeat.
+    pub(crate) nudges: Nudges,
+    /// How far groups are behind.
+    pub(crate) lag: LagWatch,
 }
 
 /// Who asks, as far as an answer depends on it.
@@ -71,6 +80,8 @@ pub(crate) struct Broker {
 pub(crate) struct Caller {
     /// The address at which the client reached this broker.
     pub(crate) local_address: SocketAddr,
+    /// Where it connects from, for people.
+    pub(crate) peer_ip: IpAddr,
 }
 
 impl Broker {
@@ -90,6 +101,11 @@ impl Broker {
         let is_behind = *self.assigned.borrow() < self.image().metadata_index();
         let since = is_behind.then(|| *self.behind_since.borrow()).flatten();
         since.map_or(Duration::ZERO, |since| self.clock.since(since))
+    }
+
+    /// How often members of groups are to be heard of that have what they are to have.
+    pub(crate) fn groups_heartbeat_ms(&self) -> u64 {
+        u64::try_from(self.config.group_heartbeat_interval.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// A number that no connection had before; never that of the broker's own.

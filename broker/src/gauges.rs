@@ -1,6 +1,10 @@
 //! What a scrape asks the data plane: sizes, offsets and states, read from the views at that moment.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tidemark_controller::{Partition, Topic};
 use tidemark_protocol::BrokerId;
@@ -33,6 +37,7 @@ impl ScrapeSource for Broker {
         }
         self.scrape_lag(scrape, &views);
         self.scrape_cluster(scrape);
+        self.scrape_coordinators(scrape);
         let subscriptions = self.tasks.running().0.get("subscription").copied().unwrap_or(0);
         scrape.gauge(&table::SUBSCRIPTIONS, &[], subscriptions as u64);
 
@@ -60,6 +65,17 @@ impl Broker {
         scrape.gauge(&table::REPLICA_LAG_RECORDS, &[], records);
         scrape.gauge(&table::REPLICA_LAG_BYTES, &[], bytes);
         scrape.gauge_f64(&table::REPLICA_LAG_SECONDS, &[], Duration::from_millis(ms).as_secs_f64());
+    }
+
+    fn scrape_coordinators(&self, scrape: &Scrape) {
+        self.lag.scrape(self, scrape);
+        let counts = self.groups.counts();
+        for (state, count) in
+            [("serving", &counts.serving), ("loading", &counts.loading), ("broken", &counts.broken)]
+        {
+            let labels = ["groups", state];
+            scrape.gauge(&table::COORDINATORS, &labels, count.load(Ordering::Relaxed));
+        }
     }
 
     /// What the metadata says of brokers, and of partitions that are led here, or nowhere.

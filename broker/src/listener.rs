@@ -106,7 +106,11 @@ async fn serve(broker: Arc<Broker>, mut stream: TcpStream, peer: SocketAddr, ope
         }
     };
     let (pushes_in, pushes_out) = mpsc::channel(PUSHES_QUEUED_MAX);
-    let door = NativeDoor::new(Arc::clone(&broker), Caller { local_address }, pushes_in);
+    let door = NativeDoor::new(
+        Arc::clone(&broker),
+        Caller { local_address, peer_ip: peer.ip() },
+        pushes_in,
+    );
     let connection =
         Connection::new(stream, received, door, pushes_out, Limits::of(&broker.config));
     let closed = connection.run(shutdown.started()).await;

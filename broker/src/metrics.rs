@@ -7,6 +7,7 @@
 pub mod cluster;
 pub mod connections;
 pub mod disk;
+pub mod groups;
 mod process;
 pub mod requests;
 pub mod scrape;
@@ -20,7 +21,9 @@ use std::{
 
 use metrics_exporter_prometheus::PrometheusRecorder;
 
-use self::{cluster::ClusterMetrics, connections::ConnectionMetrics, traffic::Topics};
+use self::{
+    cluster::ClusterMetrics, connections::ConnectionMetrics, groups::GroupMetrics, traffic::Topics,
+};
 pub use self::{
     disk::DiskMetrics,
     requests::{ApiMetrics, RequestMetrics, Stage},
@@ -46,6 +49,7 @@ struct Inner {
     connections: ConnectionMetrics,
     disk: DiskMetrics,
     cluster: ClusterMetrics,
+    groups: GroupMetrics,
     topics: Topics,
     sources: Mutex<Vec<Weak<dyn ScrapeSource>>>,
 }
@@ -67,6 +71,7 @@ impl Metrics {
             connections: ConnectionMetrics::new(&recorder),
             disk: DiskMetrics::new(&recorder),
             cluster: ClusterMetrics::new(&recorder),
+            groups: GroupMetrics::new(&recorder),
             topics: Topics::default(),
             sources: Mutex::default(),
             recorder,
@@ -88,6 +93,10 @@ impl Metrics {
 
     pub fn cluster(&self) -> &ClusterMetrics {
         &self.inner.cluster
+    }
+
+    pub fn groups(&self) -> &GroupMetrics {
+        &self.inner.groups
     }
 
     /// The counters of a topic. Takes a lock: look them up when a partition is opened, and keep them.

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod fetch;
+mod groups;
 mod handshake;
 mod produce;
 mod replicate;
@@ -43,6 +44,8 @@ use crate::{
         describe_replicas::describe_replicas,
         describe_topic::describe_topic,
         elect_leaders::elect_leaders,
+        find_coordinator::find_coordinator,
+        groups::{administer, inspect, lag, offsets, seek},
         list_offsets::list_offsets,
         metadata::metadata,
         plan_moves::plan_moves,
@@ -109,6 +112,20 @@ impl NativeDoor {
             Api::Produce => produce::begin(self, frame, received_at).await,
             Api::Fetch => fetch::begin(self, &frame, received_at),
             Api::Subscribe => subscribe::begin(self, &frame, received_at),
+            Api::FindCoordinator => self.answer(&frame, received_at, find_coordinator),
+            Api::GroupHeartbeat => groups::begin_heartbeat(self, &frame, received_at),
+            Api::CommitOffsets => self.answer(&frame, received_at, offsets::commit_offsets),
+            Api::FetchOffsets => self.answer(&frame, received_at, offsets::fetch_offsets),
+            Api::DeleteOffsets => self.answer(&frame, received_at, offsets::delete_offsets),
+            Api::SeekGroup => self.answer(&frame, received_at, seek::seek_group),
+            Api::UndoSeek => self.answer(&frame, received_at, seek::undo_seek),
+            Api::SeekHistory => self.answer(&frame, received_at, seek::seek_history),
+            Api::ListGroups => self.answer(&frame, received_at, inspect::list_groups),
+            Api::DescribeGroup => self.answer(&frame, received_at, inspect::describe_group),
+            Api::DeleteGroup => self.answer(&frame, received_at, administer::delete_group),
+            Api::RemoveMember => self.answer(&frame, received_at, administer::remove_member),
+            Api::DescribeLag => self.answer(&frame, received_at, lag::describe_lag),
+            Api::MeasureLag => self.answer(&frame, received_at, lag::measure_lag),
             Api::ListOffsets => self.answer(&frame, received_at, list_offsets),
             Api::DeleteRecords => self.answer(&frame, received_at, delete_records),
             Api::CreateTopic => self.answer(&frame, received_at, create_topic),

@@ -18,6 +18,7 @@ use std::{
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tidemark_controller::{IncarnationId, QuorumError, RegisterBroker};
+use tidemark_coordinator::GroupCoordinator;
 use tidemark_protocol::{BrokerEpoch, DirectoryId, messages::WantedState};
 use tidemark_storage::{Checkpoints, DataDir, DiskError, OpenError};
 use tokio::{net::TcpListener, sync::watch, time::timeout};
@@ -30,11 +31,13 @@ use crate::{
     compactor,
     config::Config,
     controller::{ControllerHandle, LOCAL_CONNECTION},
+    coordinators::{self, Host, Mailbox, Nudges},
     disk::{Disk, SegmentFiles},
     disk_watch::DiskWatch,
     flusher::Flusher,
     health::{Health, Reason},
     janitor::{self, Janitor},
+    lag::{self, LagWatch},
     left_behind::LeftBehind,
     listen_error::ListenError,
     listener,
@@ -145,6 +148,7 @@ struct Start {
     checkpoints: Checkpoints,
     standing: watch::Sender<Standing>,
     isr_changes: IsrChanges,
+    groups: Mailbox<GroupCoordinator>,
 }
 
 impl Server {
@@ -186,6 +190,7 @@ impl Server {
         let shards = start_shards(&threads, config.shard_threads, make)?;
         let (assigned_in, assigned) = watch::channel(0);
         let (standing_in, standing) = watch::channel(Standing::default());
+        let (groups, groups_in) = coordinators::channel();
         let identity = data_dir.identity();
         let broker = Arc::new(Broker {
             id: config.node_id,
@@ -209,6 +214,9 @@ impl Server {
             sessions,
             streams,
             connections: AtomicU64::new(LOCAL_CONNECTION),
+            groups,
+            nudges: Nudges::default(),
+            lag: LagWatch::default(),
             config,
         });
         broker.streams.start(&broker);
@@ -218,7 +226,14 @@ impl Server {
         let dirs = LogDirs { files, topics_dir, left_behind: left_behind.clone() };
         let assignments = Assignments::new(Arc::clone(&broker), dirs, assigned_in);
         let server = Self { broker, threads, flusher, data_dir, left_behind };
-        Ok((server, Start { assignments, checkpoints, standing: standing_in, isr_changes }))
+        let start = Start {
+            assignments,
+            checkpoints,
+            standing: standing_in,
+            isr_changes,
+            groups: groups_in,
+        };
+        Ok((server, start))
     }
 
     /// Accepts connections: controllers need to reach each other before anything else can happen.
@@ -231,7 +246,7 @@ impl Server {
 
     /// Recovers, registers, and takes part.
     async fn start(&self, start: Start, address: SocketAddr) -> Result<(), ServerError> {
-        let Start { mut assignments, checkpoints, standing, isr_changes } = start;
+        let Start { mut assignments, checkpoints, standing, isr_changes, groups } = start;
         let broker = &self.broker;
         let shutdown = broker.tasks.shutdown();
         let is_broker = broker.config.roles.is_broker();
@@ -241,6 +256,8 @@ impl Server {
             broker
                 .tasks
                 .spawn("assignments", assignments.run(broker.images.clone(), shutdown.clone()));
+            let groups = Host::new(Arc::clone(broker), groups);
+            broker.tasks.spawn("groups", groups.run(shutdown.clone()));
             broker.tasks.spawn("isr", isr_changes.run(Arc::clone(broker), shutdown.clone()));
             let registration = self.registration(address, previous_broker_epoch);
             let wanted = broker.wanted.subscribe();
@@ -347,6 +364,7 @@ impl Server {
             left_behind: self.left_behind.clone(),
         };
         tasks.spawn("janitor", janitor.run(shutdown.clone()));
+        tasks.spawn("lag", lag::watch::run(Arc::clone(broker), shutdown.clone()));
         tasks.spawn("compactor", compactor::run(Arc::clone(broker), shutdown.clone()));
     }
 

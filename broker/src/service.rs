@@ -14,6 +14,8 @@ pub(crate) mod describe_replicas;
 pub(crate) mod describe_topic;
 pub(crate) mod elect_leaders;
 pub(crate) mod fetch;
+pub(crate) mod find_coordinator;
+pub(crate) mod groups;
 pub(crate) mod list_offsets;
 pub(crate) mod metadata;
 pub(crate) mod plan_moves;
@@ -37,12 +39,15 @@ use crate::{
 /// Longest wait that a request may ask for; longer ones are cut to this.
 const TIMEOUT_MS_MAX: u32 = 5 * 60 * 1000;
 
-fn timeout(asked_ms: u32) -> Duration {
+pub(crate) fn timeout(asked_ms: u32) -> Duration {
     Duration::from_millis(asked_ms.min(TIMEOUT_MS_MAX).into())
 }
 
 /// The partition here, or why it is not.
-fn find_partition(broker: &Broker, id: TopicPartition) -> Result<Arc<PartitionView>, Failure> {
+pub(crate) fn find_partition(
+    broker: &Broker,
+    id: TopicPartition,
+) -> Result<Arc<PartitionView>, Failure> {
     if let Some(view) = broker.partitions.get(id) {
         return Ok(view);
     }
@@ -63,7 +68,7 @@ fn find_partition(broker: &Broker, id: TopicPartition) -> Result<Arc<PartitionVi
 
 /// Has the controller carry out a command, and waits until this broker has followed, for at most
 /// `timeout_ms` in all.
-async fn change_metadata(
+pub(crate) async fn change_metadata(
     broker: &Broker,
     command: Command,
     timeout_ms: u32,

@@ -256,6 +256,7 @@ impl Steered {
             partition: id,
             batches,
             leader_epoch: produce.leader_epoch,
+            base_offset: None,
             acks: produce.acks,
             durability: produce.durability,
             deadline_ms: self.clock.monotonic_ms() + produce.timeout_ms,

@@ -12,7 +12,11 @@ mod session;
 mod slots;
 mod window;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::Stream;
 use tidemark_protocol::{Offset, PartitionIndex};
@@ -34,6 +38,9 @@ use ahead::ReadAhead;
 pub use config::{ConsumerConfig, OutOfRange, Position, Transport};
 use session::{EVENTS_QUEUED_MAX, Event, Session, SessionId, Starter};
 use slots::Slots;
+
+/// How long a poll that has something to hand out looks for readers of other partitions.
+const ATTACH_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Reads partitions. Made by [`crate::Client::consumer`]; connections close when it is dropped.
 ///
@@ -70,6 +77,8 @@ pub struct Consumer {
     sessions: HashMap<Arc<str>, Session>,
     events: mpsc::Receiver<(SessionId, Event)>,
     next_session: SessionId,
+    /// Sessions that read what is not to be read any more.
+    renewed: BTreeSet<SessionId>,
     backoff: Backoff,
     /// Not before this is anything tried again.
     not_before: Option<Instant>,
@@ -96,6 +105,7 @@ impl Consumer {
             sessions: HashMap::new(),
             events,
             next_session: 1,
+            renewed: BTreeSet::new(),
             backoff: cluster.backoff(),
             not_before: None,
             leaders_stale: false,
@@ -119,11 +129,47 @@ impl Consumer {
         let assigned = wanted.into_iter().zip(offsets);
         let assigned = assigned.map(|((topic, partition, _), offset)| (topic, partition, offset));
         self.sessions.clear();
+        self.renewed.clear();
         self.ahead.clear();
         self.failure = None;
         self.slots = Slots::new(assigned.collect());
         self.wake();
         Ok(())
+    }
+
+    /// Reads these partitions as well; those that are assigned already stay where they are. Reading of the others goes on.
+    /// Positions other than offsets are looked up before this returns.
+    pub async fn add<T: AsRef<str>>(
+        &mut self,
+        partitions: impl IntoIterator<Item = (T, PartitionIndex, Position)>,
+    ) -> Result<(), ConsumeError> {
+        let mut wanted: Vec<(Arc<str>, PartitionIndex, Position)> = partitions
+            .into_iter()
+            .map(|(topic, partition, position)| (topic.as_ref().into(), partition, position))
+            .collect();
+        wanted.retain(|(topic, partition, _)| self.slots.find(topic, *partition).is_none());
+        wanted.dedup_by(|left, right| (&left.0, left.1) == (&right.0, right.1));
+        let offsets = self.resolve(&wanted).await?;
+        for ((topic, partition, _), offset) in wanted.into_iter().zip(offsets) {
+            if self.slots.find(&topic, partition).is_none() {
+                self.slots.add(topic, partition, offset);
+            }
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// Reads these partitions no more. Reading of the others goes on.
+    pub fn remove<T: AsRef<str>>(
+        &mut self,
+        partitions: impl IntoIterator<Item = (T, PartitionIndex)>,
+    ) {
+        for (topic, partition) in partitions {
+            if let Some(at) = self.slots.find(topic.as_ref(), partition) {
+                let reader = self.slots.remove(at);
+                self.renewed.extend(reader);
+            }
+        }
     }
 
     /// Reads all partitions that the topic has now, and no others.
@@ -163,8 +209,7 @@ impl Consumer {
         Ok(())
     }
 
-    /// Hands out nothing of this partition until [`Consumer::resume`]. What was read ahead from its broker
-    /// is dropped and read again.
+    /// Hands out nothing of this partition until [`Consumer::resume`]. What was read ahead of it is dropped.
     pub fn pause(&mut self, topic: &str, partition: PartitionIndex) -> Result<(), ConsumeError> {
         let at = self.slot(topic, partition)?;
         if !std::mem::replace(&mut self.slots.get_mut(at).paused, true) {
@@ -249,6 +294,13 @@ impl Consumer {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
+        if self.is_busy() && self.wants_readers() {
+            // Others always have something: whoever waits for a reader must not wait for them to run dry.
+            let patience = Instant::now() + ATTACH_PATIENCE;
+            if let Ok(attached) = timeout_at(patience, self.attach()).await {
+                attached?;
+            }
+        }
         let mut taken = Vec::new();
         loop {
             while taken.len() < self.config.poll_records_max.max(1) {
@@ -290,7 +342,7 @@ impl Consumer {
         let far = now + Duration::from_hours(1);
         let deadline = deadline.unwrap_or(far);
         let mut wake_at = deadline;
-        if !self.slots.unread().is_empty() {
+        if self.wants_readers() {
             match self.not_before.filter(|at| *at > now) {
                 Some(at) => wake_at = wake_at.min(at),
                 None => match timeout_at(deadline, self.attach()).await {
@@ -307,6 +359,12 @@ impl Consumer {
             }
             () = sleep_until(wake_at) => Ok(()),
         }
+    }
+
+    /// Whether there may be records to hand out at once, and it is not too early to try what failed.
+    fn is_busy(&self) -> bool {
+        let may_try = self.not_before.is_none_or(|at| at <= Instant::now());
+        may_try && (!self.ahead.is_empty() || !self.events.is_empty())
     }
 
     fn slot(&self, topic: &str, partition: PartitionIndex) -> Result<usize, ConsumeError> {

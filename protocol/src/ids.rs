@@ -26,6 +26,12 @@ pub type TimestampMs = i64;
 /// "No timestamp", as Kafka writes it.
 pub const NO_TIMESTAMP: TimestampMs = -1;
 
+/// Whether a topic of this name is one of the cluster's own: its name begins with two underscores. Clients read it and do
+/// not write, make or delete it, and no pattern of a subscription matches it.
+pub fn is_internal_topic(name: &str) -> bool {
+    name.starts_with("__")
+}
+
 /// Identity of a topic for its whole life: a topic deleted and created again under its name gets another.
 ///
 /// Requests on the data path carry this and never the name (KIP-516).

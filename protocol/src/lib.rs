@@ -22,5 +22,5 @@ pub use compression::Compression;
 pub use error::{ErrorCode, Failure};
 pub use ids::{
     BrokerEpoch, BrokerId, DirectoryId, LeaderEpoch, NodeId, Offset, PartitionEpoch,
-    PartitionIndex, TimestampMs, TopicId, TopicPartition,
+    PartitionIndex, TimestampMs, TopicId, TopicPartition, is_internal_topic,
 };

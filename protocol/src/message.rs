@@ -57,6 +57,32 @@ apis! {
     AddPartitions = 24, "add_partitions";
     /// One topic in full, with offsets, sizes and settings: [`crate::messages::DescribeTopicRequest`].
     DescribeTopic = 25, "describe_topic";
+    /// Who coordinates a group or transactional id: [`crate::messages::FindCoordinatorRequest`].
+    FindCoordinator = 26, "find_coordinator";
+    /// Join a group, stay, leave: [`crate::messages::GroupHeartbeatRequest`].
+    GroupHeartbeat = 27, "group_heartbeat";
+    /// Commit a group's offsets: [`crate::messages::CommitOffsetsRequest`].
+    CommitOffsets = 28, "commit_offsets";
+    /// Read a group's committed offsets: [`crate::messages::FetchOffsetsRequest`].
+    FetchOffsets = 29, "fetch_offsets";
+    /// Remove committed offsets: [`crate::messages::DeleteOffsetsRequest`].
+    DeleteOffsets = 30, "delete_offsets";
+    /// Set a group's offsets from outside: [`crate::messages::SeekGroupRequest`].
+    SeekGroup = 31, "seek_group";
+    /// Take such a change back: [`crate::messages::UndoSeekRequest`].
+    UndoSeek = 32, "undo_seek";
+    /// The changes that can be taken back: [`crate::messages::SeekHistoryRequest`].
+    SeekHistory = 33, "seek_history";
+    /// The groups that a broker coordinates: [`crate::messages::ListGroupsRequest`].
+    ListGroups = 34, "list_groups";
+    /// One group in full: [`crate::messages::DescribeGroupRequest`].
+    DescribeGroup = 35, "describe_group";
+    /// Forget a group: [`crate::messages::DeleteGroupRequest`].
+    DeleteGroup = 36, "delete_group";
+    /// Put a member out of its group: [`crate::messages::RemoveMemberRequest`].
+    RemoveMember = 37, "remove_member";
+    /// How far a group is behind: [`crate::messages::DescribeLagRequest`].
+    DescribeLag = 38, "describe_lag";
     /// The broker that answers: identity, build, settings in force, state, data directories:
     /// [`crate::messages::DescribeBrokerRequest`].
     DescribeBroker = 40, "describe_broker";
@@ -90,4 +116,6 @@ apis! {
     Replicate = 80, "replicate";
     /// Where a follower is: [`crate::messages::ReplicaPositionsRequest`].
     ReplicaPositions = 81, "replica_positions";
+    /// How far offsets are behind, asked of their leader: [`crate::messages::MeasureLagRequest`].
+    MeasureLag = 82, "measure_lag";
 }

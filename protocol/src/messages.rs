@@ -6,6 +6,8 @@
 mod admin;
 mod cluster;
 mod data;
+mod groups;
+mod lag;
 mod offsets;
 mod operations;
 mod replica;
@@ -13,6 +15,8 @@ mod replica;
 pub use admin::*;
 pub use cluster::*;
 pub use data::*;
+pub use groups::*;
+pub use lag::*;
 pub use offsets::*;
 pub use operations::*;
 pub use replica::*;

@@ -130,6 +130,11 @@ settings! {
     default_partitions: Count = "1", "1" ..= "100000";
     /// Replicas of a partition of a topic that is created without saying how many; fewer when the cluster has fewer brokers.
     default_replication_factor: Count = "3", "1" ..= "32";
+    /// A member of a consumer group that is not heard of for this long is put out, and its partitions go to others. Members
+    /// that the broker cannot be reached by stop by themselves after this time.
+    group_session_timeout: Time = "10s", "1s" ..= "30m";
+    /// How often a member of a group is to be heard of at least. Well under `group_session_timeout`.
+    group_heartbeat_interval: Time = "2s", "100ms" ..= "1m";
     /// Threads that receive, decode and send.
     network_threads: Threads = "auto", "1" ..= "256";
     /// Threads that own partitions and append to their logs. A partition stays on one thread.

@@ -167,6 +167,27 @@ metrics! {
     HIGH_WATERMARK = Kind::Gauge, "tidemark_high_watermark" ["topic", "partition"]
         "End of what readers may see. Only with ?collect[]=partition.";
 
+    COORDINATORS = Kind::Gauge, "tidemark_coordinators" ["kind", "state"]
+        "Partitions of internal topics led here, by kind (groups) and state: serving, loading, broken (their log cannot be read).";
+    GROUP_COMMITS = Kind::Counter, "tidemark_group_commits_total" []
+        "Offsets that members of groups, or others for them, have committed here, counted one by one.";
+    GROUP_LAG_RECORDS = Kind::Gauge, "tidemark_group_lag_records" ["group", "topic"]
+        "Records that a group has not read: from its committed offsets to the high watermarks. On the group's coordinator; beyond 1000 pairs of group and topic the rest is `other`.";
+    GROUP_LAG_BYTES = Kind::Gauge, "tidemark_group_lag_bytes" ["group", "topic"]
+        "Bytes of batches that a group has not read, about.";
+    GROUP_LAG_SECONDS = Kind::Gauge, "tidemark_group_lag_seconds" ["group", "topic"]
+        "Age of the oldest record that a group has not read; 0 when there is none.";
+    GROUP_DRAINED_IN = Kind::Gauge, "tidemark_group_lag_drained_in_seconds" ["group", "topic"]
+        "Time until a group has nothing left to read, at the rates of the last seconds. Absent while it does not get less.";
+    GROUP_DELETED_IN = Kind::Gauge, "tidemark_group_unread_deleted_in_seconds" ["group", "topic"]
+        "Time until retention by time may delete records that a group has not read. Absent when nothing is unread or kept for ever.";
+    GROUP_LOST_RECORDS = Kind::Gauge, "tidemark_group_lost_records" ["group", "topic"]
+        "Records that were deleted before a group has read them: from its committed offsets to the log starts.";
+    GROUP_PARTITION_LAG = Kind::Gauge, "tidemark_group_partition_lag_records" ["group", "topic", "partition"]
+        "Records of one partition that a group has not read. Only with ?collect[]=partition.";
+    GROUP_REMOVALS = Kind::Counter, "tidemark_group_removals_total" ["reason"]
+        "Members that are gone, by why: left, missed_processing_deadline, session_timed_out, missed_rebalance_deadline, kicked, replaced.";
+
     FSYNC_SECONDS = Kind::Histogram(SECONDS), "tidemark_fsync_seconds" []
         "Time of one group commit.";
     FSYNC_BATCH_BYTES = Kind::Histogram(BYTES), "tidemark_fsync_batch_bytes" []

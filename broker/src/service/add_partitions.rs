@@ -9,12 +9,13 @@ use tidemark_protocol::{
 };
 
 use super::{change_metadata, require_disk, wrong_answer};
-use crate::broker::Broker;
+use crate::{broker::Broker, coordinators::topics::refuse_internal};
 
 pub(crate) async fn add_partitions(
     broker: Arc<Broker>,
     request: AddPartitionsRequest,
 ) -> Result<AddPartitionsResponse, Failure> {
+    refuse_internal(&request.name, "given more partitions")?;
     if !request.validate_only {
         require_disk(&broker)?;
     }

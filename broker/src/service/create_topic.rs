@@ -9,12 +9,13 @@ use tidemark_protocol::{
 };
 
 use super::{change_metadata, require_disk, wrong_answer};
-use crate::broker::Broker;
+use crate::{broker::Broker, coordinators::topics::refuse_internal};
 
 pub(crate) async fn create_topic(
     broker: Arc<Broker>,
     request: CreateTopicRequest,
 ) -> Result<CreateTopicResponse, Failure> {
+    refuse_internal(&request.name, "created")?;
     if !request.validate_only {
         require_disk(&broker)?;
     }

@@ -9,7 +9,7 @@ use tidemark_protocol::{
 };
 
 use super::{find_partition, timeout};
-use crate::{broker::Broker, shard::Command};
+use crate::{broker::Broker, coordinators::topics::refuse_internal, shard::Command};
 
 pub(crate) async fn delete_records(
     broker: Arc<Broker>,
@@ -32,6 +32,7 @@ async fn delete_from_one(
 ) -> Result<Offset, Failure> {
     let DeleteRecordsPartition { partition, before_offset: before } = *wanted;
     let view = find_partition(broker, partition)?;
+    refuse_internal(&view.topic, "trimmed")?;
     view.leader_epoch(None)?;
     view.shard.ask(|reply| Command::Trim { partition, before, reply }).await?
 }

@@ -9,12 +9,13 @@ use tidemark_protocol::{
 };
 
 use super::{change_metadata, wrong_answer};
-use crate::broker::Broker;
+use crate::{broker::Broker, coordinators::topics::refuse_internal};
 
 pub(crate) async fn delete_topic(
     broker: Arc<Broker>,
     request: DeleteTopicRequest,
 ) -> Result<DeleteTopicResponse, Failure> {
+    refuse_internal(&request.name, "deleted")?;
     let command = DeleteTopic { name: request.name, id: request.id };
     match change_metadata(&broker, Command::DeleteTopic(command), request.timeout_ms).await? {
         Answer::TopicDeleted(response) => Ok(response),

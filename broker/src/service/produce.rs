@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::{TIMEOUT_MS_MAX, find_partition};
 use crate::{
     broker::Broker,
+    coordinators::topics::refuse_internal,
     metrics::Protocol,
     partitions::{PartitionView, unknown_partition},
     shard::{self, ProduceOutcome},
@@ -70,6 +71,7 @@ pub(crate) async fn begin(
             partition: id,
             batches,
             leader_epoch: share.leader_epoch,
+            base_offset: None,
             acks: produce.acks,
             durability: produce.durability,
             deadline_ms,
@@ -105,6 +107,7 @@ fn admit(
 ) -> Result<(Arc<PartitionView>, Vec<Batch>), Failure> {
     let id = share.partition;
     let topic = image.topic_by_id(id.topic_id).ok_or_else(|| unknown_partition(id))?;
+    refuse_internal(&topic.name, "produced to")?;
     let view = find_partition(broker, id)?;
     Ok((view, validate(&share.batches, &topic.config)?))
 }

@@ -29,6 +29,8 @@ pub(crate) struct Produce {
     /// Never empty.
     pub(crate) batches: Vec<Batch>,
     pub(crate) leader_epoch: Option<LeaderEpoch>,
+    /// Where the first record must land. For whoever is the only writer and counts offsets itself.
+    pub(crate) base_offset: Option<Offset>,
     pub(crate) acks: Acks,
     pub(crate) durability: Durability,
     /// When to stop waiting, in monotonic milliseconds.
@@ -136,6 +138,13 @@ impl Partition {
         let led = self.replica.leader_epoch();
         let epoch = check_epoch(&self.view.name(), led, produce.leader_epoch)?;
         self.replica.admit(produce.acks).map_err(|code| self.not_admitted(code))?;
+        let log_end = self.log.log_end_offset();
+        if let Some(expected) = produce.base_offset.filter(|expected| *expected != log_end) {
+            let name = self.view.name();
+            let message =
+                format!("{name} ends at {log_end}, not at {expected}: somebody else writes");
+            return Err(Failure::new(ErrorCode::InvalidUpdateVersion, message));
+        }
         self.log.append(&produce.batches, epoch, hands.wall_ms).map_err(|error| match error {
             AppendError::Full(_) => {
                 hands.disk_watch.fill();

@@ -63,6 +63,10 @@ impl ReadAhead {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.chunks.is_empty() && self.open.is_none()
+    }
+
     pub(super) fn clear(&mut self) {
         self.chunks.clear();
         self.open = None;

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use tidemark_protocol::{ErrorCode, Failure, TopicPartition};
+use tidemark_protocol::{ErrorCode, Failure, Offset, TopicPartition, batch::BatchHeader};
 use tokio::time::Instant;
 
 use super::{
@@ -16,7 +16,8 @@ use super::{
 use crate::error::{ConsumeError, RequestError};
 
 impl Consumer {
-    /// Finds a reader for every slot that needs one; what fails for now is tried again after a pause.
+    /// Finds a reader for every slot that needs one, and takes those from readers that are not to be read any more; what
+    /// fails for now is tried again after a pause.
     /// May be dropped at any await: what it has learned stays true.
     pub(super) async fn attach(&mut self) -> Result<(), ConsumeError> {
         let topics: BTreeSet<Arc<str>> =
@@ -78,8 +79,16 @@ impl Consumer {
         Ok(())
     }
 
-    /// One session per broker: what the broker's session reads already goes on in the new one.
-    fn start_sessions(&mut self, by_leader: BTreeMap<Arc<str>, Vec<Reading>>) {
+    /// One session per broker: what the broker's session reads already goes on in the new one, after what was received.
+    fn start_sessions(&mut self, mut by_leader: BTreeMap<Arc<str>, Vec<Reading>>) {
+        let renewed = std::mem::take(&mut self.renewed);
+        let renewed = self.sessions.iter().filter(|(_, session)| renewed.contains(&session.id));
+        for address in renewed.map(|(address, _)| address.clone()) {
+            by_leader.entry(address).or_default();
+        }
+        for reading in by_leader.values().flatten() {
+            self.slots.get_mut(reading.slot).received = reading.offset;
+        }
         let mut brokers: BTreeSet<&Arc<str>> = self.sessions.keys().collect();
         brokers.extend(by_leader.keys());
         let brokers = u32::try_from(brokers.len()).unwrap_or(u32::MAX).max(1);
@@ -88,9 +97,8 @@ impl Consumer {
             if let Some(old) = self.sessions.remove(&address) {
                 let metadata = self.cluster.metadata();
                 let kept: Vec<usize> = self.slots.of(old.id).collect();
-                self.slots.detach_all(old.id);
                 for at in kept {
-                    let slot = self.slots.get(at);
+                    let slot = self.slots.get_mut(at);
                     let leader = metadata.leader(&slot.topic, slot.partition);
                     // One that has moved meanwhile is found at the next attempt.
                     if let (Some(leader), Some(topic)) = (leader, metadata.topic(&slot.topic))
@@ -98,10 +106,16 @@ impl Consumer {
                     {
                         let partition =
                             TopicPartition { topic_id: topic.id, partition: slot.partition };
-                        let (epoch, offset) = (leader.epoch, slot.position);
+                        let offset = slot.received.max(slot.position);
+                        let epoch = leader.epoch;
                         readings.push(Reading { slot: at, partition, epoch, offset });
+                    } else {
+                        slot.detach();
                     }
                 }
+            }
+            if readings.is_empty() {
+                continue;
             }
             let id = self.next_session;
             self.next_session += 1;
@@ -113,15 +127,13 @@ impl Consumer {
         }
     }
 
-    /// Ends the reading of a slot. Its session ends with it, since a subscription cannot be made smaller;
-    /// what else that read finds a reader at the next poll.
+    /// Ends the reading of a slot. A subscription cannot be made smaller: the next poll replaces it by one without the slot,
+    /// which goes on where this one was. Until then what comes for it is dropped.
     pub(super) fn stop_reading(&mut self, at: usize) {
         let slot = self.slots.get_mut(at);
         let reader = slot.reader;
         slot.detach();
-        if let Some(reader) = reader {
-            self.end_session(reader);
-        }
+        self.renewed.extend(reader);
     }
 
     fn end_session(&mut self, id: SessionId) {
@@ -139,6 +151,7 @@ impl Consumer {
                 let slot = self.slots.get_mut(at);
                 if slot.reader == Some(id) {
                     slot.high_watermark = Some(high_watermark);
+                    slot.received = slot.received.max(end_of(&payload));
                     let version = slot.version;
                     if std::mem::take(&mut slot.failing) {
                         self.backoff.reset();
@@ -201,9 +214,26 @@ impl Consumer {
         Ok(())
     }
 
+    /// Whether somebody has to be found for something, or something is to be read no more.
+    pub(super) fn wants_readers(&self) -> bool {
+        !self.renewed.is_empty() || !self.slots.unread().is_empty()
+    }
+
     fn pause_attempts(&mut self, error: &dyn std::error::Error) {
         let pause = self.backoff.after_failure();
         self.not_before = Some(Instant::now() + pause);
         tracing::debug!(%error, ?pause, "cannot read for now");
     }
+}
+
+/// The offset after the last whole batch; 0 when there is none.
+fn end_of(mut payload: &[u8]) -> Offset {
+    let mut end = 0;
+    while let Ok(header) = BatchHeader::parse(payload)
+        && let Some(rest) = payload.get(header.batch_bytes..)
+    {
+        end = header.next_offset();
+        payload = rest;
+    }
+    end
 }

@@ -16,6 +16,8 @@ pub(super) struct Slot {
     pub(super) partition: PartitionIndex,
     /// Offset of the next record to be handed out.
     pub(super) position: Offset,
+    /// Offset after what was received of it: where another reader goes on without a gap.
+    pub(super) received: Offset,
     /// Last heard; `None` before the broker has said anything.
     pub(super) high_watermark: Option<Offset>,
     pub(super) paused: bool,
@@ -27,9 +29,11 @@ pub(super) struct Slot {
     pub(super) reader: Option<SessionId>,
     /// Of what was read ahead.
     pub(super) version: u64,
+    /// Whether it is assigned. Others wait to be used again.
+    assigned: bool,
 }
 
-/// The assignment. A slot's number stays until the next assignment.
+/// The assignment. A slot's number stays for as long as its partition is assigned.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     all: Vec<Slot>,
@@ -41,25 +45,53 @@ impl Slots {
     pub(super) fn new(assigned: Vec<(Arc<str>, PartitionIndex, Offset)>) -> Self {
         let mut slots = Self::default();
         for (topic, partition, position) in assigned {
-            let of_topic = slots.by_name.entry(topic.clone()).or_default();
-            if let Some(at) = of_topic.get(&partition) {
-                slots.all[*at].position = position;
-                continue;
+            match slots.find(&topic, partition) {
+                Some(at) => slots.all[at].position = position,
+                None => slots.add(topic, partition, position),
             }
-            of_topic.insert(partition, slots.all.len());
-            slots.all.push(Slot {
-                topic,
-                partition,
-                position,
-                high_watermark: None,
-                paused: false,
-                failing: false,
-                reset: None,
-                reader: None,
-                version: 0,
-            });
         }
         slots
+    }
+
+    /// Adds a partition that is not assigned.
+    pub(super) fn add(&mut self, topic: Arc<str>, partition: PartitionIndex, position: Offset) {
+        let free = self.all.iter().position(|slot| !slot.assigned);
+        let at = free.unwrap_or(self.all.len());
+        let before = self.by_name.entry(topic.clone()).or_default().insert(partition, at);
+        assert!(before.is_none(), "{topic}/{partition} is assigned twice");
+        let slot = Slot {
+            topic,
+            partition,
+            position,
+            received: position,
+            high_watermark: None,
+            paused: false,
+            failing: false,
+            reset: None,
+            reader: None,
+            // What was read ahead for the last one here is not for this one.
+            version: free.map_or(0, |at| self.all[at].version + 1),
+            assigned: true,
+        };
+        match self.all.get_mut(at) {
+            Some(free) => *free = slot,
+            None => self.all.push(slot),
+        }
+    }
+
+    /// Takes a partition away; says who reads it.
+    pub(super) fn remove(&mut self, at: usize) -> Option<SessionId> {
+        let slot = &mut self.all[at];
+        let reader = slot.reader;
+        slot.detach();
+        slot.assigned = false;
+        if let Some(of_topic) = self.by_name.get_mut(&slot.topic) {
+            of_topic.remove(&slot.partition);
+            if of_topic.is_empty() {
+                self.by_name.remove(&slot.topic);
+            }
+        }
+        reader
     }
 
     pub(super) fn find(&self, topic: &str, partition: PartitionIndex) -> Option<usize> {
@@ -75,16 +107,16 @@ impl Slots {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
-        self.all.iter()
+        self.all.iter().filter(|slot| slot.assigned)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.all.is_empty()
+        self.by_name.is_empty()
     }
 
     /// Slots nobody reads and somebody should.
     pub(super) fn unread(&self) -> Vec<usize> {
-        let wanted = |slot: &Slot| slot.reader.is_none() && !slot.paused;
+        let wanted = |slot: &Slot| slot.assigned && slot.reader.is_none() && !slot.paused;
         (0..self.all.len()).filter(|at| wanted(&self.all[*at])).collect()
     }
 

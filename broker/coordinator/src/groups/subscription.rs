@@ -3,16 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use regex_lite::{Regex, RegexBuilder};
-use tidemark_protocol::{ErrorCode, Failure, TopicId, limits::TOPIC_NAME_BYTES_MAX};
+use tidemark_protocol::{
+    ErrorCode, Failure, TopicId, is_internal_topic, limits::TOPIC_NAME_BYTES_MAX,
+};
 
 use super::{record::Member, request::Subscription};
 use crate::{
     limits::{REGEX_BYTES_MAX, REGEX_PROGRAM_BYTES_MAX, SUBSCRIPTION_TOPICS_MAX},
     topics::Topics,
 };
-
-/// Topics with this in front are the cluster's own; no pattern matches them.
-const INTERNAL_PREFIX: &str = "__";
 
 /// Refuses what could never be resolved.
 pub(super) fn check(subscription: &Subscription) -> Result<(), Failure> {
@@ -56,7 +55,7 @@ fn matching(pattern: &str, topics: &Topics) -> BTreeSet<TopicId> {
     let Ok(regex) = compile(pattern) else { return BTreeSet::new() };
     let matched = topics
         .iter()
-        .filter(|topic| !topic.name.starts_with(INTERNAL_PREFIX) && regex.is_match(&topic.name));
+        .filter(|topic| !is_internal_topic(&topic.name) && regex.is_match(&topic.name));
     matched.map(|topic| topic.id).collect()
 }
 

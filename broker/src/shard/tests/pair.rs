@@ -238,6 +238,7 @@ impl Pair {
             partition: ID,
             batches: batches(batch(records, seed)).map(Result::unwrap).collect(),
             leader_epoch: None,
+            base_offset: None,
             acks,
             durability: Durability::Topic,
             deadline_ms: u64::MAX,

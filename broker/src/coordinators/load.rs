@@ -1,0 +1,108 @@
+//! Reading a coordinator's log from its start to its end, before anything is served from it.
+
+use std::sync::Arc;
+
+use tidemark_coordinator::{LoadError, Now, Record};
+use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, Offset, batch::batches};
+
+use super::{Coordinator, DecisionOf, Start};
+use crate::{broker::Broker, partitions::PartitionView, reads};
+
+/// Bytes read before others have their turn on the thread.
+const STEP_BYTES: usize = 1 << 20;
+
+/// Why there is no coordinator.
+#[derive(Debug)]
+pub(super) enum Unloadable {
+    /// Trying again may help, or leadership has ended.
+    ForNow(Failure),
+    /// Somebody has to look. Nothing is served.
+    Broken(String),
+}
+
+impl From<LoadError> for Unloadable {
+    fn from(error: LoadError) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+impl From<Failure> for Unloadable {
+    fn from(failure: Failure) -> Self {
+        match failure.code {
+            ErrorCode::CorruptData => Self::Broken(failure.message),
+            _ => Self::ForNow(failure),
+        }
+    }
+}
+
+/// Reads everything, committed or not: the machine decides on all of it, and answers when it is committed. Nobody else
+/// writes in this leader epoch, so that the end stays where it is.
+pub(super) async fn load<C: Coordinator>(
+    broker: &Broker,
+    view: &Arc<PartitionView>,
+    leader_epoch: LeaderEpoch,
+) -> Result<(C, DecisionOf<C>), Unloadable> {
+    let began = broker.clock.now();
+    let mut loader = C::Loader::default();
+    let mut offset = view.reader.log_start_offset();
+    let mut records = 0_u64;
+    let log_end_offset = loop {
+        let (pool, metrics) = (&broker.cold_reads, &broker.metrics);
+        let read =
+            reads::read_for_replica(pool, view, leader_epoch, offset, STEP_BYTES, metrics).await?;
+        if read.bytes.is_empty() {
+            break view.reader.log_end_offset();
+        }
+        for batch in batches(read.bytes) {
+            records += replay::<C>(&mut loader, batch, offset)?;
+        }
+        offset = read.next_offset;
+        tokio::task::yield_now().await;
+    };
+    view.leader_epoch(Some(leader_epoch))?;
+    let excerpt = C::excerpt(&broker.image());
+    let now = now(broker);
+    let start = Start { broker, leader_epoch, log_end_offset, excerpt: &excerpt, now };
+    let loaded = C::finish(loader, start)?;
+    let took = broker.clock.since(began);
+    tracing::info!(
+        topic = C::TOPIC,
+        partition = view.id.partition,
+        leader_epoch,
+        records,
+        ?took,
+        "coordinator loaded"
+    );
+    Ok(loaded)
+}
+
+/// Replays what a batch holds from `from` on; says how many records that was.
+fn replay<C: Coordinator>(
+    loader: &mut C::Loader,
+    batch: Result<tidemark_protocol::batch::Batch, tidemark_protocol::batch::BatchError>,
+    from: Offset,
+) -> Result<u64, Unloadable> {
+    let damaged = |error: &dyn std::fmt::Display| Unloadable::Broken(format!("{error}"));
+    let batch = batch.map_err(|error| damaged(&error))?;
+    if batch.header.is_control() {
+        let offset = batch.header.base_offset;
+        return Err(Unloadable::Broken(format!("there is a control batch at offset {offset}")));
+    }
+    let mut count = 0;
+    for record in batch.iter_records().map_err(|error| damaged(&error))? {
+        let record = record.map_err(|error| damaged(&error))?;
+        if record.offset < from {
+            continue;
+        }
+        let key = record.key.map(|key| key.to_vec()).unwrap_or_default();
+        let value = record.value.map(|value| value.to_vec());
+        C::replay(loader, record.offset, &Record { key, value })?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// The time, as machines are told it.
+pub(super) fn now(broker: &Broker) -> Now {
+    Now { mono_ms: broker.clock.monotonic_ms(), wall_ms: broker.clock.wall_ms() }
+}
