@@ -45,6 +45,7 @@ use crate::{
     member::{Member, Standing},
     metrics::Metrics,
     partitions::Partitions,
+    producer_ids::ProducerIdBlocks,
     reads::ColdReads,
     relinquish,
     replicas::{IsrChanges, ReplicaNetwork, ReplicaPort, Sessions, Streams},
@@ -217,6 +218,7 @@ impl Server {
             groups,
             nudges: Nudges::default(),
             lag: LagWatch::default(),
+            producer_ids: ProducerIdBlocks::default(),
             config,
         });
         broker.streams.start(&broker);

@@ -8,6 +8,8 @@ mod cluster;
 mod example;
 #[path = "document/samples.rs"]
 mod samples;
+#[path = "document/transactions.rs"]
+mod transactions;
 
 use std::{collections::BTreeMap, fmt::Debug, fs, path::Path};
 

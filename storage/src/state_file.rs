@@ -32,6 +32,7 @@ pub(crate) enum Kind {
     Index = 9,
     Compacted = 10,
     Controller = 11,
+    Summary = 12,
 }
 
 /// The version this program writes; it reads every one up to it.

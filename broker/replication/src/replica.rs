@@ -99,7 +99,10 @@ impl Replica {
             event => match &mut self.role {
                 Role::Leader(leader) => leader.step(&mut self.core, event, effects),
                 Role::Follower(_) | Role::Idle
-                    if matches!(event, Event::Produced(_) | Event::FollowerFetched(_)) =>
+                    if matches!(
+                        event,
+                        Event::Produced(_) | Event::Repeated(_) | Event::FollowerFetched(_)
+                    ) =>
                 {
                     self.refuse(&event, effects);
                 }
@@ -254,7 +257,9 @@ impl Replica {
     fn refuse(&self, event: &Event, effects: &mut Vec<Effect>) {
         match event {
             // The append raced with the end of this leadership; nobody can say what becomes of it.
-            Event::Produced(produced) if produced.acks != Acks::None => {
+            Event::Produced(produced) | Event::Repeated(produced)
+                if produced.acks != Acks::None =>
+            {
                 effects.push(reply_error(produced.token, after_append(self.refusal())));
             }
             Event::FollowerFetched(fetch) => effects.push(Effect::Refuse {

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use tidemark_controller::{TopicConfig, TopicDurability};
 use tidemark_protocol::{ErrorCode, Failure, Offset};
 use tidemark_replication::{Event, Replica, StorageDurability};
-use tidemark_storage::{Cleanup, FlushDone, FlushError, LogConfig, StorageError};
+use tidemark_storage::{Checkpoint, Cleanup, FlushDone, FlushError, LogConfig, StorageError};
 
 use super::{Hands, effects, produce::storage_failed};
 use crate::{
-    disk::Log,
+    disk::{Log, SummaryJob},
     disk_watch::DiskState,
     flusher::Flush,
     metrics::disk::Deletion,
     partitions::{PartitionView, check_epoch},
+    producers::Producers,
 };
 
 /// About one index entry for this many bytes of batches.
@@ -23,6 +24,7 @@ const INDEX_INTERVAL_BYTES: u64 = 4096;
 #[derive(Debug)]
 pub(super) struct Partition {
     pub(super) log: Log,
+    pub(super) producers: Producers,
     pub(super) replica: Replica,
     pub(super) view: Arc<PartitionView>,
     flushing: bool,
@@ -36,13 +38,14 @@ pub(super) struct Partition {
 
 impl Partition {
     pub(super) fn new(
-        log: Log,
+        (log, producers): (Log, Producers),
         view: Arc<PartitionView>,
         replica: tidemark_replication::Config,
     ) -> Self {
         let replica = Replica::new(replica);
         Self {
             log,
+            producers,
             replica,
             view,
             flushing: false,
@@ -77,6 +80,20 @@ impl Partition {
             min_insync_replicas: config.min_insync_replicas,
         };
         self.step(event, hands);
+    }
+
+    /// What is durable of the log. `is_last`: it is about to be closed.
+    pub(super) fn checkpoint(&self, is_last: bool) -> Checkpoint {
+        let summary = self.producers.checkpoint_summary(&self.log, is_last);
+        let mut checkpoint = self.log.checkpoint();
+        checkpoint.summary = summary;
+        checkpoint
+    }
+
+    /// See [`Producers::summary_job`].
+    pub(super) fn summary_job(&mut self, may_be_early: bool) -> Option<SummaryJob> {
+        let committed = self.replica.high_watermark().min(self.log.flushed_offset());
+        self.producers.summary_job(&self.log, committed, may_be_early)
     }
 
     /// Notes that data was appended that no flush has covered.

@@ -1,7 +1,8 @@
 //! Appending on behalf of a produce request, and answering it.
 
-use std::time::Instant;
+use std::{ops::Range, time::Instant};
 
+use tidemark_coordinator::producer_state::Admission;
 use tidemark_protocol::{
     ErrorCode, Failure, LeaderEpoch, Offset, TopicPartition,
     batch::Batch,
@@ -85,16 +86,34 @@ impl Shard {
             return;
         };
         let hands = &mut self.hands;
-        let appended = match partition.append(&produce, hands) {
-            Ok(appended) => appended,
+        match partition.append(&produce, hands) {
+            Ok(Taken::Appended(appended)) => partition.appended(produce, &appended, began, hands),
+            Ok(Taken::Repeated(offsets)) => partition.repeated(produce, offsets, hands),
             Err(failure) => {
                 let records =
                     produce.batches.iter().map(|batch| u64::from(batch.header.record_count));
                 hands.metrics.requests().records_rejected(failure.code, records.sum());
                 drop(produce.reply.send(Err(failure)));
-                return;
             }
-        };
+        }
+    }
+}
+
+/// What became of a request's batches.
+enum Taken {
+    Appended(Appended),
+    /// They are in the log, at these offsets.
+    Repeated(Range<Offset>),
+}
+
+impl Partition {
+    fn appended(
+        &mut self,
+        produce: Produce,
+        appended: &Appended,
+        began: Instant,
+        hands: &mut Hands,
+    ) {
         let appended_at = hands.clock.now();
         let api = hands.metrics.requests().api(Api::Produce);
         api.took(Stage::Queue, began.duration_since(produce.queued_at));
@@ -104,31 +123,47 @@ impl Shard {
             records: appended.next_offset - appended.base_offset,
             bytes: appended.bytes,
         };
-        partition.view.metrics.produced(produce.protocol, flow);
+        self.view.metrics.produced(produce.protocol, flow);
+        self.dirtied(hands);
+        let offsets = appended.base_offset..appended.next_offset;
+        let produced = self.await_acks(produce, offsets, appended_at, hands);
+        self.step(Event::Produced(produced), hands);
+    }
 
+    /// What is there already is answered like what was just appended: when it is as safe as asked, and not before.
+    fn repeated(&mut self, produce: Produce, offsets: Range<Offset>, hands: &mut Hands) {
+        let now = hands.clock.now();
+        let produced = self.await_acks(produce, offsets, now, hands);
+        self.step(Event::Repeated(produced), hands);
+    }
+
+    /// Notes who is to be answered, or answers who waits for nothing.
+    fn await_acks(
+        &self,
+        produce: Produce,
+        offsets: Range<Offset>,
+        appended_at: Instant,
+        hands: &mut Hands,
+    ) -> Produced {
         let token = hands.next_token;
         hands.next_token += 1;
         if produce.acks == Acks::None {
-            drop(produce.reply.send(Ok(unacknowledged(partition, &appended))));
+            drop(produce.reply.send(Ok(unacknowledged(self, &offsets))));
         } else {
             hands.awaiting.insert(token, Awaiting { reply: produce.reply, appended_at });
         }
-        partition.dirtied(hands);
-        let produced = Produced {
+        Produced {
             token,
             acks: produce.acks,
             durability: produce.durability,
             deadline_ms: produce.deadline_ms,
-            base_offset: appended.base_offset,
-            end_offset: appended.next_offset,
-        };
-        partition.step(Event::Produced(produced), hands);
+            base_offset: offsets.start,
+            end_offset: offsets.end,
+        }
     }
-}
 
-impl Partition {
-    /// Appends, or says why nothing was.
-    fn append(&mut self, produce: &Produce, hands: &mut Hands) -> Result<Appended, Failure> {
+    /// Appends what is not there already, or says why nothing was.
+    fn append(&mut self, produce: &Produce, hands: &mut Hands) -> Result<Taken, Failure> {
         // First of all: a replica whose log failed leads no more, and the caller is to learn why.
         match hands.disk_watch.state() {
             DiskState::Ok => {}
@@ -145,7 +180,23 @@ impl Partition {
                 format!("{name} ends at {log_end}, not at {expected}: somebody else writes");
             return Err(Failure::new(ErrorCode::InvalidUpdateVersion, message));
         }
-        self.log.append(&produce.batches, epoch, hands.wall_ms).map_err(|error| match error {
+        match self.producers.admit(self.view.id, &produce.batches)? {
+            Admission::Append => {}
+            Admission::Duplicate { base_offset, last_offset, .. } => {
+                return Ok(Taken::Repeated(base_offset..last_offset + 1));
+            }
+        }
+        let appended = self
+            .log
+            .append(&produce.batches, epoch, hands.wall_ms)
+            .map_err(|error| self.not_appended(&error, hands))?;
+        self.producers.appended(&produce.batches, appended.base_offset);
+        Ok(Taken::Appended(appended))
+    }
+
+    /// Puts a failed append into words, and draws the consequences.
+    fn not_appended(&mut self, error: &AppendError, hands: &mut Hands) -> Failure {
+        match error {
             AppendError::Full(_) => {
                 hands.disk_watch.fill();
                 disk_full()
@@ -162,7 +213,7 @@ impl Partition {
                 tracing::error!(partition = %self.view.name(), %error, "append refused");
                 Failure::new(ErrorCode::Internal, error.to_string())
             }
-        })
+        }
     }
 
     /// What is told of records that were not appended.
@@ -209,11 +260,11 @@ impl Partition {
     }
 }
 
-fn unacknowledged(partition: &Partition, appended: &Appended) -> ProduceReceipt {
+fn unacknowledged(partition: &Partition, offsets: &Range<Offset>) -> ProduceReceipt {
     ProduceReceipt {
-        base_offset: appended.base_offset,
-        record_count: count(appended.base_offset, appended.next_offset),
-        leader_epoch: appended.leader_epoch,
+        base_offset: offsets.start,
+        record_count: count(offsets.start, offsets.end),
+        leader_epoch: partition.replica.leader_epoch().expect("it was checked before the append"),
         durability: Durability::Memory,
         replicas_memory: 1,
         replicas_durable: 0,

@@ -11,7 +11,7 @@ use tidemark_protocol::{
     messages::*,
 };
 
-use crate::cluster;
+use crate::{cluster, transactions};
 
 /// A structure, and how it travels if it is a header of its own.
 pub(crate) struct Sample {
@@ -38,6 +38,7 @@ pub(crate) fn all() -> Vec<Sample> {
     topics(&mut all);
     brokers(&mut all);
     cluster::operations(&mut all);
+    transactions::clients(&mut all);
     cluster::nodes(&mut all);
     part(&mut all, &failure());
     part(&mut all, &PARTITION);
