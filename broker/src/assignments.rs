@@ -23,6 +23,7 @@ use crate::{
     health::Reason,
     log_dirs::{LogDirs, Stray},
     partitions::PartitionView,
+    producers::Producers,
     roles,
     shard::{Adoption, Command, ShardHandle},
     tasks::Shutdown,
@@ -189,9 +190,9 @@ impl Assignments {
         let shutdown = broker.tasks.shutdown();
         while let Some(Some(job)) = shutdown.or_stop(opened.next()).await {
             match job {
-                Ok((opening, Ok(log))) => {
+                Ok((opening, Ok(opened))) => {
                     broker.partitions.remove_unopened(opening.placed.id);
-                    adopting.push(self.adopt(opening, log).await);
+                    adopting.push(self.adopt(opening, opened).await);
                 }
                 Ok((opening, Err(error))) => {
                     let Placed { id, topic, .. } = &opening.placed;
@@ -221,7 +222,7 @@ impl Assignments {
     async fn adopt(
         &self,
         opening: Opening,
-        log: Log,
+        (log, producers): (Log, Producers),
     ) -> (Arc<PartitionView>, oneshot::Receiver<()>) {
         let Opening { placed: Placed { id, topic, .. }, assignment, .. } = opening;
         let shard = self.broker.shard_of(id).clone();
@@ -232,7 +233,8 @@ impl Assignments {
         let lag_ms = self.broker.config.replica_lag_timeout.as_millis();
         let lag_ms = u64::try_from(lag_ms).unwrap_or(u64::MAX);
         let replica = roles::config(self.broker.id, &topic, lag_ms);
-        let adoption = Adoption { log, view: Arc::clone(&view), replica, assignment };
+        let view_of_shard = Arc::clone(&view);
+        let adoption = Adoption { log, producers, view: view_of_shard, replica, assignment };
         let (reply, adopted) = oneshot::channel();
         self.tell(&shard, Command::Adopt { adoption: Box::new(adoption), reply }).await;
         (view, adopted)

@@ -29,6 +29,7 @@ use crate::{
     metrics::Metrics,
     partitions::Partitions,
     peer::Peer,
+    producer_ids::ProducerIdBlocks,
     reads::ColdReads,
     replicas::{Sessions, Streams},
     shard::ShardHandle,
@@ -73,6 +74,7 @@ pub(crate) struct Broker {
     pub(crate) nudges: Nudges,
     /// How far groups are behind.
     pub(crate) lag: LagWatch,
+    pub(crate) producer_ids: ProducerIdBlocks,
 }
 
 /// Who asks, as far as an answer depends on it.

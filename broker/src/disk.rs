@@ -15,4 +15,5 @@ pub(crate) type Reader = storage::LogReader<Disk>;
 pub(crate) type FlushJob = storage::FlushJob<Disk>;
 pub(crate) type CompactionJob = storage::CompactionJob<Disk>;
 pub(crate) type CompactionDone = storage::CompactionDone<Disk>;
+pub(crate) type SummaryJob = storage::SummaryJob<Disk>;
 pub(crate) type SegmentFiles = storage::SegmentFiles<Disk>;

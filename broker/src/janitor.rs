@@ -14,10 +14,10 @@ use tokio::{
 
 use crate::{
     broker::Broker,
-    disk::Disk,
+    disk::{Disk, SummaryJob},
     flusher::Flusher,
     left_behind::LeftBehind,
-    shard::{Command, LogCheckpoint},
+    shard::{Command, LogCheckpoint, Noted},
     tasks::Shutdown,
 };
 
@@ -66,12 +66,21 @@ impl Janitor {
 
     async fn write_checkpoint(&self) {
         let mut logs: Vec<LogCheckpoint> = Vec::with_capacity(self.broker.partitions.count());
+        let mut summaries = Vec::new();
         let ask = |partitions, reply| Command::Checkpoints { partitions, reply };
-        self.ask_in_turn(ask, |mut some| logs.append(&mut some)).await;
+        let note = |mut some: Noted| {
+            logs.append(&mut some.checkpoints);
+            summaries.append(&mut some.summaries);
+        };
+        self.ask_in_turn(ask, note).await;
         let unopened = self.broker.partitions.unopened();
         logs.extend(unopened.into_iter().filter_map(|(id, known)| Some((id, known?))));
         let data_dir = Arc::clone(&self.data_dir);
-        let written = tokio::task::spawn_blocking(move || data_dir.write_checkpoints(&logs)).await;
+        let write = move || {
+            store_summaries(summaries);
+            data_dir.write_checkpoints(&logs)
+        };
+        let written = tokio::task::spawn_blocking(write).await;
         if let Ok(Err(error)) = written {
             // Not a loss: the next start reads more.
             tracing::warn!(%error, "the checkpoint file was not written");
@@ -105,6 +114,16 @@ impl Janitor {
                     answer(answered);
                 }
             }
+        }
+    }
+}
+
+/// Makes summaries of logs durable. Blocks on the disk.
+pub(crate) fn store_summaries(summaries: Vec<SummaryJob>) {
+    for summary in summaries {
+        if let Err(error) = summary.run() {
+            // As with checkpoints: the next start reads more.
+            tracing::warn!(%error, "a summary was not written");
         }
     }
 }

@@ -36,6 +36,8 @@ mod native;
 mod partitions;
 mod peer;
 mod peers;
+mod producer_ids;
+mod producers;
 mod reads;
 mod relinquish;
 mod replicas;

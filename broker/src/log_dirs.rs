@@ -13,6 +13,7 @@ use tidemark_storage::{
 use crate::{
     disk::{Disk, Log, SegmentFiles},
     left_behind::LeftBehind,
+    producers::Producers,
     shard::log_config,
 };
 
@@ -34,14 +35,15 @@ pub(crate) enum Stray {
 }
 
 impl LogDirs {
-    /// Opens a log, new or with what is known to be durable of it, in the state that its topic's settings ask for.
+    /// Opens a log, new or with what is known to be durable of it, in the state that its topic's settings ask for, and
+    /// reads who its producers are.
     pub(crate) fn open(
         &self,
         topic: &Topic,
         id: TopicPartition,
         checkpoint: Option<&Checkpoint>,
         (stray, now_ms): (Stray, u64),
-    ) -> Result<Log, OpenError> {
+    ) -> Result<(Log, Producers), OpenError> {
         let dir = self.dir(topic, id.partition);
         let identity = LogIdentity { partition: id };
         let config = log_config(&topic.config);
@@ -73,7 +75,8 @@ impl LogDirs {
             tracing::warn!(dir = %dir.display(), ?quarantined, "offsets with damaged data are not served");
         }
         flush_recovered(&mut log);
-        Ok(log)
+        let producers = Producers::load(&log)?;
+        Ok((log, producers))
     }
 
     /// Deletes a log that is open.

@@ -46,6 +46,7 @@ use crate::{
         elect_leaders::elect_leaders,
         find_coordinator::find_coordinator,
         groups::{administer, inspect, lag, offsets, seek},
+        init_producer_id::init_producer_id,
         list_offsets::list_offsets,
         metadata::metadata,
         plan_moves::plan_moves,
@@ -154,6 +155,7 @@ impl NativeDoor {
                 plan_moves(&self.broker, &request)
             }),
             Api::DescribeReplicas => self.answer(&frame, received_at, describe_replicas),
+            Api::InitProducerId => self.answer(&frame, received_at, init_producer_id),
             Api::QuorumMessage => cluster::quorum_message(self, &frame),
             Api::QuorumHello => self.answer(&frame, received_at, quorum_hello),
             Api::ControllerCommand => self.answer(&frame, received_at, controller_command),
@@ -260,6 +262,11 @@ impl Door for NativeDoor {
 
     fn has_subscriptions(&self) -> bool {
         !self.subscriptions.is_empty() || self.stream.is_some()
+    }
+
+    /// A follower's stream has no last word: that its connection closes says all.
+    fn owes_last_pushes(&self) -> bool {
+        !self.subscriptions.is_empty()
     }
 }
 

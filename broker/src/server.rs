@@ -45,6 +45,7 @@ use crate::{
     member::{Member, Standing},
     metrics::Metrics,
     partitions::Partitions,
+    producer_ids::ProducerIdBlocks,
     reads::ColdReads,
     relinquish,
     replicas::{IsrChanges, ReplicaNetwork, ReplicaPort, Sessions, Streams},
@@ -75,7 +76,8 @@ pub enum ServerError {
     #[error("{0}")]
     Disk(#[from] DiskError),
     #[error(
-        "the metadata of this controller is missing from {}; put it back from a copy of the data directory, or start          with an empty directory and add this node to the controllers again with `tidemark cluster`",
+        "the metadata of this controller is missing from {}; put it back from where it went, or start with an empty \
+         directory and add this node to the controllers again with `tidemark cluster`",
         dir.display()
     )]
     MetadataGone { dir: PathBuf },
@@ -212,6 +214,7 @@ impl Server {
             groups,
             nudges: Nudges::default(),
             lag: LagWatch::default(),
+            producer_ids: ProducerIdBlocks::default(),
             config,
         });
         broker.streams.start(&broker);
@@ -270,10 +273,24 @@ impl Server {
             // An error: told to stop while starting.
             drop(broker.control.leader_changes().wait_for(Option::is_some).await);
         }
+        self.tell_standing_by().await;
         broker.health.clear(Reason::Joining);
         broker.health.clear(Reason::Starting);
         tracing::info!(%address, "serving");
         Ok(())
+    }
+
+    /// A node that could be a controller and is none says so: its operator may have meant it to be one.
+    async fn tell_standing_by(&self) {
+        let broker = &self.broker;
+        let Some(local) = broker.control.local() else { return };
+        let Ok(status) = local.status().await else { return };
+        if status.voters.iter().all(|voter| voter.id != status.me) {
+            tracing::info!(
+                "this node is none of the controllers; `tidemark cluster add-controller {} ADDRESS` makes it one",
+                broker.id
+            );
+        }
     }
 
     /// Opens what was here before.

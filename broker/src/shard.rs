@@ -37,11 +37,12 @@ pub(crate) use self::{
 use self::{closing::Closing, partition::Partition, produce::Awaiting, replicate::Incoming};
 use crate::{
     clock::Clock,
-    disk::{CompactionDone, CompactionJob, Log},
+    disk::{CompactionDone, CompactionJob, Log, SummaryJob},
     disk_watch::DiskWatch,
     flusher::{Flushed, FlushedSender, Flusher},
     metrics::Metrics,
     partitions::{PartitionView, unknown_partition},
+    producers::Producers,
     replicas::ReplicaPort,
 };
 
@@ -95,7 +96,7 @@ pub(crate) enum Command {
     /// Put what a compaction wrote in place of what it read.
     InstallCompaction { partition: TopicPartition, done: CompactionDone },
     /// What is durable of a few partitions.
-    Checkpoints { partitions: Vec<TopicPartition>, reply: oneshot::Sender<Vec<LogCheckpoint>> },
+    Checkpoints { partitions: Vec<TopicPartition>, reply: oneshot::Sender<Noted> },
     /// Answer everybody who waits, flush and close every log, and end.
     Close { reply: oneshot::Sender<Closed> },
 }
@@ -103,10 +104,19 @@ pub(crate) enum Command {
 /// What a log knows to be durable.
 pub(crate) type LogCheckpoint = (TopicPartition, Checkpoint);
 
+/// What there is to write down of a few logs.
+#[derive(Debug, Default)]
+pub(crate) struct Noted {
+    pub(crate) checkpoints: Vec<LogCheckpoint>,
+    /// To be run, where it may block.
+    pub(crate) summaries: Vec<SummaryJob>,
+}
+
 /// A log and what its owner has to know.
 #[derive(Debug)]
 pub(crate) struct Adoption {
     pub(crate) log: Log,
+    pub(crate) producers: Producers,
     pub(crate) view: Arc<PartitionView>,
     pub(crate) replica: tidemark_replication::Config,
     /// What to do at once; `None`: nothing yet.
@@ -358,9 +368,9 @@ impl Shard {
     }
 
     fn adopt(&mut self, adoption: Adoption) {
-        let Adoption { log, view, replica, assignment } = adoption;
+        let Adoption { log, producers, view, replica, assignment } = adoption;
         let id = view.id;
-        let partition = Partition::new(log, view, replica);
+        let partition = Partition::new((log, producers), view, replica);
         let before = self.partitions.insert(id, partition);
         assert!(before.is_none(), "partition {id} has two logs");
         if let Some(assignment) = assignment {
@@ -453,10 +463,15 @@ impl Shard {
         }
     }
 
-    fn checkpoints(&self, ids: &[TopicPartition]) -> Vec<LogCheckpoint> {
-        let held =
-            ids.iter().filter_map(|id| Some((*id, self.partitions.get(id)?.log.checkpoint())));
-        held.collect()
+    fn checkpoints(&mut self, ids: &[TopicPartition]) -> Noted {
+        let mut noted = Noted::default();
+        for id in ids {
+            let Some(partition) = self.partitions.get_mut(id) else { continue };
+            noted.checkpoints.push((*id, partition.checkpoint(false)));
+            // Early summaries cost more than they save where there are many: one at a time.
+            noted.summaries.extend(partition.summary_job(noted.summaries.is_empty()));
+        }
+        noted
     }
 }
 

@@ -307,8 +307,9 @@ impl Steered {
         let mut logs = Vec::new();
         for index in 0..self.shards.len() {
             let partitions = self.held_by(index);
-            let mut some = self.ask(index, |reply| Command::Checkpoints { partitions, reply });
-            logs.append(&mut some);
+            let noted = self.ask(index, |reply| Command::Checkpoints { partitions, reply });
+            logs.extend(noted.checkpoints);
+            janitor::store_summaries(noted.summaries);
         }
         logs.extend(self.unopened_checkpoints());
         self.data_dir.write_checkpoints(&logs)

@@ -7,9 +7,13 @@
 //! retries, to keep its order.
 //!
 //! **When a leader fails.** The producer finds the new one by itself, from brokers that are left, and sends again; the order
-//! within a partition stays. What it cannot know without idempotence (which comes with its own RFC) is whether a request whose
-//! answer was lost was carried out. Such an outcome is *indeterminate*: the connection was lost or silent after sending, or
-//! the broker answered `Timeout` or `NotEnoughReplicasAfterAppend`. [`ProducerConfig::retry_indeterminate`] decides:
+//! within a partition stays. Whether a request whose answer was lost was carried out is *indeterminate*: the connection was
+//! lost or silent after sending, or the broker answered `Timeout` or `NotEnoughReplicasAfterAppend`. As long as
+//! [`ProducerConfig::idempotent`] is on, every batch has a number, and brokers know those that they have: sending again writes
+//! nothing twice. A record whose delivery fails all the same, because its time is over, may have been written or not
+//! (`is_indeterminate`); what comes after it goes on, and nothing that was sent before can be written twice by that.
+//!
+//! Without idempotence [`ProducerConfig::retry_indeterminate`] decides:
 //!
 //! - `true` (the default): at least once. The batches of the request are sent again, in order, before any later ones. If the
 //!   first attempt was carried out as well, a reader sees them twice, as a run: `1 2 3 1 2 3 4`. Records that are read for the
@@ -21,6 +25,7 @@
 
 mod config;
 mod delivery;
+mod identity;
 mod queue;
 mod request;
 mod sender;

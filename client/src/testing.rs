@@ -11,7 +11,10 @@ use std::{
     collections::{BTreeMap, VecDeque},
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -61,6 +64,8 @@ struct Shared {
     members: Mutex<Members>,
     /// Counts changes of logs and leaders, for those who wait for more.
     changes: watch::Sender<u64>,
+    /// Producers that were given an identity.
+    producers: AtomicI64,
 }
 
 /// Who belongs to a cluster, as its metadata has it.
@@ -93,6 +98,7 @@ impl FakeBroker {
             topics: Mutex::default(),
             members: Mutex::new(members),
             changes: watch::Sender::new(0),
+            producers: AtomicI64::new(0),
         };
         Self::start_in(Arc::new(shared)).await
     }
@@ -255,6 +261,10 @@ impl World {
 }
 
 impl Shared {
+    fn next_producer_id(&self) -> i64 {
+        self.producers.fetch_add(1, Ordering::Relaxed)
+    }
+
     fn changed(&self) {
         self.changes.send_modify(|count| *count += 1);
     }

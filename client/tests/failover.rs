@@ -110,7 +110,8 @@ async fn a_partition_without_a_leader_is_waited_for_and_keeps_its_order() {
 async fn a_leader_that_stands_still_is_left_when_another_leads() {
     for retry_indeterminate in [true, false] {
         let (first, second, client) = cluster().await;
-        let config = ProducerConfig { retry_indeterminate, ..ProducerConfig::default() };
+        let config =
+            ProducerConfig { idempotent: false, retry_indeterminate, ..ProducerConfig::default() };
         let producer = client.producer(config);
         send_numbers(&producer, 0..10).await;
         producer.flush().await.unwrap();
@@ -140,7 +141,8 @@ async fn a_lost_answer_repeats_whole_requests_in_order_and_nothing_else() {
     let (mut first, second, client) = cluster().await;
     first.inject(Api::Produce, Fault::Delay(Duration::from_millis(50)));
     first.inject(Api::Produce, Fault::BreakAfter);
-    let config = ProducerConfig { batch_bytes: 150, ..ProducerConfig::default() };
+    let config =
+        ProducerConfig { batch_bytes: 150, idempotent: false, ..ProducerConfig::default() };
     let producer = client.producer(config);
     // The first goes alone; the others gather meanwhile in several batches, and are carried out without an answer.
     send_numbers(&producer, 0..1).await;

@@ -115,14 +115,15 @@ async fn a_connection_lost_before_writing_costs_nothing() {
 async fn a_lost_answer_repeats_the_records_unless_told_not_to() {
     let (broker, client) = with_topic(1).await;
     broker.inject(Api::Produce, Fault::BreakAfter);
-    let producer = client.producer(ProducerConfig::default());
+    let nameless = ProducerConfig { idempotent: false, ..ProducerConfig::default() };
+    let producer = client.producer(nameless.clone());
     let delivery = producer.send(ProducerRecord::to("t").value("x")).await.unwrap();
     assert_eq!(delivery.await.unwrap().offset, Some(1));
     assert_eq!(values(&broker, 0), ["x", "x"]);
     producer.close().await.unwrap();
 
     broker.inject(Api::Produce, Fault::BreakAfter);
-    let config = ProducerConfig { retry_indeterminate: false, ..ProducerConfig::default() };
+    let config = ProducerConfig { retry_indeterminate: false, ..nameless };
     let producer = client.producer(config);
     let delivery = producer.send(ProducerRecord::to("t").value("y")).await.unwrap();
     let error = delivery.await.unwrap_err();

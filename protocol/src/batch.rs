@@ -10,7 +10,7 @@ mod records;
 mod validate;
 mod varint;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 pub use builder::BatchBuilder;
 pub use header::{BatchHeader, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, TimestampType};
@@ -136,6 +136,22 @@ pub fn stamp(batch: &mut [u8], base_offset: Offset, leader_epoch: LeaderEpoch) {
     assert!(batch.len() >= BatchHeader::BYTES, "not a batch: {} bytes", batch.len());
     batch[0..8].copy_from_slice(&base_offset.to_be_bytes());
     batch[12..16].copy_from_slice(&leader_epoch.to_be_bytes());
+}
+
+/// A batch with another producer's id, epoch and base sequence, and the CRC that goes with them. For producers, before a
+/// batch was written: nobody changes these in a log.
+///
+/// # Panics
+/// When `batch` is shorter than a batch header.
+pub fn with_producer(batch: &[u8], id: i64, epoch: i16, sequence: i32) -> Bytes {
+    assert!(batch.len() >= BatchHeader::BYTES, "not a batch: {} bytes", batch.len());
+    let mut batch = BytesMut::from(batch);
+    batch[43..51].copy_from_slice(&id.to_be_bytes());
+    batch[51..53].copy_from_slice(&epoch.to_be_bytes());
+    batch[53..57].copy_from_slice(&sequence.to_be_bytes());
+    let crc = crc32c(&batch[BatchHeader::CRC_FROM..]);
+    batch[BatchHeader::CRC_AT..BatchHeader::CRC_FROM].copy_from_slice(&crc.to_be_bytes());
+    batch.freeze()
 }
 
 /// CRC-32C (Castagnoli), as record batches carry it.

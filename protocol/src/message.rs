@@ -102,6 +102,8 @@ apis! {
     ElectLeaders = 47, "elect_leaders";
     /// How far the replicas of partitions are: [`crate::messages::DescribeReplicasRequest`].
     DescribeReplicas = 48, "describe_replicas";
+    /// The identity of a producer: [`crate::messages::InitProducerIdRequest`].
+    InitProducerId = 50, "init_producer_id";
     /// A message of the controllers' quorum: [`crate::messages::QuorumMessageRequest`].
     QuorumMessage = 60, "quorum_message";
     /// Who a controller is, before a cluster has begun: [`crate::messages::QuorumHelloRequest`].

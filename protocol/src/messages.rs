@@ -11,6 +11,7 @@ mod lag;
 mod offsets;
 mod operations;
 mod replica;
+mod transactions;
 
 pub use admin::*;
 pub use cluster::*;
@@ -20,3 +21,4 @@ pub use lag::*;
 pub use offsets::*;
 pub use operations::*;
 pub use replica::*;
+pub use transactions::*;

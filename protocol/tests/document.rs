@@ -10,6 +10,8 @@ mod example;
 mod groups;
 #[path = "document/samples.rs"]
 mod samples;
+#[path = "document/transactions.rs"]
+mod transactions;
 
 use std::{collections::BTreeMap, fmt::Debug, fs, path::Path};
 

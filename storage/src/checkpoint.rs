@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use tidemark_protocol::Offset;
 
-use crate::{epochs::EpochStart, index::IndexEntry, segment::first_entry};
+use crate::{epochs::EpochStart, index::IndexEntry, log::Summary, segment::first_entry};
 
 /// What one log knows to be durable. Made by [`crate::Log::checkpoint`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,10 @@ pub struct Checkpoint {
     pub(crate) truncations: u64,
     /// The leader-epoch history.
     pub(crate) epochs: Vec<EpochStart>,
+    /// What the batches come to, up to `flushed_offset` at most. Set by whoever makes summaries, small ones only: all
+    /// checkpoints are in one file.
+    #[serde(default)]
+    pub summary: Option<Summary>,
     /// The log was closed after this and nothing was written since: there is nothing to scan. Set
     /// by whoever found the mark of a clean shutdown, never stored.
     #[serde(skip)]

@@ -34,7 +34,7 @@ pub use epochs::{EpochEnd, EpochHistory, EpochStart};
 pub use error::{AppendError, FlushError, OpenError, ReadError, StorageError};
 pub use log::{
     Compacted, CompactionDone, CompactionJob, Deleted, Extent, FlushDone, FlushJob, Log, LogReader,
-    ReadOutcome, Recovery, Residency, delete_log_dir,
+    ReadOutcome, Recovery, Residency, SUMMARY_BYTES_MAX, Summary, SummaryJob, delete_log_dir,
 };
 pub use meta::log_dir_owner;
 pub use segment_files::SegmentFiles;

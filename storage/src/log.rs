@@ -16,6 +16,7 @@ mod read;
 mod recover;
 mod restart;
 mod retention;
+mod summary;
 mod truncate;
 
 use std::{
@@ -34,6 +35,7 @@ pub use flush::{FlushDone, FlushJob};
 pub use read::{LogReader, ReadOutcome, Residency};
 pub use recover::{Extent, Recovery};
 pub use retention::Deleted;
+pub use summary::{SUMMARY_BYTES_MAX, Summary, SummaryJob};
 use tidemark_protocol::{LeaderEpoch, Offset, TimestampMs, ids::NO_TIMESTAMP};
 
 use crate::{
@@ -163,6 +165,8 @@ pub struct Log<D: Disk> {
     replaced: Vec<compact::Replaced>,
     /// Alive while a flush job or its outcome is.
     flushing: Weak<()>,
+    /// What the checkpoint said, and after how many truncations.
+    opened_summary: Option<(u64, Summary)>,
 }
 
 impl<D: Disk> fmt::Debug for Log<D> {
@@ -222,6 +226,7 @@ impl<D: Disk> Log<D> {
             compaction: compact::Progress::default(),
             replaced: Vec::new(),
             flushing: Weak::new(),
+            opened_summary: None,
         }
     }
 
@@ -301,6 +306,7 @@ impl<D: Disk> Log<D> {
             tip: self.durable,
             truncations: self.truncations.count(),
             epochs: self.epochs.entries().to_vec(),
+            summary: None,
             clean: false,
         }
     }

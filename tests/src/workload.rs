@@ -20,7 +20,7 @@ use tidemark_protocol::PartitionIndex;
 use tokio::{runtime::Runtime, sync::watch, task::JoinSet};
 
 pub use self::recorder::Recorder;
-use crate::history::{History, ProcessId};
+use crate::history::{History, ProcessId, Repeats};
 
 /// Between an error and the next try.
 const AFTER_ERROR: Duration = Duration::from_millis(50);
@@ -30,9 +30,11 @@ const AFTER_ERROR: Duration = Duration::from_millis(50);
 pub struct WorkloadConfig {
     pub topic: String,
     pub partitions: u32,
-    /// Producers that leave a record alone when its outcome is unknown.
+    /// Producers as they are by default: they send again whatever is not answered, and nothing is written twice.
+    pub numbered_producers: u32,
+    /// Producers without idempotence that leave a record alone when its outcome is unknown.
     pub careful_producers: u32,
-    /// Producers that send it again, and may write it twice.
+    /// Producers without idempotence that send it again, and may write it twice.
     pub blind_producers: u32,
     /// Consumers of all partitions from their starts; every second one fetches instead of being pushed to.
     pub consumers: u32,
@@ -50,7 +52,8 @@ impl WorkloadConfig {
         Self {
             topic: topic.to_owned(),
             partitions,
-            careful_producers: 2,
+            numbered_producers: 2,
+            careful_producers: 1,
             blind_producers: 1,
             consumers: 2,
             records_per_second: 200,
@@ -154,11 +157,15 @@ async fn run(
     let mut consumers = JoinSet::new();
     let mut processes: std::ops::RangeFrom<ProcessId> = 1..;
     let mut next = || processes.next().expect("fewer than 4 billion");
-    for blind in (0..config.careful_producers + config.blind_producers)
-        .map(|number| number >= config.careful_producers)
-    {
-        let context = Worker::new(next(), &client, &config, &recorder, &phase);
-        producers.spawn(producing::produce(context, blind));
+    for (repeats, count) in [
+        (Repeats::Numbered, config.numbered_producers),
+        (Repeats::Never, config.careful_producers),
+        (Repeats::Blindly, config.blind_producers),
+    ] {
+        for _ in 0..count {
+            let context = Worker::new(next(), &client, &config, &recorder, &phase);
+            producers.spawn(producing::produce(context, repeats));
+        }
     }
     for number in 0..config.consumers {
         let transport = if number % 2 == 0 { Transport::Push } else { Transport::Fetch };

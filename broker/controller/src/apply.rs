@@ -9,6 +9,7 @@ use tidemark_protocol::{
 };
 
 use crate::{
+    decide::PRODUCER_IDS_END,
     image::{Broker, Image, Partition, Topic},
     record::{MetadataRecord, PartitionChange},
     settings::TopicConfig,
@@ -71,6 +72,13 @@ impl Image {
             }
             MetadataRecord::ReplicationThrottled { bytes_per_second } => {
                 self.replication_throttle = *bytes_per_second;
+            }
+            MetadataRecord::ProducerIdsAllocated { next } => {
+                if *next <= self.next_producer_id || *next > PRODUCER_IDS_END {
+                    let problem = format!("hands out producer ids up to {next} again, or too many");
+                    return Err(contradiction(index, problem));
+                }
+                self.next_producer_id = *next;
             }
         }
         Ok(())

@@ -47,6 +47,8 @@ pub enum Command {
     SetReplicationThrottle {
         bytes_per_second: Option<u64>,
     },
+    /// A block of producer ids for this run of a broker to give out. Every call gives another.
+    AllocateProducerIds(BrokerRun),
 }
 
 /// What a command led to, one variant per command.
@@ -71,6 +73,11 @@ pub enum Answer {
     /// In the order of the command's changes.
     Reassigned(Vec<Result<(), Failure>>),
     ReplicationThrottleSet,
+    /// The first of the block, and the one behind its last.
+    ProducerIdsAllocated {
+        first: u64,
+        end: u64,
+    },
 }
 
 impl Command {

@@ -2,6 +2,7 @@
 //! file per kind of command. Pure: the same image and command give the same decision.
 
 mod add_partitions;
+mod allocate_producer_ids;
 mod alter_partitions;
 mod alter_topic;
 mod broker_state;
@@ -20,6 +21,7 @@ use tidemark_protocol::{
     limits::{REQUEST_PARTITIONS_MAX, TOPIC_PARTITIONS_MAX},
 };
 
+pub(crate) use self::allocate_producer_ids::PRODUCER_IDS_END;
 use self::change::After;
 use crate::{
     command::{Answer, Command},
@@ -56,6 +58,7 @@ impl Image {
                 let records = throttle(self, *bytes_per_second).into_iter().collect();
                 Ok((records, Answer::ReplicationThrottleSet))
             }
+            Command::AllocateProducerIds(run) => allocate_producer_ids::decide(self, *run),
         }
     }
 

@@ -96,6 +96,8 @@ pub struct Image {
     pub(crate) names: SharedMap<Arc<str>, TopicId>,
     pub(crate) partition_count: u32,
     pub(crate) replication_throttle: Option<u64>,
+    /// No broker was handed this producer id or a higher one.
+    pub(crate) next_producer_id: u64,
 }
 
 impl Image {

@@ -64,6 +64,8 @@ pub enum MetadataRecord {
     TopicDeleted { topic_id: TopicId },
     /// See [`crate::Image::replication_throttle`].
     ReplicationThrottled { bytes_per_second: Option<u64> },
+    /// Producer ids below `next` belong to brokers that were handed them, for good.
+    ProducerIdsAllocated { next: u64 },
 }
 
 /// One partition after a change. Its partition epoch says which state the change was made on: the one before.

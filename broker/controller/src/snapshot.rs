@@ -48,6 +48,8 @@ struct Snapshot<'a> {
     brokers: Vec<Cow<'a, Broker>>,
     topics: Vec<SnapshotTopic<'a>>,
     replication_throttle: Option<u64>,
+    #[serde(default)]
+    next_producer_id: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -66,6 +68,7 @@ impl Image {
             brokers: self.brokers.values().map(Cow::Borrowed).collect(),
             topics: self.topics().map(|topic| SnapshotTopic::of(topic)).collect(),
             replication_throttle: self.replication_throttle,
+            next_producer_id: self.next_producer_id,
         };
         let mut payload = Vec::new();
         messagepack::encode(&snapshot, &mut payload).expect("plain data encodes into a vector");
@@ -108,6 +111,7 @@ impl Image {
             names,
             partition_count,
             replication_throttle: snapshot.replication_throttle,
+            next_producer_id: snapshot.next_producer_id,
         })
     }
 }

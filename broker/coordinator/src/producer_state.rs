@@ -166,10 +166,19 @@ impl ProducerStates {
         self.forget_surplus();
     }
 
-    /// Forgets producers that have written nothing since `before_ms` and have no open transaction.
-    pub fn expire(&mut self, before_ms: TimestampMs) {
+    /// Whether the log has told of nobody that is still remembered.
+    pub fn is_empty(&self) -> bool {
+        let LogState { producers, ended, aborted, .. } = &self.log;
+        producers.is_empty() && ended.is_empty() && aborted.is_empty()
+    }
+
+    /// Forgets producers that have written nothing since `before_ms`, nor at or above `before_offset`, and have no open
+    /// transaction. Times are the producers' own, and may be those of another age; offsets show who is there still.
+    pub fn expire(&mut self, before_ms: TimestampMs, before_offset: Offset) {
         let is_idle = |producer: &Producer| {
-            producer.transaction_start.is_none() && producer.last_ms < before_ms
+            producer.transaction_start.is_none()
+                && producer.last_ms < before_ms
+                && producer.last_offset < before_offset
         };
         let idle: Vec<ProducerId> = self
             .log

@@ -215,9 +215,42 @@ fn the_producer_that_was_idle_longest_is_forgotten_first_and_none_in_a_transacti
     }
     let known: Vec<_> = states.producers().map(|(id, _)| id).collect();
     assert_eq!(known, [1, 4]);
-    states.expire(1);
+    states.expire(1, 3);
+    let known: Vec<_> = states.producers().map(|(id, _)| id).collect();
+    assert_eq!(known, [1, 4], "it has just written, whatever its clock says");
+    states.expire(1, 4);
     let known: Vec<_> = states.producers().map(|(id, _)| id).collect();
     assert_eq!(known, [1]);
+}
+
+#[test]
+fn batches_that_come_together_are_all_new_or_all_repeated() {
+    let check =
+        |states: &ProducerStates, batches: &[BatchHeader]| states.check_all(batches, |_| None);
+    let mut states = ProducerStates::new();
+    let first = [batch((1, 0), 0, 2), batch((2, 0), 0, 1), batch((-1, -1), -1, 1)];
+    let second = [batch((1, 0), 2, 2), batch((1, 0), 4, 1)];
+    assert_eq!(check(&states, &[&first[..], &second].concat()), Ok(Admission::Append));
+    for header in &first {
+        append(&mut states, header, Content::Data);
+    }
+    // What is new has to follow, here and among themselves.
+    let gap = [batch((1, 0), 2, 2), batch((1, 0), 5, 1)];
+    assert_eq!(check(&states, &gap), Err(ErrorCode::OutOfOrderSequence));
+    let again = [batch((1, 0), 2, 2), batch((1, 0), 2, 2)];
+    assert_eq!(check(&states, &again), Err(ErrorCode::OutOfOrderSequence));
+    let bumped = [batch((1, 0), 2, 2), batch((1, 1), 0, 2)];
+    assert_eq!(check(&states, &bumped), Err(ErrorCode::OutOfOrderSequence));
+    assert_eq!(check(&states, &second), Ok(Admission::Append));
+    // One repeated, one new: there is no answer to both.
+    assert_eq!(check(&states, &[first[0], second[0]]), Err(ErrorCode::InvalidRequest));
+    for header in &second {
+        append(&mut states, header, Content::Data);
+    }
+    let all = Admission::Duplicate { base_offset: 4, last_offset: 6, timestamp_ms: 0 };
+    assert_eq!(check(&states, &second), Ok(all));
+    // Another producer's came in between: no run of offsets.
+    assert_eq!(check(&states, &[first[0], second[0]]), Err(ErrorCode::InvalidRequest));
 }
 
 #[derive(Clone, Debug)]

@@ -100,6 +100,9 @@ pub enum Event {
     /// Leader: the log took the batches of a produce request. Sent in offset order, after
     /// [`crate::Replica::admit`].
     Produced(Produced),
+    /// Leader: a produce request repeats batches that are in the log. It is answered as the append would have been. Sent
+    /// after [`crate::Replica::admit`].
+    Repeated(Produced),
     /// Everything below `end_offset` is on stable storage.
     Flushed { end_offset: Offset },
     /// Somebody says where it is.

@@ -86,7 +86,9 @@ impl Following {
             }
             // Meant for the leader that we were.
             Event::FollowerLost { .. } | Event::IsrAnswered { .. } => {}
-            Event::Produced(_) | Event::FollowerFetched(_) => unreachable!("refused before"),
+            Event::Produced(_) | Event::Repeated(_) | Event::FollowerFetched(_) => {
+                unreachable!("refused before")
+            }
             Event::Assigned { .. } | Event::StorageFailed | Event::Stop { .. } => {
                 unreachable!("roles are changed elsewhere")
             }

@@ -102,6 +102,7 @@ impl Leader {
     pub(crate) fn step(&mut self, core: &mut Core, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Produced(produced) => self.produced(core, produced, effects),
+            Event::Repeated(produced) => self.repeated(core, produced, effects),
             Event::Flushed { end_offset } => {
                 core.flushed(end_offset);
                 self.advance(core, effects);
@@ -171,7 +172,7 @@ impl Leader {
     }
 
     fn produced(&mut self, core: &mut Core, produced: Produced, effects: &mut Vec<Effect>) {
-        let Produced { token, acks, base_offset, end_offset, deadline_ms, .. } = produced;
+        let Produced { base_offset, end_offset, .. } = produced;
         let before = core.log.log_end_offset;
         assert!(base_offset < end_offset, "an append of nothing at {base_offset}");
         assert!(base_offset == before, "appended at {base_offset}, the log ended at {before}");
@@ -180,9 +181,26 @@ impl Leader {
         for follower in &mut self.followers {
             follower.leader_appended(durability, (before, end_offset), core.now_ms);
         }
+        self.await_acks(core, produced, effects);
+        self.serve(core, effects);
+        self.advance(core, effects);
+    }
+
+    /// The records are there; whether they are as safe as asked is another question, and has the same answer as at first.
+    fn repeated(&mut self, core: &mut Core, produced: Produced, effects: &mut Vec<Effect>) {
+        let (end_offset, log_end) = (produced.end_offset, core.log.log_end_offset);
+        assert!(end_offset <= log_end, "repeats up to {end_offset}, the log ended at {log_end}");
+        self.await_acks(core, produced, effects);
+        self.advance(core, effects);
+    }
+
+    /// Answers what waits for nothing, and has the rest wait.
+    fn await_acks(&mut self, core: &Core, produced: Produced, effects: &mut Vec<Effect>) {
+        let Produced { token, acks, base_offset, end_offset, deadline_ms, .. } = produced;
         let wait = wait_for(acks, produced.durability);
-        if durability == StorageDurability::Disk
-            || matches!(wait, Some(Wait::Flushed | Wait::CommittedAndFlushed))
+        if core.log.flushed_offset < end_offset
+            && (core.config.durability == StorageDurability::Disk
+                || matches!(wait, Some(Wait::Flushed | Wait::CommittedAndFlushed)))
         {
             effects.push(Effect::RequestFlush { end_offset });
         }
@@ -194,8 +212,6 @@ impl Leader {
             }
             None => {}
         }
-        self.serve(core, effects);
-        self.advance(core, effects);
     }
 
     /// Sends what there is to those that wait and do not have it.

@@ -1,9 +1,10 @@
 //! Produce requests that wait for offsets to be reached or for their deadline. Knows no leadership and no
 //! configuration.
 //!
-//! One queue per thing waited for. Appends happen in offset order, so each queue is sorted by end offset and
-//! what an advance releases is always a run at its front: constant work per request, however long the
-//! queue, and no allocation once the queues have grown to their working size.
+//! One queue per thing waited for, sorted by end offset, so that what an advance releases is always a run at its
+//! front. Appends happen in offset order and go to the back: constant work per request, however long the
+//! queue, and no allocation once the queues have grown to their working size. Only requests that repeat an earlier
+//! append look for their place.
 
 use std::collections::VecDeque;
 
@@ -67,8 +68,12 @@ impl Parked {
 
     pub(crate) fn park(&mut self, wait: Wait, request: Request) {
         let queue = &mut self.queues[wait as usize];
-        debug_assert!(queue.back().is_none_or(|last| last.end_offset <= request.end_offset));
-        queue.push_back(request);
+        if queue.back().is_none_or(|last| last.end_offset <= request.end_offset) {
+            queue.push_back(request);
+        } else {
+            let place = queue.partition_point(|other| other.end_offset <= request.end_offset);
+            queue.insert(place, request);
+        }
         self.earliest_deadline_ms = self.earliest_deadline_ms.min(request.deadline_ms);
     }
 

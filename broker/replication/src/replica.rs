@@ -74,6 +74,14 @@ impl Replica {
         }
     }
 
+    /// How many replicas are in sync, and with how few anything is committed; `None` where this replica does not lead.
+    pub fn in_sync(&self) -> Option<(usize, usize)> {
+        match &self.role {
+            Role::Leader(leader) => Some((leader.isr_size(), leader.min_insync(&self.core))),
+            _ => None,
+        }
+    }
+
     /// Advances by one event and adds what is to be done to `effects`. `now_ms` is any clock that does not
     /// run backwards; deadlines are on the same clock. Never blocks, never fails.
     ///
@@ -91,7 +99,10 @@ impl Replica {
             event => match &mut self.role {
                 Role::Leader(leader) => leader.step(&mut self.core, event, effects),
                 Role::Follower(_) | Role::Idle
-                    if matches!(event, Event::Produced(_) | Event::FollowerFetched(_)) =>
+                    if matches!(
+                        event,
+                        Event::Produced(_) | Event::Repeated(_) | Event::FollowerFetched(_)
+                    ) =>
                 {
                     self.refuse(&event, effects);
                 }
@@ -246,7 +257,9 @@ impl Replica {
     fn refuse(&self, event: &Event, effects: &mut Vec<Effect>) {
         match event {
             // The append raced with the end of this leadership; nobody can say what becomes of it.
-            Event::Produced(produced) if produced.acks != Acks::None => {
+            Event::Produced(produced) | Event::Repeated(produced)
+                if produced.acks != Acks::None =>
+            {
                 effects.push(reply_error(produced.token, after_append(self.refusal())));
             }
             Event::FollowerFetched(fetch) => effects.push(Effect::Refuse {

@@ -55,7 +55,7 @@ impl Shard {
         let mut closed = Closed::default();
         for (id, partition) in std::mem::take(&mut self.partitions) {
             if partition.is_flushed() {
-                closed.checkpoints.push((id, partition.log.checkpoint()));
+                closed.checkpoints.push((id, partition.checkpoint(true)));
             } else {
                 let topic = &partition.view.topic;
                 tracing::error!(%topic, partition = id.partition, "a log was closed unflushed");

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use tidemark_controller::{TopicConfig, TopicDurability};
 use tidemark_protocol::{ErrorCode, Failure, Offset};
 use tidemark_replication::{Event, Replica, StorageDurability};
-use tidemark_storage::{Cleanup, FlushDone, FlushError, LogConfig, StorageError};
+use tidemark_storage::{Checkpoint, Cleanup, FlushDone, FlushError, LogConfig, StorageError};
 
 use super::{Hands, effects, produce::storage_failed};
 use crate::{
-    disk::Log,
+    disk::{Log, SummaryJob},
     disk_watch::DiskState,
     flusher::Flush,
     metrics::disk::Deletion,
     partitions::{PartitionView, check_epoch},
+    producers::Producers,
 };
 
 /// About one index entry for this many bytes of batches.
@@ -23,6 +24,7 @@ const INDEX_INTERVAL_BYTES: u64 = 4096;
 #[derive(Debug)]
 pub(super) struct Partition {
     pub(super) log: Log,
+    pub(super) producers: Producers,
     pub(super) replica: Replica,
     pub(super) view: Arc<PartitionView>,
     flushing: bool,
@@ -36,13 +38,14 @@ pub(super) struct Partition {
 
 impl Partition {
     pub(super) fn new(
-        log: Log,
+        (log, producers): (Log, Producers),
         view: Arc<PartitionView>,
         replica: tidemark_replication::Config,
     ) -> Self {
         let replica = Replica::new(replica);
         Self {
             log,
+            producers,
             replica,
             view,
             flushing: false,
@@ -77,6 +80,20 @@ impl Partition {
             min_insync_replicas: config.min_insync_replicas,
         };
         self.step(event, hands);
+    }
+
+    /// What is durable of the log. `is_last`: it is about to be closed.
+    pub(super) fn checkpoint(&self, is_last: bool) -> Checkpoint {
+        let summary = self.producers.checkpoint_summary(&self.log, is_last);
+        let mut checkpoint = self.log.checkpoint();
+        checkpoint.summary = summary;
+        checkpoint
+    }
+
+    /// See [`Producers::summary_job`].
+    pub(super) fn summary_job(&mut self, may_be_early: bool) -> Option<SummaryJob> {
+        let committed = self.replica.high_watermark().min(self.log.flushed_offset());
+        self.producers.summary_job(&self.log, committed, may_be_early)
     }
 
     /// Notes that data was appended that no flush has covered.
@@ -164,14 +181,14 @@ impl Partition {
         if hands.disk_watch.state() == DiskState::Failed {
             return Err(storage_failed(hands));
         }
-        let id = self.view.id;
+        let name = self.view.name().to_string();
         // It may have been demoted since the service looked.
-        check_epoch(id, self.replica.leader_epoch(), None)?;
+        check_epoch(&name, self.replica.leader_epoch(), None)?;
         let high_watermark = self.replica.high_watermark();
         let before = before.unwrap_or(high_watermark);
         if before > high_watermark {
             let message = format!(
-                "records of {id} can be deleted up to the high watermark {high_watermark}, not to {before}"
+                "records of {name} can be deleted up to the high watermark {high_watermark}, not to {before}"
             );
             return Err(Failure::new(ErrorCode::OffsetOutOfRange, message));
         }
@@ -194,7 +211,7 @@ impl Partition {
         error: &StorageError,
         hands: &mut Hands,
     ) -> Failure {
-        let id = self.view.id;
+        let attempt = format!("{attempt} of {}", self.view.name());
         let is_full = match error {
             StorageError::Disk(error) => error.is_full(),
             StorageError::Flush(error) => matches!(error, FlushError::Full(_)),
@@ -202,19 +219,16 @@ impl Partition {
         };
         if is_full {
             hands.disk_watch.fill();
-            return Failure::new(ErrorCode::DiskFull, format!("{attempt} of {id}: {error}"));
+            return Failure::new(ErrorCode::DiskFull, format!("{attempt}: {error}"));
         }
         if let StorageError::OutOfRange { .. } = error {
-            return Failure::new(
-                ErrorCode::OffsetOutOfRange,
-                format!("{attempt} of {id}: {error}"),
-            );
+            return Failure::new(ErrorCode::OffsetOutOfRange, format!("{attempt}: {error}"));
         }
-        tracing::error!(partition = %id, topic = %self.view.topic, %error, "{attempt} failed");
+        tracing::error!(%error, "{attempt} failed");
         if self.log.is_fenced() {
-            self.failed(&format!("{attempt} of {}: {error}", self.view.topic), hands);
+            self.failed(&format!("{attempt}: {error}"), hands);
         }
-        Failure::new(ErrorCode::StorageFailed, format!("{attempt} of {id}: {error}"))
+        Failure::new(ErrorCode::StorageFailed, format!("{attempt}: {error}"))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Appending on behalf of a produce request, and answering it.
 
-use std::time::Instant;
+use std::{ops::Range, time::Instant};
 
+use tidemark_coordinator::producer_state::Admission;
 use tidemark_protocol::{
     ErrorCode, Failure, LeaderEpoch, Offset, TopicPartition,
     batch::Batch,
@@ -69,7 +70,7 @@ impl Awaiting {
                     log_start_offset: partition.log.log_start_offset(),
                 })
             }
-            Err(code) => Err(in_doubt(code, partition.view.id)),
+            Err(code) => Err(partition.in_doubt(code)),
         };
         // The connection may be gone.
         drop(self.reply.send(outcome));
@@ -85,16 +86,34 @@ impl Shard {
             return;
         };
         let hands = &mut self.hands;
-        let appended = match partition.append(&produce, hands) {
-            Ok(appended) => appended,
+        match partition.append(&produce, hands) {
+            Ok(Taken::Appended(appended)) => partition.appended(produce, &appended, began, hands),
+            Ok(Taken::Repeated(offsets)) => partition.repeated(produce, offsets, hands),
             Err(failure) => {
                 let records =
                     produce.batches.iter().map(|batch| u64::from(batch.header.record_count));
                 hands.metrics.requests().records_rejected(failure.code, records.sum());
                 drop(produce.reply.send(Err(failure)));
-                return;
             }
-        };
+        }
+    }
+}
+
+/// What became of a request's batches.
+enum Taken {
+    Appended(Appended),
+    /// They are in the log, at these offsets.
+    Repeated(Range<Offset>),
+}
+
+impl Partition {
+    fn appended(
+        &mut self,
+        produce: Produce,
+        appended: &Appended,
+        began: Instant,
+        hands: &mut Hands,
+    ) {
         let appended_at = hands.clock.now();
         let api = hands.metrics.requests().api(Api::Produce);
         api.took(Stage::Queue, began.duration_since(produce.queued_at));
@@ -104,47 +123,80 @@ impl Shard {
             records: appended.next_offset - appended.base_offset,
             bytes: appended.bytes,
         };
-        partition.view.metrics.produced(produce.protocol, flow);
+        self.view.metrics.produced(produce.protocol, flow);
+        self.dirtied(hands);
+        let offsets = appended.base_offset..appended.next_offset;
+        let produced = self.await_acks(produce, offsets, appended_at, hands);
+        self.step(Event::Produced(produced), hands);
+    }
 
+    /// What is there already is answered like what was just appended: when it is as safe as asked, and not before.
+    fn repeated(&mut self, produce: Produce, offsets: Range<Offset>, hands: &mut Hands) {
+        let now = hands.clock.now();
+        let produced = self.await_acks(produce, offsets, now, hands);
+        self.step(Event::Repeated(produced), hands);
+    }
+
+    /// Notes who is to be answered, or answers who waits for nothing.
+    fn await_acks(
+        &self,
+        produce: Produce,
+        offsets: Range<Offset>,
+        appended_at: Instant,
+        hands: &mut Hands,
+    ) -> Produced {
         let token = hands.next_token;
         hands.next_token += 1;
         if produce.acks == Acks::None {
-            drop(produce.reply.send(Ok(unacknowledged(partition, &appended))));
+            drop(produce.reply.send(Ok(unacknowledged(self, &offsets))));
         } else {
             hands.awaiting.insert(token, Awaiting { reply: produce.reply, appended_at });
         }
-        partition.dirtied(hands);
-        let produced = Produced {
+        Produced {
             token,
             acks: produce.acks,
             durability: produce.durability,
             deadline_ms: produce.deadline_ms,
-            base_offset: appended.base_offset,
-            end_offset: appended.next_offset,
-        };
-        partition.step(Event::Produced(produced), hands);
+            base_offset: offsets.start,
+            end_offset: offsets.end,
+        }
     }
-}
 
-impl Partition {
-    /// Appends, or says why nothing was.
-    fn append(&mut self, produce: &Produce, hands: &mut Hands) -> Result<Appended, Failure> {
-        let id = self.view.id;
+    /// Appends what is not there already, or says why nothing was.
+    fn append(&mut self, produce: &Produce, hands: &mut Hands) -> Result<Taken, Failure> {
         // First of all: a replica whose log failed leads no more, and the caller is to learn why.
         match hands.disk_watch.state() {
             DiskState::Ok => {}
             DiskState::Full => return Err(disk_full()),
             DiskState::Failed => return Err(storage_failed(hands)),
         }
-        let epoch = check_epoch(id, self.replica.leader_epoch(), produce.leader_epoch)?;
-        self.replica.admit(produce.acks).map_err(|code| not_admitted(code, id))?;
+        let led = self.replica.leader_epoch();
+        let epoch = check_epoch(&self.view.name(), led, produce.leader_epoch)?;
+        self.replica.admit(produce.acks).map_err(|code| self.not_admitted(code))?;
         let log_end = self.log.log_end_offset();
         if let Some(expected) = produce.base_offset.filter(|expected| *expected != log_end) {
+            let name = self.view.name();
             let message =
-                format!("{id} ends at {log_end}, not at {expected}: somebody else writes");
+                format!("{name} ends at {log_end}, not at {expected}: somebody else writes");
             return Err(Failure::new(ErrorCode::InvalidUpdateVersion, message));
         }
-        self.log.append(&produce.batches, epoch, hands.wall_ms).map_err(|error| match error {
+        match self.producers.admit(self.view.id, &produce.batches)? {
+            Admission::Append => {}
+            Admission::Duplicate { base_offset, last_offset, .. } => {
+                return Ok(Taken::Repeated(base_offset..last_offset + 1));
+            }
+        }
+        let appended = self
+            .log
+            .append(&produce.batches, epoch, hands.wall_ms)
+            .map_err(|error| self.not_appended(&error, hands))?;
+        self.producers.appended(&produce.batches, appended.base_offset);
+        Ok(Taken::Appended(appended))
+    }
+
+    /// Puts a failed append into words, and draws the consequences.
+    fn not_appended(&mut self, error: &AppendError, hands: &mut Hands) -> Failure {
+        match error {
             AppendError::Full(_) => {
                 hands.disk_watch.fill();
                 disk_full()
@@ -154,22 +206,65 @@ impl Partition {
             }
             AppendError::Empty => Failure::new(ErrorCode::InvalidRequest, error.to_string()),
             AppendError::Fenced | AppendError::Disk(_) => {
-                self.failed(&format!("append to {}: {error}", self.view.topic), hands);
+                self.failed(&format!("append to {}: {error}", self.view.name()), hands);
                 storage_failed(hands)
             }
             AppendError::StaleEpoch { .. } | AppendError::NotContiguous { .. } => {
-                tracing::error!(partition = %id, topic = %self.view.topic, %error, "append refused");
+                tracing::error!(partition = %self.view.name(), %error, "append refused");
                 Failure::new(ErrorCode::Internal, error.to_string())
             }
-        })
+        }
+    }
+
+    /// What is told of records that were not appended.
+    fn not_admitted(&self, code: ErrorCode) -> Failure {
+        let name = self.view.name();
+        let why = match code {
+            ErrorCode::NotEnoughReplicas => self.too_few_in_sync(),
+            ErrorCode::Overloaded => format!("too many produce requests wait in {name}"),
+            ErrorCode::StorageFailed => format!("the log of {name} failed"),
+            _ => format!("{name} takes no records now"),
+        };
+        Failure::new(code, format!("{why}; nothing was appended"))
+    }
+
+    /// What is told of records that were appended and not acknowledged. Codes that also refuse an append would say that
+    /// there is nothing, and a client that repeats what was refused would write it twice.
+    fn in_doubt(&self, code: ErrorCode) -> Failure {
+        let name = self.view.name();
+        let (code, why) = match code {
+            ErrorCode::Timeout => {
+                (code, format!("{name} is not as durable as asked before the deadline"))
+            }
+            ErrorCode::StorageFailed => (code, format!("the flush of {name} failed")),
+            ErrorCode::NotEnoughReplicasAfterAppend => (code, self.too_few_in_sync()),
+            ErrorCode::UnknownTopicOrPartition => {
+                (ErrorCode::NotLeaderAfterAppend, format!("{name} was deleted meanwhile"))
+            }
+            _ => (
+                ErrorCode::NotLeaderAfterAppend,
+                format!("{name} was given up before the outcome was known"),
+            ),
+        };
+        Failure::new(code, format!("{why}; the records may yet become readable"))
+    }
+
+    fn too_few_in_sync(&self) -> String {
+        let name = self.view.name();
+        match self.replica.in_sync() {
+            Some((in_sync, min)) => {
+                format!("{name} has {in_sync} in sync, min_insync_replicas is {min}")
+            }
+            None => format!("{name} has fewer replicas in sync than min_insync_replicas"),
+        }
     }
 }
 
-fn unacknowledged(partition: &Partition, appended: &Appended) -> ProduceReceipt {
+fn unacknowledged(partition: &Partition, offsets: &Range<Offset>) -> ProduceReceipt {
     ProduceReceipt {
-        base_offset: appended.base_offset,
-        record_count: count(appended.base_offset, appended.next_offset),
-        leader_epoch: appended.leader_epoch,
+        base_offset: offsets.start,
+        record_count: count(offsets.start, offsets.end),
+        leader_epoch: partition.replica.leader_epoch().expect("it was checked before the append"),
         durability: Durability::Memory,
         replicas_memory: 1,
         replicas_durable: 0,
@@ -192,40 +287,4 @@ pub(super) fn storage_failed(hands: &Hands) -> Failure {
     let message =
         format!("the data directory takes no writes until tidemarkd is restarted: {cause}");
     Failure::new(ErrorCode::StorageFailed, message)
-}
-
-fn not_admitted(code: ErrorCode, id: TopicPartition) -> Failure {
-    let message = match code {
-        ErrorCode::NotEnoughReplicas => {
-            format!(
-                "{id} has fewer in-sync replicas than min_insync_replicas; nothing was appended"
-            )
-        }
-        ErrorCode::Overloaded => {
-            format!("too many produce requests wait in {id}; nothing was appended")
-        }
-        ErrorCode::StorageFailed => format!("the log of {id} failed; nothing was appended"),
-        _ => format!("{id} takes no records now; nothing was appended"),
-    };
-    Failure::new(code, message)
-}
-
-/// What is told of records that were appended and not acknowledged. Codes that also refuse an append would say that
-/// there is nothing, and a client that repeats what was refused would write it twice.
-fn in_doubt(code: ErrorCode, id: TopicPartition) -> Failure {
-    let (code, message) = match code {
-        ErrorCode::Timeout => (code, format!("{id}: not as durable as asked before the deadline")),
-        ErrorCode::StorageFailed => (code, format!("{id}: the flush failed")),
-        ErrorCode::NotEnoughReplicasAfterAppend => {
-            (code, format!("{id} has fewer in-sync replicas than min_insync_replicas"))
-        }
-        ErrorCode::UnknownTopicOrPartition => {
-            (ErrorCode::NotLeaderAfterAppend, format!("{id} was deleted meanwhile"))
-        }
-        _ => (
-            ErrorCode::NotLeaderAfterAppend,
-            format!("{id} was given up before the outcome was known"),
-        ),
-    };
-    Failure::new(code, format!("{message}; the records may yet become readable"))
 }

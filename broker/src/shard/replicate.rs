@@ -189,6 +189,7 @@ impl Partition {
         };
         match self.log.append_as_follower(&batches, hands.wall_ms) {
             Ok(appended) => {
+                self.producers.followed(&batches);
                 self.dirtied(hands);
                 Event::Appended {
                     end_offset: appended.next_offset,
@@ -241,6 +242,11 @@ impl Partition {
     fn cut(&mut self, attempt: &str, cut: Result<(), StorageError>, hands: &mut Hands) -> Event {
         match cut {
             Ok(()) => {
+                if let Err(error) = self.producers.reload(&self.log) {
+                    let topic = &self.view.topic;
+                    hands.disk_watch.fail(&format!("reading {topic} after {attempt}: {error}"));
+                    return Event::StorageFailed;
+                }
                 self.flush_wanted = self.flush_wanted.min(self.log.log_end_offset());
                 Event::Truncated { log: self.log_state() }
             }

@@ -1,6 +1,7 @@
 //! Replication between two shards with real logs: what is in the machine's tests as effects, here as bytes.
 
 mod pair;
+mod producers;
 
 use bytes::Bytes;
 use tidemark_protocol::{

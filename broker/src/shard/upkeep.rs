@@ -56,6 +56,7 @@ impl Partition {
 
     fn upkeep(&mut self, hands: &mut Hands) {
         self.log.roll_if_due(hands.wall_ms);
+        self.producers.upkeep(hands.wall_ms, &self.log);
         if self.replica.leader_epoch().is_none() {
             // A follower gives up what its leader has given up, and nothing by itself.
             return;

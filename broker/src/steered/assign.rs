@@ -110,8 +110,9 @@ impl Steered {
         // What the last process knew of a log is about the one that was here when it ended.
         let checkpoint = self.checkpoints.take(id).filter(|_| assignment.is_none()).or(known);
         let stray = if assignment.is_some() { Stray::MoveAside } else { Stray::Keep };
-        let log = match self.dirs.open(topic, id, checkpoint.as_ref(), (stray, now_ms)) {
-            Ok(log) => log,
+        let opened = self.dirs.open(topic, id, checkpoint.as_ref(), (stray, now_ms));
+        let (log, producers) = match opened {
+            Ok(opened) => opened,
             Err(error) => {
                 tracing::error!(topic = %topic.name, partition = id.partition, %error, "a log cannot be opened");
                 self.partitions.add_unopened(id, checkpoint);
@@ -125,7 +126,8 @@ impl Steered {
         let view =
             Arc::new(PartitionView::new(id, Arc::clone(&topic.name), metrics, log.reader(), shard));
         let replica = roles::config(self.config.broker_id, topic, self.config.replica_lag_ms);
-        let adoption = Adoption { log, view: Arc::clone(&view), replica, assignment };
+        let view_of_shard = Arc::clone(&view);
+        let adoption = Adoption { log, producers, view: view_of_shard, replica, assignment };
         self.ask(index, |reply| Command::Adopt { adoption: Box::new(adoption), reply });
         self.partitions.insert(view);
     }

@@ -16,20 +16,24 @@ use std::{
 use bytes::Bytes;
 use tidemark_protocol::{
     LeaderEpoch, PartitionIndex, TimestampMs,
-    batch::{BatchBuilder, BatchError},
+    batch::{BatchBuilder, BatchError, with_producer},
     limits::BATCH_RECORDS_MAX,
-    messages::{Acks, Durability},
+    messages::{Acks, Durability, ProducerIdentity},
 };
 use tokio::time::Instant;
 
 use super::{
     config::ProducerConfig,
     delivery::{Delivery, Outcome},
+    identity::{Count, Number},
 };
 use crate::{
     error::{ProduceError, RequestError},
     record::ProducerRecord,
 };
+
+/// Most batches of a partition in one request: so many of a producer's last ones a broker remembers.
+const NUMBERED_BATCHES_MAX: usize = 5;
 
 /// What the records of a batch, and the batches of a request, have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,6 +72,8 @@ pub(super) struct QueuedBatch {
     /// What it holds of the producer's buffer, in bytes.
     pub(super) charged_bytes: usize,
     pub(super) record_count: u32,
+    /// What it was sent under. It keeps it as long as it may have been written.
+    pub(super) number: Option<Number>,
     /// An earlier attempt may have written it.
     pub(super) maybe_written: bool,
     pub(super) last_error: Option<Arc<RequestError>>,
@@ -76,7 +82,7 @@ pub(super) struct QueuedBatch {
 #[derive(Debug)]
 enum Content {
     Filling(BatchBuilder),
-    Built(Bytes),
+    Built(Bytes, Option<Number>),
     /// Building failed, or is going on.
     Spent,
 }
@@ -90,32 +96,36 @@ impl QueuedBatch {
             opened: Instant::now(),
             charged_bytes: 0,
             record_count: 0,
+            number: None,
             maybe_written: false,
             last_error: None,
         }
     }
 
-    /// The finished batch: compressed the first time, kept for the next attempts.
-    pub(super) fn bytes(&mut self) -> Result<Bytes, BatchError> {
-        if let Content::Built(bytes) = &self.content {
-            return Ok(bytes.clone());
-        }
-        match std::mem::replace(&mut self.content, Content::Spent) {
-            Content::Filling(builder) => {
-                let bytes = builder.build()?;
-                self.content = Content::Built(bytes.clone());
-                Ok(bytes)
+    /// The finished batch under this number: compressed the first time, kept for the next attempts.
+    pub(super) fn bytes(&mut self, number: Option<Number>) -> Result<Bytes, BatchError> {
+        let bytes = match std::mem::replace(&mut self.content, Content::Spent) {
+            Content::Filling(mut builder) => {
+                if let Some(Number { producer, sequence }) = number {
+                    builder.set_producer(producer.producer_id, producer.epoch, sequence);
+                }
+                builder.build()?
             }
-            Content::Built(_) | Content::Spent => {
-                unreachable!("a batch that failed to build is never sent again")
+            Content::Built(bytes, before) if before == number => bytes,
+            Content::Built(bytes, _) => {
+                let Number { producer, sequence } = number.expect("it has had one before");
+                with_producer(&bytes, producer.producer_id, producer.epoch, sequence)
             }
-        }
+            Content::Spent => unreachable!("a batch that failed to build is never sent again"),
+        };
+        self.content = Content::Built(bytes.clone(), number);
+        Ok(bytes)
     }
 
     fn builder(&mut self) -> &mut BatchBuilder {
         match &mut self.content {
             Content::Filling(builder) => builder,
-            Content::Built(_) | Content::Spent => unreachable!("an open batch is filling"),
+            Content::Built(..) | Content::Spent => unreachable!("an open batch is filling"),
         }
     }
 }
@@ -146,6 +156,8 @@ struct State {
     alone: usize,
     /// Size of the batch before, which is a good guess for the next.
     previous_bytes: usize,
+    /// What the brokers know its batches by.
+    count: Count,
 }
 
 #[derive(Debug)]
@@ -274,6 +286,9 @@ impl PartitionQueue {
 
     /// Takes batches of one guarantee, oldest first, as long as they fit into `bytes`; at least one if
     /// `always_one`. They are in flight from now on. `sent` is set by who hands them to a connection.
+    ///
+    /// Never more than a broker remembers, and what may be written already by itself: the answer to a request is about all
+    /// of its batches.
     pub(super) fn take(
         &self,
         bytes: usize,
@@ -291,8 +306,10 @@ impl PartitionQueue {
             }
             let Some(next) = state.closed.front() else { break };
             let fits = next.charged_bytes <= left || (always_one && taken.is_empty());
-            let alike = taken.first().is_none_or(|first| first.guarantee == next.guarantee);
-            if !fits || !alike {
+            let alike = taken.first().is_none_or(|first| {
+                first.guarantee == next.guarantee && first.number.or(next.number).is_none()
+            });
+            if !fits || !alike || taken.len() == NUMBERED_BATCHES_MAX {
                 break;
             }
             left = left.saturating_sub(next.charged_bytes);
@@ -314,6 +331,42 @@ impl PartitionQueue {
             })
             .collect();
         taken
+    }
+
+    /// Whether it has to be told who it is before it can number batches.
+    pub(super) fn needs_identity(&self) -> bool {
+        !self.state().count.has_identity()
+    }
+
+    /// The number of a batch that is in flight: the one it has, or the next. It is used up by [`Self::use_number`].
+    pub(super) fn number(
+        &self,
+        batch: &QueuedBatch,
+        fresh: Option<ProducerIdentity>,
+    ) -> Option<Number> {
+        batch.number.or_else(|| self.state().count.next(fresh))
+    }
+
+    /// The batch goes out under this number.
+    pub(super) fn use_number(&self, batch: &mut QueuedBatch, number: Number) {
+        if batch.number.replace(number).is_none() {
+            self.state().count.advance(batch.record_count);
+        }
+    }
+
+    /// Takes the numbers of batches back that were certainly not written.
+    pub(super) fn take_numbers_back(&self, batches: &mut [QueuedBatch]) {
+        for batch in batches.iter_mut().rev().filter(|batch| !batch.maybe_written) {
+            if let Some(number) = batch.number.take() {
+                self.state().count.take_back(number);
+            }
+        }
+    }
+
+    /// A broker does not know what comes before this number, or knows of a later epoch. Counting begins anew; `false`: that
+    /// takes another identity.
+    pub(super) fn begin_epoch(&self, number: Number) -> bool {
+        self.state().count.begin_epoch(number)
     }
 
     /// The attempt ended well, or finally: nothing is in flight.

@@ -15,13 +15,16 @@ use std::{
 use bytes::Bytes;
 use tidemark_protocol::{
     ErrorCode, Failure, LeaderEpoch, TopicPartition,
-    messages::{Acks, ProducePartition, ProduceReceipt, ProduceRequest, ProduceResponse},
+    messages::{
+        Acks, ProducePartition, ProduceReceipt, ProduceRequest, ProduceResponse, ProducerIdentity,
+    },
 };
 use tokio::time::{Instant, sleep};
 
 use super::{
     config::ProducerConfig,
     queue::{Guarantee, PartitionQueue, QueuedBatch},
+    shared::Shared,
 };
 use crate::{
     cluster::Cluster,
@@ -81,20 +84,24 @@ impl Draft {
     }
 
     /// Builds, sends and waits. `deadline` bounds the wait for a connection and for its turn on it.
-    pub(super) async fn run(
-        mut self,
-        cluster: Arc<Cluster>,
-        config: Arc<ProducerConfig>,
-        deadline: Instant,
-    ) -> Finished {
-        let (header, payload, unbuildable) = self.build(&config, deadline);
+    pub(super) async fn run(mut self, shared: Arc<Shared>, deadline: Instant) -> Finished {
+        let cluster = &*shared.cluster;
+        let identity = match self.identity(&shared, deadline).await {
+            Ok(identity) => identity,
+            Err(error) => {
+                let failed = |part| (part, Fate::Failed(error.clone()));
+                let partitions = self.partitions.into_iter().map(failed).collect();
+                return Finished { address: self.address, partitions, unbuildable: Vec::new() };
+            }
+        };
+        let (header, payload, unbuildable) = self.build(&shared.config, identity, deadline);
         let fates = if header.partitions.is_empty() {
             Vec::new()
         } else {
             let exchanged = tokio::select! {
                 biased;
-                exchanged = self.exchange(&cluster, &header, payload, deadline) => exchanged,
-                () = self.led_by_others(&cluster) => Err(self.abandoned()),
+                exchanged = self.exchange(cluster, &header, payload, deadline) => exchanged,
+                () = self.led_by_others(cluster) => Err(self.abandoned()),
             };
             match exchanged {
                 Ok(fates) => fates,
@@ -105,19 +112,43 @@ impl Draft {
         Finished { address: self.address, partitions, unbuildable }
     }
 
+    /// Who the producer is, for partitions that do not know yet.
+    async fn identity(
+        &self,
+        shared: &Shared,
+        deadline: Instant,
+    ) -> Result<Option<ProducerIdentity>, RequestError> {
+        let is_numbered = self.is_numbered(&shared.config);
+        if !is_numbered || !self.partitions.iter().any(|part| part.queue.needs_identity()) {
+            return Ok(None);
+        }
+        shared.identity.get(&shared.cluster, deadline).await.map(Some)
+    }
+
+    /// What is never answered is never repeated, and nobody could say which of its numbers are used.
+    fn is_numbered(&self, config: &ProducerConfig) -> bool {
+        config.idempotent && self.guarantee.acks() != Acks::None
+    }
+
     fn build(
         &mut self,
         config: &ProducerConfig,
+        identity: Option<ProducerIdentity>,
         deadline: Instant,
     ) -> (ProduceRequest, Vec<Bytes>, Vec<(QueuedBatch, ProduceError)>) {
         let mut payload = Vec::new();
         let mut unbuildable = Vec::new();
         let mut headers = Vec::with_capacity(self.partitions.len());
+        let is_numbered = self.is_numbered(config);
         for part in &mut self.partitions {
             let mut batch_bytes = 0;
             for mut batch in std::mem::take(&mut part.batches) {
-                match batch.bytes() {
+                let number = is_numbered.then(|| part.queue.number(&batch, identity)).flatten();
+                match batch.bytes(number) {
                     Ok(bytes) => {
+                        if let Some(number) = number {
+                            part.queue.use_number(&mut batch, number);
+                        }
                         batch_bytes += bytes.len();
                         payload.push(bytes);
                         part.batches.push(batch);

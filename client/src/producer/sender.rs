@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     delivery::BatchReceipt,
-    queue::{Again, Guarantee, PartitionQueue, Readiness},
+    identity::Number,
+    queue::{Again, Guarantee, PartitionQueue, QueuedBatch, Readiness},
     request::{Draft, Fate, Finished, Part},
     shared::Shared,
 };
@@ -190,7 +191,7 @@ impl Sender {
         *self.in_flight.entry(draft.address.clone()).or_default() += 1;
         let config = self.shared.config.clone();
         let deadline = now + config.request_timeout.min(config.delivery_timeout);
-        self.requests.spawn(draft.run(self.shared.cluster.clone(), config, deadline));
+        self.requests.spawn(draft.run(self.shared.clone(), deadline));
     }
 
     fn finish(&mut self, finished: Finished) {
@@ -245,8 +246,20 @@ impl Sender {
             self.stale.insert(queue.topic.clone());
         }
         let indeterminate = error.is_indeterminate();
+        for batch in &mut batches {
+            batch.maybe_written |= indeterminate;
+        }
+        let miscounted = batches.first().and_then(|batch| batch.number);
+        let miscounted = miscounted.filter(|_| is_about_numbers(&error));
         let config = &self.shared.config;
-        let repeat = error.is_retriable() && (!indeterminate || config.retry_indeterminate);
+        // What has a number is written once, however often it is sent.
+        let is_safe = batches.iter().all(|batch| batch.number.is_some());
+        let repeat = miscounted.is_some()
+            || error.is_retriable() && (!indeterminate || is_safe || config.retry_indeterminate);
+        if let Some(number) = miscounted {
+            self.begin_epoch(&queue, number, &mut batches, &error);
+        }
+        queue.take_numbers_back(&mut batches);
         // The broker refuses all of a partition's batches for the fault of one.
         let alone = !repeat && !indeterminate && is_fault_of_one(&error) && batches.len() > 1;
         if !repeat && !alone {
@@ -262,7 +275,6 @@ impl Sender {
         tracing::debug!(topic = %queue.topic, partition = queue.partition, %error, "sending again");
         let last_error = Arc::new(error);
         for batch in &mut batches {
-            batch.maybe_written |= indeterminate;
             batch.last_error = Some(last_error.clone());
         }
         let client = self.shared.cluster.config();
@@ -278,6 +290,27 @@ impl Sender {
         };
         let over = queue.give_back(batches, again);
         self.shared.give_room(&over);
+    }
+
+    /// Counts anew. What may have been written under an old number would be written again under a new one: it fails, and
+    /// nobody can say more.
+    fn begin_epoch(
+        &self,
+        queue: &PartitionQueue,
+        number: Number,
+        batches: &mut Vec<QueuedBatch>,
+        error: &RequestError,
+    ) {
+        if !queue.begin_epoch(number) {
+            self.shared.identity.renew();
+        }
+        let (lost, again): (Vec<_>, Vec<_>) =
+            std::mem::take(batches).into_iter().partition(|batch| batch.maybe_written);
+        *batches = again;
+        let (topic, partition) = (queue.topic.clone(), queue.partition);
+        let source = error.clone();
+        self.shared
+            .fail(&lost, &ProduceError::Request { topic, partition, source, maybe_written: true });
     }
 
     fn refresh_if_due(&mut self, round: &mut Round, now: Instant) {
@@ -383,6 +416,11 @@ fn may_be_stale(error: &RequestError) -> bool {
         ),
         _ => false,
     }
+}
+
+/// Whether the broker does not know what comes before these batches, or knows of a later epoch. They are not written.
+fn is_about_numbers(error: &RequestError) -> bool {
+    matches!(error.code(), Some(ErrorCode::OutOfOrderSequence | ErrorCode::InvalidProducerEpoch))
 }
 
 fn is_fault_of_one(error: &RequestError) -> bool {

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::{
     config::ProducerConfig,
     delivery::BatchReceipt,
+    identity::Identity,
     queue::{PartitionQueue, QueuedBatch, Tell},
     topics::TopicQueues,
 };
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     hurried: AtomicUsize,
     /// The first failure since the last flush.
     failure: Mutex<Option<ProduceError>>,
+    pub(super) identity: Identity,
 }
 
 impl Shared {
@@ -47,6 +49,7 @@ impl Shared {
             arrivals: Mutex::default(),
             hurried: AtomicUsize::new(0),
             failure: Mutex::default(),
+            identity: Identity::default(),
         }
     }
 
@@ -68,6 +71,9 @@ impl Shared {
         match topics.get(name) {
             Some(known) if known.partition_count() == partitions => known.clone(),
             Some(known) => {
+                if partitions < known.partition_count() {
+                    self.identity.renew();
+                }
                 let grown = Arc::new(known.with_partitions(partitions));
                 topics.insert(name.clone(), grown.clone());
                 grown
@@ -81,6 +87,7 @@ impl Shared {
     }
 
     pub(super) fn forget_topic(&self, name: &str) {
+        self.identity.renew();
         self.topics.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 

@@ -1,11 +1,11 @@
 //! Topics in memory: what the fake broker stores and answers about it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use tidemark_protocol::{
     BrokerId, ErrorCode, Failure, LeaderEpoch, Offset, TopicId, TopicPartition,
-    batch::{Batch, batches, stamp},
+    batch::{Batch, BatchHeader, batches, stamp},
     ids::NO_TIMESTAMP,
     limits::BATCH_BYTES_MAX,
     messages::{
@@ -36,15 +36,70 @@ struct Log {
     batches: Vec<Batch>,
     start: Offset,
     end: Offset,
+    producers: BTreeMap<i64, Producer>,
+}
+
+/// A producer with an identity, as one partition knows it.
+#[derive(Clone, Debug, Default)]
+struct Producer {
+    epoch: i16,
+    next_sequence: i32,
+    /// The last five batches: first sequence, records, offset.
+    last: VecDeque<(i32, u32, Offset)>,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { leader: Some(1), epoch: FIRST_EPOCH, batches: Vec::new(), start: 0, end: 0 }
+        Self {
+            leader: Some(1),
+            epoch: FIRST_EPOCH,
+            batches: Vec::new(),
+            start: 0,
+            end: 0,
+            producers: BTreeMap::new(),
+        }
     }
 }
 
 impl Log {
+    /// Where the batch is if it was written before; otherwise it is the producer's next from now on.
+    fn recognize(&mut self, header: &BatchHeader) -> Result<Option<Offset>, Failure> {
+        let BatchHeader { producer_id, producer_epoch, base_sequence, record_count, .. } = *header;
+        if producer_id < 0 {
+            return Ok(None);
+        }
+        let refuse = |code| Err(Failure::new(code, "as numbered"));
+        let known = self.producers.get(&producer_id).cloned();
+        let mut producer = match known {
+            Some(known) if known.epoch > producer_epoch => {
+                return refuse(ErrorCode::InvalidProducerEpoch);
+            }
+            Some(known) if known.epoch == producer_epoch => known,
+            Some(_) => Producer { epoch: producer_epoch, ..Producer::default() },
+            None => Producer {
+                epoch: producer_epoch,
+                next_sequence: base_sequence,
+                last: VecDeque::new(),
+            },
+        };
+        let is_it = |(first, records, _): &&(i32, u32, Offset)| {
+            (*first, *records) == (base_sequence, record_count)
+        };
+        if let Some((_, _, offset)) = producer.last.iter().find(is_it) {
+            return Ok(Some(*offset));
+        }
+        if producer.next_sequence != base_sequence {
+            return refuse(ErrorCode::OutOfOrderSequence);
+        }
+        producer.next_sequence += record_count.cast_signed();
+        producer.last.push_back((base_sequence, record_count, self.end));
+        if producer.last.len() > 5 {
+            producer.last.pop_front();
+        }
+        self.producers.insert(producer_id, producer);
+        Ok(None)
+    }
+
     /// Refuses what is not for this leader, or for another epoch of it.
     fn led_by(&self, at: BrokerId, epoch: Option<LeaderEpoch>) -> Result<(), Failure> {
         let refuse = |code, message: &str| Err(Failure::new(code, message));
@@ -130,8 +185,14 @@ impl Topics {
                 .validate_for_append(BATCH_BYTES_MAX)
                 .map_err(|error| invalid(error.to_string()))?;
         }
-        let base_offset = log.end;
-        for batch in &batches {
+        let mut base_offset = log.end;
+        for (index, batch) in batches.iter().enumerate() {
+            // Tests send what may be there already by itself.
+            if let Some(offset) = log.recognize(&batch.header)? {
+                assert!(batches.len() == 1, "batch {index} was written before");
+                base_offset = offset;
+                break;
+            }
             let mut bytes = BytesMut::from(&batch.bytes()[..]);
             stamp(&mut bytes, log.end, log.epoch);
             let stored = Batch::parse(&mut bytes.freeze()).expect("it was parsed before");

@@ -20,8 +20,9 @@ use tidemark_protocol::{
     messages::{
         Acks, AddPartitionsRequest, AddPartitionsResponse, CreateTopicRequest, CreateTopicResponse,
         CreditHeader, DeleteRecordsRequest, DeleteRecordsResponse, DeleteTopicRequest,
-        DeleteTopicResponse, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse,
-        MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, PushHeader,
+        DeleteTopicResponse, FetchRequest, FetchResponse, InitProducerIdRequest,
+        InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
+        MetadataResponse, ProduceRequest, ProduceResponse, ProducerIdentity, PushHeader,
         SubscribeRequest, SubscribeResponse, SubscribedPartition,
     },
 };
@@ -305,6 +306,12 @@ impl Connection {
                 let request: AddPartitionsRequest = decode(frame)?;
                 let added = locked(topics).add_partitions(&request.name, request.partitions);
                 head(frame, &added.map(|partitions| AddPartitionsResponse { partitions }))
+            }
+            Api::InitProducerId => {
+                let _request: InitProducerIdRequest = decode(frame)?;
+                let producer_id = self.world.shared.next_producer_id();
+                let producer = ProducerIdentity { producer_id, epoch: 0 };
+                head(frame, &Ok(InitProducerIdResponse { producer }))
             }
             Api::ListOffsets => {
                 let request: ListOffsetsRequest = decode(frame)?;

@@ -50,8 +50,13 @@ impl BatchBuilder {
     /// Makes it a batch of an idempotent producer; `sequence` is the first record's.
     #[must_use]
     pub fn with_producer(mut self, id: i64, epoch: i16, sequence: i32) -> Self {
-        self.producer = (id, epoch, sequence);
+        self.set_producer(id, epoch, sequence);
         self
+    }
+
+    /// As [`BatchBuilder::with_producer`], for whoever learns the sequence last.
+    pub fn set_producer(&mut self, id: i64, epoch: i16, sequence: i32) {
+        self.producer = (id, epoch, sequence);
     }
 
     /// Adds a record; answers its offset delta. What breaks a limit is told by [`BatchBuilder::build`].

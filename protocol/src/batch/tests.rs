@@ -434,3 +434,17 @@ proptest! {
         read_everything(&bad);
     }
 }
+
+#[test]
+fn a_batch_with_another_producer_is_the_same_batch_otherwise() {
+    let pushed = vec![(5, None, Some(b"a".to_vec()), Vec::new())];
+    for compression in Compression::ALL {
+        let before = build(compression, &pushed);
+        let batch = parse(&with_producer(&before, 9, 2, i32::MAX)).unwrap();
+        batch.validate_for_append(limits::BATCH_BYTES_MAX).unwrap();
+        let header = batch.header;
+        assert_eq!((header.producer_id, header.producer_epoch), (9, 2));
+        assert_eq!(header.base_sequence, i32::MAX);
+        assert_eq!(batch.records().unwrap(), parse(&before).unwrap().records().unwrap());
+    }
+}

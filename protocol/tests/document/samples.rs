@@ -11,7 +11,7 @@ use tidemark_protocol::{
     messages::*,
 };
 
-use crate::{cluster, groups};
+use crate::{cluster, groups, transactions};
 
 /// A structure, and how it travels if it is a header of its own.
 pub(crate) struct Sample {
@@ -39,6 +39,7 @@ pub(crate) fn all() -> Vec<Sample> {
     groups::all(&mut all);
     brokers(&mut all);
     cluster::operations(&mut all);
+    transactions::clients(&mut all);
     cluster::nodes(&mut all);
     part(&mut all, &failure());
     part(&mut all, &PARTITION);

@@ -25,6 +25,7 @@ fn checkpoint(flushed_offset: u64) -> Checkpoint {
         tip: None,
         truncations: 0,
         epochs: Vec::new(),
+        summary: None,
         clean: false,
     }
 }

@@ -102,6 +102,10 @@ impl<D: Disk> Log<D> {
         let meta = PartitionMeta::read(disk, dir, identity)?;
         let incarnation = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.incarnation);
         let has_meta = meta.is_some();
+        let summary = checkpoint.as_ref().and_then(|checkpoint| {
+            let summary = checkpoint.summary.clone()?;
+            Some((checkpoint.incarnation, (checkpoint.truncations, summary)))
+        });
         let mut meta = meta.unwrap_or(PartitionMeta { partition: identity.partition, incarnation });
         let plan = Plan::make(disk, dir, &meta, &names, checkpoint)?;
         if let Some(restart) = plan.truncations.restart {
@@ -111,6 +115,8 @@ impl<D: Disk> Log<D> {
         log.dir_exists = dir_exists;
         // Only a flush that completed shows that the names of directory and identity are durable.
         log.meta_durable = has_meta && plan.tip.is_some();
+        log.opened_summary =
+            summary.filter(|(incarnation, _)| *incarnation == meta.incarnation).map(|it| it.1);
         let mut opening =
             Opening { expected: plan.log_start, plan, log, report: Recovery::default() };
         opening.run()?;

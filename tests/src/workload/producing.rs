@@ -12,17 +12,17 @@ use super::{Phase, Recorder, Worker};
 use crate::history::{OpId, Outcome, Repeats};
 
 /// Sends until told to drain, then waits for the last outcome.
-pub(super) async fn produce(mut worker: Worker, blind: bool) -> Result<()> {
+pub(super) async fn produce(mut worker: Worker, repeats: Repeats) -> Result<()> {
     let client = worker.connect().await?;
     let producer = client.producer(ProducerConfig {
         acks: Acks::All,
         durability: Durability::Topic,
         delivery_timeout: worker.config.delivery_timeout,
         request_timeout: worker.client.request_timeout,
-        retry_indeterminate: blind,
+        idempotent: repeats == Repeats::Numbered,
+        retry_indeterminate: repeats == Repeats::Blindly,
         ..ProducerConfig::default()
     });
-    let repeats = if blind { Repeats::Blindly } else { Repeats::Never };
     let pause = Duration::from_secs(1) / worker.config.records_per_second.max(1);
     let mut pace = tokio::time::interval(pause);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -305,3 +305,27 @@ fn another_minimum_takes_effect_with_the_setting() {
 fn settings_pairs() -> [(&'static str, &'static str); 1] {
     [("min_insync_replicas", "2")]
 }
+
+#[test]
+fn every_block_of_producer_ids_is_another() {
+    let mut cluster = Cluster::new(2);
+    let mut next = 0;
+    for id in [1, 2, 1, 1] {
+        let allocate = Command::AllocateProducerIds(cluster.broker_run(id));
+        let Answer::ProducerIdsAllocated { first, end } = cluster.run(&allocate) else { panic!() };
+        assert_eq!(first, next, "they follow each other");
+        assert!(end > first);
+        next = end;
+        let snapshot = cluster.image.to_snapshot();
+        assert_eq!(Image::from_snapshot(&snapshot).unwrap(), cluster.image);
+    }
+    let stale = Command::AllocateProducerIds(cluster.broker_run(1));
+    cluster.restart(1, Restart::Killed);
+    cluster.refused(&stale, ErrorCode::StaleBrokerEpoch, "started again");
+    // A log that hands out the same twice is not the one that this image came from.
+    let index = cluster.image.metadata_index();
+    for wrong in [next, 1, u64::MAX] {
+        let record = MetadataRecord::ProducerIdsAllocated { next: wrong };
+        assert!(cluster.image.clone().apply(index, &[record]).is_err(), "{wrong}");
+    }
+}

@@ -41,6 +41,7 @@ pub(crate) enum Op {
         replicas: Option<Vec<BrokerId>>,
     },
     Throttle(Option<u64>),
+    AllocateProducerIds(BrokerId),
     Topics(Command),
 }
 
@@ -94,6 +95,7 @@ impl Player {
             Op::Throttle(bytes_per_second) => {
                 Command::SetReplicationThrottle { bytes_per_second: *bytes_per_second }
             }
+            Op::AllocateProducerIds(id) => Command::AllocateProducerIds(run(*id)?),
             Op::Topics(command) => command.clone(),
         })
     }
@@ -239,6 +241,7 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         6 => (partition(), prop::option::weighted(0.8, target))
             .prop_map(|(partition, replicas)| Op::Reassign { partition, replicas }),
         1 => prop::option::of(any::<u64>()).prop_map(Op::Throttle),
+        1 => broker().prop_map(Op::AllocateProducerIds),
         4 => topics().prop_map(Op::Topics),
     ]
 }

@@ -52,6 +52,70 @@ impl ProducerStates {
     }
 }
 
+impl ProducerStates {
+    /// Decides about batches that are to be appended together, or not at all. They are all new or all repeated, and what
+    /// is repeated has to be there as it was sent, one behind the other: there is one answer for all of them. `guard`
+    /// gives the guard of each.
+    ///
+    /// # Panics
+    /// When there is no batch.
+    pub fn check_all<'a>(
+        &self,
+        headers: impl IntoIterator<Item = &'a BatchHeader>,
+        guard: impl Fn(&BatchHeader) -> Option<Guard>,
+    ) -> Result<Admission, ErrorCode> {
+        let mut all: Option<Admission> = None;
+        // The last new batch of every producer so far. A share has few.
+        let mut new: Vec<&BatchHeader> = Vec::new();
+        for header in headers {
+            let before = new.iter_mut().find(|before| before.producer_id == header.producer_id);
+            let one = if let Some(before) = before {
+                check_follows(before, header)?;
+                *before = header;
+                Admission::Append
+            } else {
+                let one = self.check(header, guard(header))?;
+                if one == Admission::Append && header.producer_id >= 0 {
+                    new.push(header);
+                }
+                one
+            };
+            all = Some(match all {
+                None => one,
+                Some(before) => joined(before, one).ok_or(ErrorCode::InvalidRequest)?,
+            });
+        }
+        Ok(all.expect("nothing is appended without a batch"))
+    }
+}
+
+/// Whether a batch may be appended right behind another of its producer.
+fn check_follows(before: &BatchHeader, header: &BatchHeader) -> Result<(), ErrorCode> {
+    if header.producer_epoch != before.producer_epoch
+        || header.base_sequence != next_sequence(last_sequence(before))
+    {
+        return Err(ErrorCode::OutOfOrderSequence);
+    }
+    if header.is_transactional() != before.is_transactional() {
+        return Err(ErrorCode::InvalidTransactionState);
+    }
+    Ok(())
+}
+
+/// What two decisions come to, if there is one answer to both.
+fn joined(before: Admission, next: Admission) -> Option<Admission> {
+    match (before, next) {
+        (Admission::Append, Admission::Append) => Some(Admission::Append),
+        (
+            Admission::Duplicate { base_offset, last_offset: end, .. },
+            Admission::Duplicate { base_offset: start, last_offset, timestamp_ms },
+        ) if end + 1 == start => {
+            Some(Admission::Duplicate { base_offset, last_offset, timestamp_ms })
+        }
+        _ => None,
+    }
+}
+
 /// The batch of which this one is a repetition. An epoch has sequences of its own.
 fn repeated<'a>(producer: &'a Producer, header: &BatchHeader) -> Option<&'a AppendedBatch> {
     let same_epoch =

@@ -102,6 +102,14 @@ impl Teller {
                 Event::Assigned { assignment: words.assignment(), log: self.log }
             }
             "produced" => self.produced(words),
+            "repeated" => Event::Repeated(Produced {
+                token: words.number("token"),
+                acks: words.acks(),
+                durability: words.durability(),
+                deadline_ms: words.number_or("deadline", u64::MAX),
+                base_offset: words.number("base"),
+                end_offset: words.number("end"),
+            }),
             "flushed" => {
                 let end_offset = words.number("end");
                 self.log.flushed_offset = self.log.flushed_offset.max(end_offset);

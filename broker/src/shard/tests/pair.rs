@@ -29,8 +29,10 @@ use crate::{
     disk_watch::{DiskSpace, DiskWatch},
     flusher::Flusher,
     health::Health,
+    janitor::store_summaries,
     metrics::{Metrics, Protocol},
     partitions::PartitionView,
+    producers::Producers,
     reads::{ColdReads, Read, read_for_replica},
     steered::{LogEnds, PortEffect, replicas::Kept},
 };
@@ -113,13 +115,15 @@ impl Node {
     }
 
     fn adopt(&mut self, log: Log) {
+        let producers = Producers::load(&log).expect("the disk works");
         let replica = Config {
             broker_id: self.me.broker_id,
             durability: StorageDurability::Disk,
             min_insync_replicas: 1,
             replica_lag_ms: 10_000,
         };
-        let adoption = Adoption { log, view: Arc::clone(&self.view), replica, assignment: None };
+        let view = Arc::clone(&self.view);
+        let adoption = Adoption { log, producers, view, replica, assignment: None };
         self.ask(|reply| Command::Adopt { adoption: Box::new(adoption), reply });
     }
 
@@ -154,6 +158,14 @@ impl Node {
 
     pub(super) fn upkeep(&mut self) {
         self.ask(|reply| Command::Upkeep { partitions: vec![ID], reply });
+    }
+
+    /// Writes down what a checkpoint would have: the summaries.
+    pub(super) fn store_summaries(&mut self) -> usize {
+        let noted = self.ask(|reply| Command::Checkpoints { partitions: vec![ID], reply });
+        let count = noted.summaries.len();
+        store_summaries(noted.summaries);
+        count
     }
 
     pub(super) fn release(&mut self) {
@@ -232,11 +244,20 @@ impl Pair {
         records: u32,
         acks: Acks,
     ) -> oneshot::Receiver<ProduceOutcome> {
-        let (reply, outcome) = oneshot::channel();
         let seed = self.ends(node).log_end_offset.to_le_bytes()[0];
+        self.produce_batches(node, batch(records, seed), acks)
+    }
+
+    pub(super) fn produce_batches(
+        &mut self,
+        node: BrokerId,
+        bytes: Bytes,
+        acks: Acks,
+    ) -> oneshot::Receiver<ProduceOutcome> {
+        let (reply, outcome) = oneshot::channel();
         let produce = Produce {
             partition: ID,
-            batches: batches(batch(records, seed)).map(Result::unwrap).collect(),
+            batches: batches(bytes).map(Result::unwrap).collect(),
             leader_epoch: None,
             base_offset: None,
             acks,
