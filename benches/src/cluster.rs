@@ -13,7 +13,10 @@ use std::{
 
 use tidemark_protocol::{
     NodeId, TopicPartition,
-    messages::{BrokerMetadata, MetadataRequest, MetadataResponse, TopicMetadata},
+    messages::{
+        BrokerMetadata, ListOffsetsPartition, ListOffsetsRequest, MetadataRequest,
+        MetadataResponse, OffsetQuery, TopicMetadata,
+    },
 };
 
 use crate::broker::{Connection, NewTopic, Server};
@@ -165,7 +168,7 @@ impl Cluster {
         self.await_metadata("every node serves", all).map(drop)
     }
 
-    /// Creates a topic with a replica on every node (three at most) and waits until all are in sync.
+    /// Creates a topic with a replica on every node (three at most) and waits until all are in sync and the leaders serve.
     ///
     /// # Errors
     /// Those of the active controller.
@@ -187,7 +190,34 @@ impl Cluster {
             replication_factor,
             min_insync_replicas,
         })?;
-        self.await_in_sync(name)
+        let topic = self.await_in_sync(name)?;
+        for index in 0..partitions {
+            self.await_served(&topic, index)?;
+        }
+        Ok(topic)
+    }
+
+    /// The metadata is the controller's: the leader may not have opened its log yet.
+    fn await_served(&self, topic: &TopicMetadata, index: u32) -> io::Result<()> {
+        let (leader, partition) = self.leader(topic, index)?;
+        let mut leader = Connection::open(leader)?;
+        let latest = ListOffsetsPartition {
+            partition,
+            leader_epoch: None,
+            query: OffsetQuery::Latest,
+            timestamp_ms: 0,
+        };
+        let question = ListOffsetsRequest { partitions: vec![latest] };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match leader.call(&question)?.partitions.pop() {
+                Some(Ok(_)) => return Ok(()),
+                Some(Err(failure)) if Instant::now() > deadline => {
+                    return Err(io::Error::other(failure));
+                }
+                _not_yet => thread::sleep(LOOK_AGAIN_AFTER),
+            }
+        }
     }
 
     /// Deletes a topic.

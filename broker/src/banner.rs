@@ -72,8 +72,10 @@ pub fn client_options(address: SocketAddr) -> String {
     if reached == CLIENT_DEFAULT { String::new() } else { format!(" --brokers {reached}") }
 }
 
-/// The path as one would type it from `dir`.
+/// The path as one would type it from `dir`. From the root that is the path itself: without its slash it is as long, and
+/// wrong everywhere else.
 fn short_path(path: &Path, dir: Option<&Path>) -> String {
+    let dir = dir.filter(|dir| dir.parent().is_some());
     match dir.and_then(|dir| path.strip_prefix(dir).ok()) {
         Some(relative) if relative.components().count() == 1 => format!("./{}", relative.display()),
         Some(relative) => relative.display().to_string(),
@@ -126,5 +128,11 @@ mod tests {
             short_path(Path::new("/bin/tidemark"), Some(Path::new("/srv"))),
             "/bin/tidemark"
         );
+    }
+
+    #[test]
+    fn from_the_root_a_path_keeps_its_slash() {
+        let installed = Path::new("/usr/local/bin/tidemark");
+        assert_eq!(short_path(installed, Some(Path::new("/"))), "/usr/local/bin/tidemark");
     }
 }

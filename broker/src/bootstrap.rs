@@ -112,6 +112,7 @@ pub(crate) async fn join(
 }
 
 async fn ask_around(newcomer: &Newcomer, tasks: &Tasks, health: &Health) -> Membership {
+    let mut said = String::new();
     loop {
         let others = newcomer.controllers.iter().filter(|(node, _)| **node != newcomer.me.node);
         let asked = others.map(|(node, address)| async move {
@@ -120,7 +121,14 @@ async fn ask_around(newcomer: &Newcomer, tasks: &Tasks, health: &Health) -> Memb
         let answers = join_all(asked).await;
         match conclude(newcomer, &answers) {
             Ok(membership) => return membership,
-            Err(why) => health.raise(Reason::Joining, why),
+            Err(why) => {
+                // Once, not ten times a second for as long as it lasts.
+                if why != said {
+                    tracing::info!("this node belongs to no cluster yet: {why}");
+                    said.clone_from(&why);
+                }
+                health.raise(Reason::Joining, why);
+            }
         }
         sleep(ROUND_PAUSE).await;
     }
@@ -245,6 +253,10 @@ impl Door for HelloDoor {
     }
 
     fn has_subscriptions(&self) -> bool {
+        false
+    }
+
+    fn owes_last_pushes(&self) -> bool {
         false
     }
 }

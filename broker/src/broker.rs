@@ -68,7 +68,6 @@ pub(crate) struct Broker {
     /// Streams from the leaders of what is followed here.
     pub(crate) streams: Arc<Streams>,
     pub(crate) connections: AtomicU64,
-    pub(crate) producer_ids: ProducerIdBlocks,
     /// Coordinators of the groups that belong here.
     pub(crate) groups: Handle<GroupCoordinator>,
     /// And of the transactional ids.
@@ -77,6 +76,7 @@ pub(crate) struct Broker {
     pub(crate) nudges: Nudges,
     /// How far groups are behind.
     pub(crate) lag: LagWatch,
+    pub(crate) producer_ids: ProducerIdBlocks,
 }
 
 /// Who asks, as far as an answer depends on it.

@@ -158,7 +158,7 @@ impl<D: Door> Connection<D> {
 
     /// Whether subscriptions are about to tell the peer that the broker stops.
     fn owes_last_pushes(&self) -> bool {
-        matches!(self.draining, Some(Closed::Stopping)) && self.door.has_subscriptions()
+        matches!(self.draining, Some(Closed::Stopping)) && self.door.owes_last_pushes()
     }
 
     /// Whether one more request may begin.

@@ -135,7 +135,7 @@ fn prepare(stream: &TcpStream) -> io::Result<SocketAddr> {
 fn refuse(broker: &Broker, peer: SocketAddr, error: &GreetError) {
     let connections = broker.metrics.connections();
     match error {
-        GreetError::OtherProtocol { .. } | GreetError::Preface(_) => {
+        GreetError::OtherProtocol { .. } | GreetError::CutShort { .. } | GreetError::Preface(_) => {
             connections.rejected(Rejection::Preface);
         }
         GreetError::Version { .. } => connections.rejected(Rejection::Version),

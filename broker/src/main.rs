@@ -38,14 +38,14 @@ fn main() -> ExitCode {
     let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     let environment = env::vars_os().map(|(name, value)| (lossy(name), lossy(value)));
     match Invocation::parse(env::args_os(), environment) {
-        Ok(Invocation { check_config: true, config }) => {
+        Ok(Invocation { check_config: true, config, .. }) => {
             for warning in &config.warnings {
                 complain(warning);
             }
             say(&config.to_toml());
             ExitCode::SUCCESS
         }
-        Ok(Invocation { check_config: false, config }) => run(&config),
+        Ok(Invocation { config, stop_with_stdin, .. }) => run(&config, stop_with_stdin),
         Err(UsageError::Flags(error)) => {
             // `--help` and `--version` come this way too, with their own stream and exit code.
             error.print().ok();
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(config: &Config) -> ExitCode {
+fn run(config: &Config, stop_with_stdin: bool) -> ExitCode {
     let filter = env::var(ENVIRONMENT_LOG).ok();
     if let Err(error) = logging::start(config.log_level, config.log_format, filter.as_deref()) {
         complain(&error.to_string());
@@ -75,7 +75,7 @@ fn run(config: &Config) -> ExitCode {
         .build();
     let outcome = match runtime {
         Ok(runtime) => {
-            let outcome = runtime.block_on(serve(config));
+            let outcome = runtime.block_on(serve(config, stop_with_stdin));
             runtime.shutdown_background();
             outcome
         }
@@ -91,11 +91,14 @@ fn run(config: &Config) -> ExitCode {
 }
 
 /// Runs the broker until a signal or a failure ends it.
-async fn serve(config: &Config) -> anyhow::Result<()> {
+async fn serve(config: &Config, stop_with_stdin: bool) -> anyhow::Result<()> {
     let health = Health::starting();
     let metrics = Metrics::new(Clock::start(), health.clone());
     let shutdown = Shutdown::new();
     watch_signals(&shutdown, &health)?;
+    if stop_with_stdin {
+        watch_stdin(&shutdown, &health)?;
+    }
 
     // Watching must be possible for longer than what is watched: this part stops last.
     let outside = Tasks::new(Shutdown::new());
@@ -146,6 +149,21 @@ fn watch_signals(shutdown: &Shutdown, health: &Health) -> anyhow::Result<()> {
         }
     });
     Ok(())
+}
+
+/// Whoever holds the other end of standard input keeps the broker running; it ends when that process does, however it ends.
+fn watch_stdin(shutdown: &Shutdown, health: &Health) -> anyhow::Result<()> {
+    let (shutdown, health) = (shutdown.clone(), health.clone());
+    let watch = move || {
+        // What cannot be read any more has ended, too.
+        io::copy(&mut io::stdin().lock(), &mut io::sink()).ok();
+        tracing::info!("standard input has ended; stopping");
+        health.raise(Reason::Stopping, "standard input has ended");
+        shutdown.start();
+    };
+    // Not waited for: it reads until the process ends.
+    let watching = Tasks::new(Shutdown::new()).spawn_thread("stdin", watch);
+    watching.map(drop).context("cannot watch standard input")
 }
 
 async fn keep_metrics(metrics: Metrics, shutdown: Shutdown) {

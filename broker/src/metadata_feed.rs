@@ -8,10 +8,11 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use tidemark_controller::{Image, decode_entry};
 use tidemark_protocol::{
     NodeId,
-    messages::{FetchMetadataRequest, FetchMetadataResponse, VoterId},
+    messages::{FetchMetadataRequest, FetchMetadataResponse, QuorumHelloRequest, VoterId},
 };
 use tokio::{sync::watch, time::sleep};
 
@@ -25,6 +26,10 @@ use crate::{
 
 /// How often a node that votes is looked at, in case it does no more.
 const VOTE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Looks after which a node that votes and knows no leader asks whether it has been removed.
+const LEADERLESS_LOOKS: u32 = 3;
+/// How long a controller may take to say who the voters are.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much longer than the controller waits for news its answer is waited for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -36,6 +41,10 @@ pub(crate) struct MetadataFeed {
     addresses: Addresses,
     /// The controller of this node, which may come to vote.
     local: Option<ControllerHandle>,
+    /// Looks in a row that found no leader.
+    leaderless: u32,
+    /// This node takes itself for a voter, and the others do not.
+    is_removed: bool,
     image: Image,
     /// Term of the last entry applied.
     term: u64,
@@ -53,7 +62,20 @@ impl MetadataFeed {
         (images, leader): (watch::Sender<Arc<Image>>, watch::Sender<Option<NodeId>>),
     ) -> Self {
         let image = Image::default();
-        Self { me, cluster_id, tasks, addresses, local, image, term: 0, images, leader }
+        let (leaderless, is_removed) = (0, false);
+        Self {
+            me,
+            cluster_id,
+            tasks,
+            addresses,
+            local,
+            leaderless,
+            is_removed,
+            image,
+            term: 0,
+            images,
+            leader,
+        }
     }
 
     /// Follows until `shutdown`.
@@ -84,10 +106,42 @@ impl MetadataFeed {
     }
 
     /// Whether the quorum of this node hears of everything itself.
-    async fn has_vote(&self) -> bool {
+    ///
+    /// A voter that is removed while it is away never hears of it: nobody talks to it any more. It would know no leader
+    /// for good, and its broker would take no part; so it asks the others, and follows them like any other node.
+    async fn has_vote(&mut self) -> bool {
         let Some(local) = &self.local else { return false };
-        let status = local.status().await;
-        status.is_ok_and(|status| status.voters.iter().any(|voter| voter.id == self.me))
+        let Ok(status) = local.status().await else { return false };
+        let votes = status.voters.iter().any(|voter| voter.id == self.me);
+        if !votes || status.leader.is_some() {
+            (self.leaderless, self.is_removed) = (0, false);
+            return votes;
+        }
+        if !self.is_removed {
+            self.leaderless += 1;
+            self.is_removed = self.leaderless >= LEADERLESS_LOOKS && self.was_removed().await;
+            if self.is_removed {
+                tracing::warn!(
+                    "the controllers do not count this node among them any more; it goes on without a vote"
+                );
+            }
+        }
+        !self.is_removed
+    }
+
+    /// Whether other controllers answer, and all that do name voters without this node.
+    async fn was_removed(&self) -> bool {
+        let request = QuorumHelloRequest {
+            node: self.me.node,
+            directory: self.me.directory,
+            cluster_id: self.cluster_id.clone(),
+            controllers: self.addresses.controllers().collect(),
+        };
+        let others = self.addresses.controllers().filter(|node| *node != self.me.node);
+        let addresses = others.filter_map(|node| self.addresses.of(node));
+        let asked = addresses.map(|address| ask_voters(&self.tasks, address, &request));
+        let answers: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+        !answers.is_empty() && answers.iter().all(|voters| !voters.contains(&self.me))
     }
 
     /// Follows one controller for as long as it answers. `Ok`: it answered at least once.
@@ -174,6 +228,17 @@ impl MetadataFeed {
         }
         Ok(!response.entries.is_empty())
     }
+}
+
+/// The voters as a controller of this cluster knows them.
+async fn ask_voters(
+    tasks: &Tasks,
+    address: String,
+    request: &QuorumHelloRequest,
+) -> Option<Vec<VoterId>> {
+    let (peer, _pushes) = Peer::connect(tasks, &address).await.ok()?;
+    let (answer, _payload) = peer.ask(request, HELLO_TIMEOUT).await.ok()?;
+    answer.voters.filter(|_| answer.cluster_id == request.cluster_id)
 }
 
 /// Shows an image, unless a newer one is shown already: metadata is followed forwards only, wherever it comes from.

@@ -109,6 +109,7 @@ impl NativeDoor {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "a line for each API, and none forgotten")]
     async fn begin_request(&mut self, frame: Frame) -> Begun {
         let received_at = self.broker.clock.now();
         let Some(api) = Api::from_number(frame.api) else {
@@ -278,6 +279,11 @@ impl Door for NativeDoor {
 
     fn has_subscriptions(&self) -> bool {
         !self.subscriptions.is_empty() || self.stream.is_some()
+    }
+
+    /// A follower's stream has no last word: that its connection closes says all.
+    fn owes_last_pushes(&self) -> bool {
+        !self.subscriptions.is_empty()
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    fmt,
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
@@ -75,6 +76,11 @@ impl PartitionView {
         }
     }
 
+    /// `topic/partition`, as people know it.
+    pub(crate) fn name(&self) -> impl fmt::Display {
+        fmt::from_fn(|out| write!(out, "{}/{}", self.topic, self.id.partition))
+    }
+
     /// Exclusive end of what may be read.
     pub(crate) fn high_watermark(&self) -> Offset {
         self.high_watermark.load(Ordering::Acquire)
@@ -107,7 +113,7 @@ impl PartitionView {
         }
         let led = self.leadership.load(Ordering::Acquire).checked_sub(1);
         let led = led.map(|epoch| LeaderEpoch::try_from(epoch).expect("stored from an epoch"));
-        check_epoch(self.id, led, believed)
+        check_epoch(&self.name(), led, believed)
     }
 
     pub(crate) fn is_deleted(&self) -> bool {
@@ -118,7 +124,8 @@ impl PartitionView {
     /// learn what was committed before.
     pub(crate) fn latest_offset(&self) -> Result<Offset, Failure> {
         if !self.watermark_known.load(Ordering::Acquire) {
-            let message = format!("the leader of {} does not know yet what is committed", self.id);
+            let message =
+                format!("the leader of {} does not know yet what is committed", self.name());
             return Err(Failure::new(ErrorCode::OffsetNotAvailable, message));
         }
         Ok(self.high_watermark())
@@ -187,21 +194,21 @@ impl PartitionView {
 
 /// Whether a request that believes in the epoch `believed` may be served by a leader in epoch `led`.
 pub(crate) fn check_epoch(
-    id: TopicPartition,
+    name: &impl fmt::Display,
     led: Option<LeaderEpoch>,
     believed: Option<LeaderEpoch>,
 ) -> Result<LeaderEpoch, Failure> {
     let fail = |code, message| Err(Failure::new(code, message));
     match (led, believed) {
-        (None, _) => fail(ErrorCode::NotLeader, format!("this broker does not lead {id}")),
+        (None, _) => fail(ErrorCode::NotLeader, format!("this broker does not lead {name}")),
         (Some(led), Some(believed)) if believed < led => {
             let message =
-                format!("{id} is in leader epoch {led}, the request is from epoch {believed}");
+                format!("{name} is in leader epoch {led}, the request is from epoch {believed}");
             fail(ErrorCode::FencedLeaderEpoch, message)
         }
         (Some(led), Some(believed)) if believed > led => {
             let message =
-                format!("{id} is in leader epoch {led} here, epoch {believed} is not known yet");
+                format!("{name} is in leader epoch {led} here, epoch {believed} is not known yet");
             fail(ErrorCode::UnknownLeaderEpoch, message)
         }
         (Some(led), _) => Ok(led),

@@ -122,6 +122,15 @@ impl Peers {
         }
     }
 
+    /// Sees to it that there will be a connection before anything is to be sent: what is posted without one is dropped.
+    pub(crate) fn keep(&self, node: NodeId) {
+        let mut links = self.links();
+        let link = links.entry(node).or_default();
+        if link.peer.as_ref().is_none_or(Peer::is_closed) {
+            self.dial(node, link);
+        }
+    }
+
     /// Asks a node, on a connection that is there or one that is made now.
     pub(crate) async fn ask<R: Request>(
         &self,
@@ -223,4 +232,47 @@ async fn silence(peer: &Peer) {
 /// How long to leave a node alone after so many failures in a row.
 pub(crate) fn pause(failures: u32) -> Duration {
     PAUSE_MIN.saturating_mul(1 << failures.saturating_sub(1).min(8)).min(PAUSE_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::tasks::Shutdown;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    async fn accepted(listener: &TcpListener) -> TcpStream {
+        let accepted = tokio::time::timeout(PATIENCE, listener.accept()).await;
+        accepted.expect("a connection comes").expect("it is accepted").0
+    }
+
+    /// Completes when a connection has come, while the node is kept connected as its owner does: again and again.
+    async fn kept(peers: &Peers, listener: &TcpListener) -> TcpStream {
+        let keeping = async {
+            loop {
+                peers.keep(2);
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            stream = accepted(listener) => stream,
+            () = keeping => unreachable!("it goes on"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_is_connected_to_again_before_anything_is_to_be_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let (_images, images) = watch::channel(Arc::new(Image::default()));
+        let addresses = Addresses::new(BTreeMap::from([(2, address)]), images);
+        let shutdown = Shutdown::new();
+        let (peers, _losses) = Peers::new(Tasks::new(shutdown.clone()), addresses);
+        let first = kept(&peers, &listener).await;
+        drop(first);
+        let _second = kept(&peers, &listener).await;
+        shutdown.start();
+    }
 }

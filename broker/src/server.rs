@@ -76,7 +76,8 @@ pub enum ServerError {
     #[error("{0}")]
     Disk(#[from] DiskError),
     #[error(
-        "the metadata of this controller is missing from {}; put it back from a copy of the data directory, or start          with an empty directory and add this node to the controllers again with `tidemark cluster`",
+        "the metadata of this controller is missing from {}; put it back from where it went, or start with an empty \
+         directory and add this node to the controllers again with `tidemark cluster`",
         dir.display()
     )]
     MetadataGone { dir: PathBuf },
@@ -114,7 +115,7 @@ async fn run_on(
     };
     let (server, start) = Server::assemble(data_dir, config, &metrics, health)?;
     server.serve(listener, address);
-    match shutdown.or_stop(server.start(start, address)).await {
+    match shutdown.or_stop(Box::pin(server.start(start, address))).await {
         Some(Ok(())) => {
             shutdown.started().await;
             server.leave().await;
@@ -161,7 +162,6 @@ impl Server {
         health: Health,
     ) -> Result<(Self, Start), ServerError> {
         let clock = Clock::start();
-        let open_files_max = raise_open_files_limit();
         let checkpoints = data_dir.load_checkpoints()?;
         let topics_dir = data_dir.topics_dir();
         let left_behind =
@@ -212,17 +212,17 @@ impl Server {
             sessions,
             streams,
             connections: AtomicU64::new(LOCAL_CONNECTION),
-            producer_ids: ProducerIdBlocks::default(),
             groups,
             transactions,
             nudges: Nudges::default(),
             lag: LagWatch::default(),
+            producer_ids: ProducerIdBlocks::default(),
             config,
         });
         broker.streams.start(&broker);
         metrics.add_source(&broker);
 
-        let files = SegmentFiles::new(data_dir.disk().clone(), open_files_max);
+        let files = SegmentFiles::new(data_dir.disk().clone(), raise_open_files_limit());
         let dirs = LogDirs { files, topics_dir, left_behind: left_behind.clone() };
         let assignments = Assignments::new(Arc::clone(&broker), dirs, assigned_in);
         let server = Self { broker, threads, flusher, data_dir, left_behind };
@@ -279,10 +279,24 @@ impl Server {
             // An error: told to stop while starting.
             drop(broker.control.leader_changes().wait_for(Option::is_some).await);
         }
+        self.tell_standing_by().await;
         broker.health.clear(Reason::Joining);
         broker.health.clear(Reason::Starting);
         tracing::info!(%address, "serving");
         Ok(())
+    }
+
+    /// A node that could be a controller and is none says so: its operator may have meant it to be one.
+    async fn tell_standing_by(&self) {
+        let broker = &self.broker;
+        let Some(local) = broker.control.local() else { return };
+        let Ok(status) = local.status().await else { return };
+        if status.voters.iter().all(|voter| voter.id != status.me) {
+            tracing::info!(
+                "this node is none of the controllers; `tidemark cluster add-controller {} ADDRESS` makes it one",
+                broker.id
+            );
+        }
     }
 
     /// Opens what was here before.

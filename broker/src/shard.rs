@@ -142,6 +142,7 @@ impl ShardHandle {
     }
 
     /// Like [`Self::send`] without the wait: gives the command back when there is no room, or nobody there.
+    #[expect(clippy::result_large_err, reason = "whoever finds no room keeps the command")]
     pub(crate) fn try_send(&self, command: Command) -> Result<(), Command> {
         self.mailbox.try_send(command).map_err(mpsc::error::TrySendError::into_inner)
     }

@@ -62,13 +62,19 @@ impl fmt::Debug for TopicId {
 }
 
 /// Identity of a data directory for its whole life: a wiped or replaced disk has another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct DirectoryId(#[serde(with = "serde_bytes")] pub [u8; 16]);
 
 impl fmt::Display for DirectoryId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         uuid::Uuid::from_bytes(self.0).hyphenated().fmt(out)
+    }
+}
+
+impl fmt::Debug for DirectoryId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, out)
     }
 }
 

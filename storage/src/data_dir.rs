@@ -5,6 +5,7 @@
 //! format      format version, cluster, node, the directory's own id
 //! checkpoint  one entry per log
 //! clean       there only after a clean shutdown, and gone before anything is loaded again
+//! controller  the node has been a controller with this directory: `metadata/` belongs to it
 //! metadata/   the controller's log
 //! topics/<topic name>/<partition>/
 //! ```
@@ -32,6 +33,7 @@ const HOLDER_FILE: &str = "LOCK.holder";
 const FORMAT_FILE: &str = "format";
 const CHECKPOINT_FILE: &str = "checkpoint";
 const CLEAN_FILE: &str = "clean";
+const CONTROLLER_FILE: &str = "controller";
 const TOPICS_DIR: &str = "topics";
 const METADATA_DIR: &str = "metadata";
 /// What an unused directory may hold: the beginnings of ours, and what a file system puts into its root.
@@ -184,6 +186,20 @@ impl<D: Disk> LockedDataDir<D> {
                 expected: format!("node {}", unused.node_id),
             }),
         }
+    }
+
+    /// Whether the node has been a controller with this directory, as far as [`Self::mark_controller`] noted it.
+    pub fn was_controller(&self) -> Result<bool, DiskError> {
+        self.disk.exists(&self.root.join(CONTROLLER_FILE))
+    }
+
+    /// Notes that this directory has a controller's log from now on: one that is missing later was lost.
+    pub fn mark_controller(&self, identity: &DataDirIdentity) -> Result<(), DiskError> {
+        let path = self.root.join(CONTROLLER_FILE);
+        if self.disk.exists(&path)? {
+            return Ok(());
+        }
+        state_file::write(&self.disk, &path, Kind::Controller, &identity.directory_id)
     }
 
     fn write_identity(&self, identity: &DataDirIdentity) -> Result<(), OpenError> {

@@ -31,7 +31,8 @@ pub(crate) enum Kind {
     LogStart = 8,
     Index = 9,
     Compacted = 10,
-    Summary = 11,
+    Controller = 11,
+    Summary = 12,
 }
 
 /// The version this program writes; it reads every one up to it.

@@ -19,4 +19,5 @@ pub mod random;
 pub mod raw;
 pub mod sim;
 pub mod tools;
+pub mod up;
 pub mod workload;

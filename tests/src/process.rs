@@ -87,7 +87,7 @@ pub enum Mount {
 
 impl Mount {
     /// The words in front of a command that run it with this mounted on `dir`.
-    fn wrap(&self, dir: &Path) -> Vec<OsString> {
+    pub(crate) fn wrap(&self, dir: &Path) -> Vec<OsString> {
         // A mount namespace of its own, and a user namespace with it where that is enough: nobody else sees the mount.
         let (namespaces, kind, options, source) = match self {
             Self::Memory(options) => ("-rm", "tmpfs", options.as_str(), Path::new("tidemark")),

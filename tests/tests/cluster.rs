@@ -129,6 +129,65 @@ fn a_follower_with_a_full_disk_does_not_stop_the_others() -> Result<()> {
 }
 
 #[test]
+fn a_leader_with_a_full_disk_has_others_lead() -> Result<()> {
+    let disk = Disk::Memory("size=200m".to_owned());
+    let config = ClusterConfig::nodes(3).disk(disk).flag("disk-reserve-bytes", "8MiB");
+    cluster::with(config, |cluster| {
+        cluster.create_topic(replicated("ledger", 3).partitions(1))?;
+        let workload = work(cluster, "ledger", 1)?;
+        cluster.await_in_sync("ledger")?;
+        let full = cluster.await_leader("ledger", 0, None)?;
+        cluster.fill_disk(full)?;
+        cluster.await_leader("ledger", 0, Some(full))?;
+        workload.await_progress(PATIENCE).context("under another leader")?;
+        cluster.empty_disk(full)?;
+        judge(cluster, workload, "ledger").map(drop)
+    })
+}
+
+#[test]
+fn the_active_controller_is_removed_and_added_again() -> Result<()> {
+    cluster::with(ClusterConfig::nodes(3), |cluster| {
+        let workload = begin(cluster, "ledger")?;
+        let removed = cluster.await_controller(None)?;
+        let id = removed.to_string();
+        cluster.cli().done(&["cluster", "remove-controller", &id, "--yes"]);
+        ensure!(!voters(cluster).contains(&id), "still among {:?}", voters(cluster));
+        cluster.await_controller(Some(removed))?;
+        // It is a broker as before.
+        cluster.create_topic(replicated("without-a-vote", 3))?;
+        cluster.await_in_sync("without-a-vote")?;
+        workload.await_progress(PATIENCE).context("with two controllers")?;
+
+        let address = cluster.place(removed)?.advertised.to_string();
+        cluster.cli().done(&["cluster", "add-controller", &id, &address]);
+        ensure!(voters(cluster).len() == 3, "only {:?}", voters(cluster));
+        // Now either of the others can be done without.
+        let other = cluster.await_controller(Some(removed))?;
+        cluster.kill(other)?;
+        cluster.await_controller(Some(other))?;
+        judge(cluster, workload, "ledger").map(drop)
+    })
+}
+
+#[test]
+fn a_controller_that_was_removed_while_it_was_down_comes_back_as_a_broker() -> Result<()> {
+    cluster::with(ClusterConfig::nodes(3), |cluster| {
+        let workload = begin(cluster, "ledger")?;
+        let active = cluster.await_controller(None)?;
+        let removed = cluster.ids().into_iter().find(|id| *id != active).context("three nodes")?;
+        cluster.kill(removed)?;
+        let id = removed.to_string();
+        cluster.cli().done(&["cluster", "remove-controller", &id, "--yes"]);
+        // Nobody of the quorum talks to it any more.
+        cluster.heal()?;
+        cluster.await_in_sync("ledger")?;
+        ensure!(!voters(cluster).contains(&id), "still among {:?}", voters(cluster));
+        judge(cluster, workload, "ledger").map(drop)
+    })
+}
+
+#[test]
 fn a_replica_that_was_cut_off_for_a_while_is_in_sync_again() -> Result<()> {
     // Later than connections are given up over which nothing arrives: it is about the next ones.
     let config = ClusterConfig::nodes(3).flag("replica-lag-timeout", "3s");
@@ -311,6 +370,14 @@ fn drain(cluster: &Cluster, id: NodeId) -> Result<()> {
         !partitions.any(|partition| partition.replicas.contains(&id))
     });
     drained.map(drop)
+}
+
+/// The controllers.
+fn voters(cluster: &Cluster) -> Vec<String> {
+    let quorum = cluster.cli().done(&["cluster", "quorum", "-o", "json"]).json();
+    let members = quorum["members"].as_array().cloned().unwrap_or_default();
+    let voters = members.iter().filter(|member| member["role"] != "catching up");
+    voters.map(|member| member["node"].to_string()).collect()
 }
 
 fn replicas_on(cluster: &Cluster, id: NodeId) -> Result<usize> {

@@ -3,17 +3,20 @@
 use std::{
     collections::BTreeMap,
     env,
+    ffi::OsString,
     fmt::Write as _,
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
+use tempfile::TempDir;
 use tidemark_tests::{
     cli::Cli,
     process::{BrokerConfig, program, programs_dir},
+    up::{Up, signal},
 };
 
 /// Lines of real text that the tour runs on; there are a million where `apt-cache` has its lists.
@@ -87,40 +90,114 @@ fn check_order_by_key(sent: &[&[u8]], back: &[u8]) -> Result<()> {
 
 #[test]
 fn the_commands_of_the_readme_do_what_it_shows() -> Result<()> {
-    let (data_dir, work_dir) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let data_dir = tempfile::tempdir()?;
     let config = BrokerConfig::new(data_dir.path())?;
     let mut broker = Some(config.start()?);
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md"))?;
-    let steps = steps(&readme)?;
+    let (steps, _) = tour()?;
     assert!(steps.len() > 10, "the tour has shrunk to {} commands", steps.len());
-    let path = path_with_apt_cache(work_dir.path())?;
-    let mut transcript = String::new();
+    let mut terminal = Terminal::open(config.listen.to_string())?;
     for step in &steps {
         // Only these two cannot be run as they stand: the broker of this test is not the reader's.
         if step.command.starts_with("kill -9 ") {
             broker.take().context("a broker to kill")?.kill()?;
-            continue;
-        }
-        if step.command == "cargo run --release" {
+        } else if step.command == "cargo run --release" {
             ensure!(broker.is_none(), "the README starts a second broker");
             broker = Some(config.start()?);
-            continue;
+        } else {
+            terminal.run(step, |command| {
+                command.replace("127.0.0.1:9644", &config.http_listen.to_string())
+            })?;
         }
-        let command = step.command.replace("cargo tidemark", "tidemark");
-        let command = command.replace("127.0.0.1:9644", &config.http_listen.to_string());
+    }
+    check_digests(&terminal.transcript)
+}
+
+#[test]
+fn the_readmes_three_nodes_lose_their_leader_and_nothing_else() -> Result<()> {
+    let (_, steps) = tour()?;
+    assert!(steps.len() > 7, "the tour has shrunk to {} commands", steps.len());
+    // On a disk with room: how full the machine's is decides nothing.
+    let dir = tempfile::tempdir()?;
+    let arguments = ["--nodes", "3", "--set", "disk_reserve_bytes=8MiB"];
+    let up = Up::start_in_memory(dir.path(), "size=500m", &arguments)?;
+    let mut terminal = Terminal::open(up.addresses())?;
+    let (mut killed, mut again) = (None, None);
+    for step in &steps {
+        // These are about processes of the reader's.
+        if step.command.starts_with("cargo tidemark up") {
+            ensure!(step.command.contains("--nodes 3"), "another cluster than this test's");
+        } else if step.command.starts_with("kill -9 ") {
+            let listed = up.cli().done(&["partition", "list", "ledger", "-o", "json"]).json();
+            let leader = listed["partitions"][0]["leader"].as_u64().context("a leader")?;
+            let at = usize::try_from(leader)? - 1;
+            signal("KILL", &up.node(at, "pid"))?;
+            up.says(&format!("node {leader}"))?;
+            killed = Some(at);
+        } else if step.command.starts_with("TIDEMARK_NODE_ID=") {
+            let command = up.node(killed.context("nobody was killed")?, "command");
+            // As the cluster sees its disk, which nobody else does.
+            let (inside, pid) = (dir.path().display().to_string(), up.pid());
+            let command = command.replace(&inside, &format!("/proc/{pid}/root{inside}"));
+            again = Some(Background::start(&command)?);
+        } else {
+            terminal.run(step, str::to_owned)?;
+        }
+    }
+    ensure!(again.is_some(), "nobody came back");
+    let listed = up.cli().done(&["partition", "list", "ledger", "-o", "json"]).json();
+    assert_eq!(listed["partitions"][0]["isr"].as_array().map(Vec::len), Some(3), "{listed}");
+    check_digests(&terminal.transcript)
+}
+
+/// A process beside the test; killed when dropped.
+struct Background(Child);
+
+impl Background {
+    fn start(command: &str) -> Result<Self> {
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &format!("exec env {command}")]);
+        Ok(Self(shell.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _killed = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+/// Where the README's commands are run, and what they have said.
+struct Terminal {
+    work_dir: TempDir,
+    path: OsString,
+    brokers: String,
+    transcript: String,
+}
+
+impl Terminal {
+    fn open(brokers: String) -> Result<Self> {
+        let work_dir = tempfile::tempdir()?;
+        let path = path_with_apt_cache(work_dir.path())?;
+        Ok(Self { work_dir, path, brokers, transcript: String::new() })
+    }
+
+    /// Runs a command, with what `adapt` changes in it, and compares what it says with what is shown.
+    fn run(&mut self, step: &Step, adapt: impl FnOnce(&str) -> String) -> Result<()> {
+        let command = adapt(&step.command.replace("cargo tidemark", "tidemark"));
         let output = Command::new("bash")
             .args(["-o", "pipefail", "-c", &command])
-            .current_dir(&work_dir)
-            .env("PATH", &path)
-            .env("TIDEMARK_BROKERS", config.listen.to_string())
+            .current_dir(&self.work_dir)
+            .env("PATH", &self.path)
+            .env("TIDEMARK_BROKERS", &self.brokers)
             .output()?;
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
-        write!(transcript, "$ {command}\n{said}")?;
-        ensure!(output.status.success(), "{}\n{transcript}", output.status);
-        step.check(&said).with_context(|| transcript.clone())?;
+        write!(self.transcript, "$ {command}\n{said}")?;
+        ensure!(output.status.success(), "{}\n{}", output.status, self.transcript);
+        step.check(&said).with_context(|| self.transcript.clone())
     }
-    check_digests(&transcript)
 }
 
 /// A command of the README and what it shows below.
@@ -145,10 +222,17 @@ impl Step {
     }
 }
 
-/// The commands in the `console` blocks of the tour, in order.
-fn steps(readme: &str) -> Result<Vec<Step>> {
+/// The commands of the README's tour: those for one broker, and those for three.
+fn tour() -> Result<(Vec<Step>, Vec<Step>)> {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md"))?;
     let (_, tour) = readme.split_once("\n## Five minutes\n").context("the README has a tour")?;
     let tour = tour.split_once("\n## ").map_or(tour, |(tour, _)| tour);
+    let (one, three) = tour.split_once("\n**Three nodes.**").context("a cluster, too")?;
+    Ok((steps(one)?, steps(three)?))
+}
+
+/// The commands in `console` blocks, in order.
+fn steps(tour: &str) -> Result<Vec<Step>> {
     let mut steps: Vec<Step> = Vec::new();
     for block in tour.split("```console\n").skip(1) {
         let (block, _) = block.split_once("\n```").context("a block that is closed")?;
@@ -178,7 +262,7 @@ fn check_digests(transcript: &str) -> Result<()> {
 }
 
 /// A `PATH` with the programs of this build, and an `apt-cache` that prints the tour's text on every machine.
-fn path_with_apt_cache(dir: &Path) -> Result<std::ffi::OsString> {
+fn path_with_apt_cache(dir: &Path) -> Result<OsString> {
     let bin = dir.join("bin");
     fs::create_dir(&bin)?;
     fs::write(bin.join("text"), real_text()?)?;

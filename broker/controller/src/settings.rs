@@ -21,6 +21,9 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// Longest span of time a setting may hold: past a human life, and far from overflowing a timestamp.
 const SPAN_MS_MAX: u64 = 36_500 * DAY_MS;
 
+/// The setting whose default depends on the topic's replicas.
+const MIN_INSYNC_REPLICAS: &str = "min_insync_replicas";
+
 /// One topic setting, as documented and as checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
@@ -82,9 +85,10 @@ pub const SETTINGS: &[Setting] = &[
         kind: Kind::OneOf(&["disk", "memory"]),
     },
     Setting {
-        name: "min_insync_replicas",
+        name: MIN_INSYNC_REPLICAS,
         default: "1",
-        doc: "Fewest in-sync replicas with which records are accepted with acks=all and committed.",
+        doc: "Fewest in-sync replicas with which records are accepted with acks=all and committed. \
+              A topic of three replicas or more that is created without it gets a majority of them.",
         kind: Kind::Count { min: 1, max: REPLICAS_MAX as u64 },
     },
     Setting {
@@ -184,7 +188,7 @@ impl TopicConfig {
                 "memory" => TopicDurability::Memory,
                 _ => TopicDurability::Disk,
             },
-            min_insync_replicas: values.number("min_insync_replicas")?,
+            min_insync_replicas: values.number(MIN_INSYNC_REPLICAS)?,
             max_batch_bytes: values.number("max_batch_bytes")?,
             segment_bytes: values.number("segment_bytes")?,
             segment_ms: values.number("segment_ms")?,
@@ -205,6 +209,23 @@ impl TopicConfig {
         }
         Ok(self)
     }
+}
+
+/// The fewest in-sync replicas of a topic that is created without saying: a majority of its replicas if it has three or
+/// more. Of two it is one: who asks for no third wants a spare that may be away.
+pub fn min_insync_replicas_for(replication_factor: usize) -> usize {
+    if replication_factor < 3 { 1 } else { replication_factor / 2 + 1 }
+}
+
+/// The same settings, with what depends on the number of replicas where nothing else is said. What is the default of every
+/// topic is left out.
+pub(crate) fn completed(mut settings: TopicSettings, replication_factor: usize) -> TopicSettings {
+    let min = min_insync_replicas_for(replication_factor).to_string();
+    let setting = find(MIN_INSYNC_REPLICAS).expect("it is in the list");
+    if min != setting.default {
+        settings.entry(MIN_INSYNC_REPLICAS.to_owned()).or_insert(min);
+    }
+    settings
 }
 
 /// Checks settings, each by itself and all together, and brings their values into canonical form.

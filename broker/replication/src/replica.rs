@@ -74,6 +74,14 @@ impl Replica {
         }
     }
 
+    /// How many replicas are in sync, and with how few anything is committed; `None` where this replica does not lead.
+    pub fn in_sync(&self) -> Option<(usize, usize)> {
+        match &self.role {
+            Role::Leader(leader) => Some((leader.isr_size(), leader.min_insync(&self.core))),
+            _ => None,
+        }
+    }
+
     /// Advances by one event and adds what is to be done to `effects`. `now_ms` is any clock that does not
     /// run backwards; deadlines are on the same clock. Never blocks, never fails.
     ///

@@ -14,6 +14,8 @@ use super::{
 pub struct Invocation {
     /// Print the configuration in force and exit.
     pub check_config: bool,
+    /// Stop when standard input ends.
+    pub stop_with_stdin: bool,
     pub config: Config,
 }
 
@@ -53,7 +55,11 @@ impl Invocation {
         written.read_environment(environment);
         read_flags(&mut written, &matches);
         let config = written.resolve()?;
-        Ok(Self { check_config: matches.get_flag("check-config"), config })
+        Ok(Self {
+            check_config: matches.get_flag("check-config"),
+            stop_with_stdin: matches.get_flag("stop-with-stdin"),
+            config,
+        })
     }
 }
 
@@ -87,6 +93,12 @@ fn command() -> Command {
                 .long("check-config")
                 .action(ArgAction::SetTrue)
                 .help("Print every setting in force with its source, and exit: 0 when all is well, 2 when not"),
+        )
+        .arg(
+            Arg::new("stop-with-stdin")
+                .long("stop-with-stdin")
+                .action(ArgAction::SetTrue)
+                .help("Stop in order when standard input ends: for programs that start brokers and may be killed"),
         )
         .args(SETTINGS.iter().map(flag))
         .next_line_help(true)

@@ -23,6 +23,9 @@ pub(crate) trait Door: Send {
 
     /// Whether the broker owes the peer pushes, so that silence of the peer is no sign of its death.
     fn has_subscriptions(&self) -> bool;
+
+    /// Whether the peer is still to be told by a push that the broker stops.
+    fn owes_last_pushes(&self) -> bool;
 }
 
 /// Why a stream of bytes cannot be understood any further.

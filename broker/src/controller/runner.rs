@@ -153,6 +153,7 @@ impl Runner {
             if self.clock.now() >= next_tick {
                 next_tick = self.clock.now() + tick;
                 self.step(ControllerEvent::Tick);
+                self.keep_connected();
             }
             if self.machine.wants_flush() {
                 self.step(ControllerEvent::Quorum(QuorumEvent::Flush));
@@ -275,7 +276,7 @@ impl Runner {
             std::mem::replace(known, leader) != leader
         });
         if changed {
-            tracing::info!(term, ?leader, "another active controller");
+            tracing::info!(term, ?leader, "the active controller, as far as is known, has changed");
             self.metrics.cluster().quorum_elected();
         } else if is_active {
             tracing::debug!(term, "this controller is active");
@@ -291,6 +292,14 @@ impl Runner {
             committed_index: status.committed_index,
             log_end_index: status.log_end_index,
         });
+    }
+
+    /// Whoever stands for election has to reach the others at once. Followers have nothing to say to each other until then.
+    fn keep_connected(&self) {
+        let status = self.machine.quorum().status();
+        for voter in status.voters.iter().filter(|voter| voter.id != status.me) {
+            self.peers.keep(voter.id.node);
+        }
     }
 
     fn send(&self, to: VoterId, message: Bytes) {

@@ -200,6 +200,11 @@ impl<C: Coordinator> Led<C> {
     /// Gives what is committed: answers at once, effects to the caller.
     pub(super) fn release(&mut self) -> Vec<C::Effect> {
         let committed = self.view.high_watermark();
+        // Only now: a leadership that has ended shows before anything else of the log does, and what is committed then may be
+        // what somebody else wrote at the same offsets.
+        if self.view.leader_epoch(Some(self.leader_epoch)).is_err() {
+            return Vec::new();
+        }
         let mut effects = Vec::new();
         while self.held.front().is_some_and(|held| held.end_offset <= committed)
             && let Some(held) = self.held.pop_front()

@@ -51,16 +51,25 @@ impl Streams {
     /// From now on streams are opened for positions that come in.
     pub(crate) fn start(self: &Arc<Self>, broker: &Arc<Broker>) {
         self.broker.set(Arc::downgrade(broker)).expect("a broker starts its streams once");
+        let (tasks, mut images) = (broker.tasks.clone(), broker.images.clone());
         let (streams, broker) = (Arc::clone(self), Arc::downgrade(broker));
-        let Some(alive) = broker.upgrade() else { return };
-        let shutdown = alive.tasks.shutdown().clone();
-        alive.tasks.spawn("throttle", async move {
+        let shutdown = tasks.shutdown().clone();
+        tasks.spawn("throttle", async move {
             let releasing = streams.throttle.release(|leader, partition, position| {
                 if let Some(broker) = broker.upgrade() {
                     streams.send(&broker, leader, partition, position);
                 }
             });
-            shutdown.or_stop(releasing).await;
+            let following = async {
+                loop {
+                    let bound = images.borrow_and_update().replication_throttle();
+                    streams.throttle.set_bound(bound);
+                    if images.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
+            shutdown.or_stop(async { tokio::join!(releasing, following) }).await;
         });
     }
 
@@ -97,12 +106,8 @@ impl Streams {
 
     /// Notes what came, if it counts against the bound on replicas that catch up.
     fn received(&self, broker: &Broker, partition: TopicPartition, bytes: usize) {
-        let bound = broker.images.borrow().replication_throttle();
-        if let Some(bytes_per_second) = bound
-            && bytes > 0
-            && !is_in_sync(broker, partition)
-        {
-            self.throttle.spend(bytes, bytes_per_second);
+        if bytes > 0 && !is_in_sync(broker, partition) {
+            self.throttle.spend(bytes);
         }
     }
 

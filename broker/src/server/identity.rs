@@ -4,7 +4,7 @@ use std::{io, process, sync::Arc};
 
 use tidemark_controller::RaftQuorum;
 use tidemark_protocol::{DirectoryId, messages::VoterId};
-use tidemark_storage::{DataDir, DataDirIdentity, Disk as _, DiskError, LockedDataDir};
+use tidemark_storage::{DataDir, DataDirIdentity, LockedDataDir};
 use tokio::net::TcpListener;
 
 use super::ServerError;
@@ -65,14 +65,20 @@ pub(super) async fn join(
     let is_configured =
         config.controllers.is_empty() || config.controllers.contains_key(&identity.node_id);
     let open = move || {
+        let (disk, metadata_dir) = (dir.disk().clone(), dir.metadata_dir());
         let Some(Membership { cluster_id, voters }) = membership else {
             check_metadata(&dir, is_controller && is_configured)?;
+            if is_controller {
+                prepare_controller(&dir, me, &identity)?;
+            }
             return Ok::<_, ServerError>(dir.open(identity)?);
         };
-        if is_controller && !RaftQuorum::is_bootstrapped(dir.disk(), &dir.metadata_dir())? {
-            // Before the directory belongs to the cluster: cut short, it is found out again.
-            let (disk, voters) = (dir.disk().clone(), voters.unwrap_or_default());
-            RaftQuorum::bootstrap(disk, &dir.metadata_dir(), me, &voters)?;
+        if is_controller {
+            if !RaftQuorum::is_bootstrapped(&disk, &metadata_dir)? {
+                // Before the directory belongs to the cluster: cut short, it is found out again.
+                RaftQuorum::bootstrap(disk, &metadata_dir, me, &voters.unwrap_or_default())?;
+            }
+            prepare_controller(&dir, me, &identity)?;
         }
         tracing::info!(cluster_id, "this node belongs to a cluster now");
         Ok(dir.open(DataDirIdentity { cluster_id, ..identity })?)
@@ -82,14 +88,66 @@ pub(super) async fn join(
 }
 
 /// A controller whose metadata is gone has forgotten whom it voted for: it must not go on under its old name.
-fn check_metadata(dir: &LockedDataDir<Disk>, was_controller: bool) -> Result<(), ServerError> {
+fn check_metadata(dir: &LockedDataDir<Disk>, is_configured: bool) -> Result<(), ServerError> {
     let metadata_dir = dir.metadata_dir();
-    let is_gone = || {
-        let is_there = dir.disk().exists(&metadata_dir)?;
-        Ok::<_, DiskError>(!is_there || dir.disk().list(&metadata_dir)?.is_empty())
-    };
-    if was_controller && is_gone()? {
+    let was_controller = is_configured || dir.was_controller()?;
+    if was_controller && RaftQuorum::is_empty(dir.disk(), &metadata_dir)? {
         return Err(ServerError::MetadataGone { dir: metadata_dir });
     }
     Ok(())
+}
+
+/// Notes that this directory is a controller's from now on, also where no configuration says so: one that was added later,
+/// and one that waits to be.
+fn prepare_controller(
+    dir: &LockedDataDir<Disk>,
+    me: VoterId,
+    identity: &DataDirIdentity,
+) -> Result<(), ServerError> {
+    let (disk, metadata_dir) = (dir.disk().clone(), dir.metadata_dir());
+    if RaftQuorum::is_empty(&disk, &metadata_dir)? {
+        RaftQuorum::bootstrap(disk, &metadata_dir, me, &[])?;
+    }
+    if let Err(error) = dir.mark_controller(identity) {
+        // On a full disk, say. The next start tries again.
+        tracing::warn!(%error, "it is not noted that this directory is a controller's");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    const ME: VoterId = VoterId { node: 4, directory: DirectoryId([4; 16]) };
+
+    fn locked(root: &Path) -> (LockedDataDir<Disk>, DataDirIdentity) {
+        let dir = LockedDataDir::lock(Disk::default(), root, "test").unwrap();
+        let identity = DataDirIdentity {
+            cluster_id: "c".to_owned(),
+            node_id: ME.node,
+            directory_id: ME.directory.0,
+        };
+        (dir, identity)
+    }
+
+    #[test]
+    fn a_controller_that_no_configuration_names_does_not_forget_its_votes_either() {
+        let root = tempfile::tempdir().unwrap();
+        let (dir, identity) = locked(root.path());
+        // A broker that becomes a controller later has no metadata, and has lost none.
+        check_metadata(&dir, false).unwrap();
+        prepare_controller(&dir, ME, &identity).unwrap();
+        check_metadata(&dir, false).unwrap();
+        let metadata_dir = dir.metadata_dir();
+        fs::remove_dir_all(&metadata_dir).unwrap();
+        let refused = check_metadata(&dir, false).unwrap_err();
+        assert!(matches!(refused, ServerError::MetadataGone { .. }), "{refused}");
+        // What is kept for a full disk says nothing of votes.
+        fs::create_dir(&metadata_dir).unwrap();
+        fs::write(metadata_dir.join("reserve"), "").unwrap();
+        check_metadata(&dir, false).unwrap_err();
+    }
 }

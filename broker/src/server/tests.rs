@@ -3,6 +3,7 @@
 mod disk_faults;
 mod harness;
 mod leftovers;
+mod stopping;
 
 use std::time::Duration;
 

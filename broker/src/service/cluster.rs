@@ -89,7 +89,7 @@ pub(crate) async fn controller_command(
     })
 }
 
-/// Committed metadata from an index on, waiting for some.
+/// Committed metadata from an index on, waiting for some. What there is by then is the answer when the broker stops.
 pub(crate) async fn fetch_metadata(
     broker: &Broker,
     request: &FetchMetadataRequest,
@@ -101,7 +101,7 @@ pub(crate) async fn fetch_metadata(
         images.mark_unchanged();
         leader.mark_unchanged();
         let followed = local.followed(request.from_index, request.previous_term).await?;
-        let is_late = Instant::now() >= deadline;
+        let is_late = Instant::now() >= deadline || broker.tasks.shutdown().has_started();
         if !followed.is_empty() || is_late {
             return Ok(answer(broker, request, followed));
         }
@@ -110,6 +110,7 @@ pub(crate) async fn fetch_metadata(
             tokio::select! {
                 changed = images.changed() => changed,
                 changed = leader.changed() => changed,
+                () = broker.tasks.shutdown().started() => Ok(()),
             }
         };
         if let Ok(Ok(())) = timeout_at(deadline, changed).await {

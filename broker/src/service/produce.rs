@@ -51,7 +51,7 @@ enum Begun {
 struct Transactional {
     broker: Arc<Broker>,
     view: Arc<PartitionView>,
-    transactional_id: Arc<str>,
+    id: Arc<str>,
     deadline: Instant,
     outcome: oneshot::Receiver<ProduceOutcome>,
     unverified: oneshot::Receiver<Unverified>,
@@ -101,10 +101,10 @@ pub(crate) async fn begin(
         begun.push(match view.shard.send(command).await {
             Ok(()) => match transactional_id.clone().filter(|_| is_transactional) {
                 None => Begun::Queued(outcome),
-                Some(transactional_id) => Begun::Transactional(Transactional {
+                Some(id) => Begun::Transactional(Transactional {
                     broker: Arc::clone(broker),
                     view,
-                    transactional_id,
+                    id,
                     deadline,
                     outcome,
                     unverified,
@@ -126,7 +126,7 @@ async fn outcome(begun: Begun) -> ProduceOutcome {
 
 /// Asks the coordinator of the transaction, if the partition's owner wants that, and sends the request again.
 async fn verified(waiting: Transactional) -> ProduceOutcome {
-    let Transactional { broker, view, transactional_id, deadline, outcome, unverified } = waiting;
+    let Transactional { broker, view, id, deadline, outcome, unverified } = waiting;
     // The end of this channel: the request was taken, or refused.
     if let Ok(Unverified { guard, mut produce }) = unverified.await {
         let mut headers = produce.batches.iter().map(|batch| &batch.header);
@@ -134,7 +134,7 @@ async fn verified(waiting: Transactional) -> ProduceOutcome {
         let header = header.expect("only transactional batches are verified");
         let (producer_id, epoch) = (header.producer_id, header.producer_epoch);
         let producer = ProducerIdentity { producer_id, epoch };
-        join(&broker, &transactional_id, producer, view.id, deadline).await?;
+        join(&broker, &id, producer, view.id, deadline).await?;
         produce.guard = Some(guard);
         view.shard.send(shard::Command::Produce(produce)).await?;
     }

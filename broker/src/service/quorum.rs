@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tidemark_controller::{VoterChange, VoterStatus};
+use tidemark_controller::{QuorumStatus, VoterChange, VoterStatus};
 use tidemark_protocol::{
     ErrorCode, Failure, NodeId,
     messages::{
@@ -45,6 +45,9 @@ pub(crate) async fn describe_quorum(
     })
 }
 
+/// Answers when the change is through. What this controller cannot carry out now, because it has just begun to lead or
+/// because another change is under way, it tries again until then. It hands over before it removes itself: the next one
+/// carries that out, and is asked again by whoever asked here.
 pub(crate) async fn change_quorum(
     broker: Arc<Broker>,
     request: ChangeQuorumRequest,
@@ -52,35 +55,19 @@ pub(crate) async fn change_quorum(
     let deadline = Instant::now() + timeout(request.timeout_ms);
     let controller = active(&broker)?;
     let before = controller.status().await?;
-    let known = before.voters.iter().find(|voter| voter.id.node == request.node);
-    let change = match (&request.add_at, known) {
-        (None, Some(voter)) if before.voters.len() > 1 => VoterChange::Remove(voter.id),
-        (None, Some(_)) => {
-            let message = "the last controller cannot be removed";
-            return Err(Failure::new(ErrorCode::InvalidRequest, message));
-        }
-        (None, None) => {
-            let message = format!("node {} is no controller", request.node);
-            return Err(Failure::new(ErrorCode::UnknownBroker, message));
-        }
-        (Some(address), _) => {
-            let id = who_is_at(&broker, request.node, address).await?;
-            match known {
-                Some(voter) if voter.id == id => return Ok(voters(&before.voters)),
-                Some(voter) => return Err(replaced(voter.id)),
-                None => VoterChange::Add(id),
-            }
-        }
+    let Some(change) = wanted(&broker, &request, &before).await? else {
+        return Ok(voters(&before.voters));
     };
-    controller.change_voters(change).await?;
     loop {
+        controller.change_voters(change).await?;
         let status = controller.status().await?;
-        let is_through = match change {
-            VoterChange::Add(id) => status.voters.iter().any(|voter| voter.id == id),
-            VoterChange::Remove(id) => status.voters.iter().all(|voter| voter.id != id),
-        };
-        if is_through {
+        if is_through(change, &status) {
             return Ok(voters(&status.voters));
+        }
+        if !status.is_leader {
+            let message =
+                "the controllers are led by another node now, which carries the change out";
+            return Err(Failure::new(ErrorCode::NotController, message));
         }
         let next = Instant::now() + LOOK_INTERVAL;
         if next >= deadline {
@@ -88,6 +75,39 @@ pub(crate) async fn change_quorum(
             return Err(Failure::new(ErrorCode::Timeout, message));
         }
         sleep_until(next).await;
+    }
+}
+
+/// The change that is asked for; `None`: it is as it should be. Taking out who is not there is no error: the question may
+/// be the second one, after a leader that was removed itself.
+async fn wanted(
+    broker: &Broker,
+    request: &ChangeQuorumRequest,
+    status: &QuorumStatus,
+) -> Result<Option<VoterChange>, Failure> {
+    let voter = status.voters.iter().find(|one| one.id.node == request.node);
+    let learner = status.learners.iter().find(|one| one.id.node == request.node);
+    let Some(address) = &request.add_at else {
+        if voter.is_some() && status.voters.len() == 1 {
+            let message = "the last controller cannot be removed";
+            return Err(Failure::new(ErrorCode::InvalidRequest, message));
+        }
+        return Ok(voter.or(learner).map(|one| VoterChange::Remove(one.id)));
+    };
+    let id = who_is_at(broker, request.node, address).await?;
+    match voter.or(learner) {
+        Some(known) if known.id != id => Err(replaced(known.id)),
+        Some(_) if voter.is_some() => Ok(None),
+        _ => Ok(Some(VoterChange::Add(id))),
+    }
+}
+
+fn is_through(change: VoterChange, status: &QuorumStatus) -> bool {
+    match change {
+        VoterChange::Add(id) => status.voters.iter().any(|one| one.id == id),
+        VoterChange::Remove(id) => {
+            status.voters.iter().chain(&status.learners).all(|one| one.id != id)
+        }
     }
 }
 

@@ -57,19 +57,20 @@ impl Partition {
     ) -> Result<impl FnOnce(u64) -> Event + use<>, Failure> {
         let WriteMarker { partition: id, producer, marker, deadline_ms, .. } = *write;
         let epoch = self.may_append(Acks::All, None, hands)?;
-        let (offsets, is_new) = match self.producers.admit_marker(id, producer, marker)? {
-            Some(offsets) => (offsets, false),
-            None => {
-                let batch = batch(producer, marker, hands.wall_ms)?;
-                let batches = std::slice::from_ref(&batch);
-                let appended = self.log.append(batches, epoch, hands.wall_ms);
-                let appended = appended.map_err(|error| self.not_appended(&error, hands))?;
-                self.producers_wrote(|producers| {
-                    producers.appended(batches, appended.base_offset);
-                });
-                self.dirtied(hands);
-                (appended.base_offset..appended.next_offset, true)
-            }
+        let repeated = self.producers.admit_marker(id, producer, marker)?;
+        let is_new = repeated.is_none();
+        let offsets = if let Some(offsets) = repeated {
+            offsets
+        } else {
+            let batch = batch(producer, marker, hands.wall_ms)?;
+            let batches = std::slice::from_ref(&batch);
+            let appended = self.log.append(batches, epoch, hands.wall_ms);
+            let appended = appended.map_err(|error| self.not_appended(&error, hands))?;
+            self.producers_wrote(|producers| {
+                producers.appended(batches, appended.base_offset);
+            });
+            self.dirtied(hands);
+            appended.base_offset..appended.next_offset
         };
         Ok(move |token| {
             let produced = Produced {

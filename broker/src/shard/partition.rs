@@ -190,14 +190,14 @@ impl Partition {
         if hands.disk_watch.state() == DiskState::Failed {
             return Err(storage_failed(hands));
         }
-        let id = self.view.id;
+        let name = self.view.name().to_string();
         // It may have been demoted since the service looked.
-        check_epoch(id, self.replica.leader_epoch(), None)?;
+        check_epoch(&name, self.replica.leader_epoch(), None)?;
         let high_watermark = self.replica.high_watermark();
         let before = before.unwrap_or(high_watermark);
         if before > high_watermark {
             let message = format!(
-                "records of {id} can be deleted up to the high watermark {high_watermark}, not to {before}"
+                "records of {name} can be deleted up to the high watermark {high_watermark}, not to {before}"
             );
             return Err(Failure::new(ErrorCode::OffsetOutOfRange, message));
         }
@@ -220,7 +220,7 @@ impl Partition {
         error: &StorageError,
         hands: &mut Hands,
     ) -> Failure {
-        let id = self.view.id;
+        let attempt = format!("{attempt} of {}", self.view.name());
         let is_full = match error {
             StorageError::Disk(error) => error.is_full(),
             StorageError::Flush(error) => matches!(error, FlushError::Full(_)),
@@ -228,19 +228,16 @@ impl Partition {
         };
         if is_full {
             hands.disk_watch.fill();
-            return Failure::new(ErrorCode::DiskFull, format!("{attempt} of {id}: {error}"));
+            return Failure::new(ErrorCode::DiskFull, format!("{attempt}: {error}"));
         }
         if let StorageError::OutOfRange { .. } = error {
-            return Failure::new(
-                ErrorCode::OffsetOutOfRange,
-                format!("{attempt} of {id}: {error}"),
-            );
+            return Failure::new(ErrorCode::OffsetOutOfRange, format!("{attempt}: {error}"));
         }
-        tracing::error!(partition = %id, topic = %self.view.topic, %error, "{attempt} failed");
+        tracing::error!(%error, "{attempt} failed");
         if self.log.is_fenced() {
-            self.failed(&format!("{attempt} of {}: {error}", self.view.topic), hands);
+            self.failed(&format!("{attempt}: {error}"), hands);
         }
-        Failure::new(ErrorCode::StorageFailed, format!("{attempt} of {id}: {error}"))
+        Failure::new(ErrorCode::StorageFailed, format!("{attempt}: {error}"))
     }
 }
 

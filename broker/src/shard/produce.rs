@@ -86,7 +86,7 @@ impl Awaiting {
                     log_start_offset: partition.log.log_start_offset(),
                 })
             }
-            Err(code) => Err(in_doubt(code, partition.view.id)),
+            Err(code) => Err(partition.in_doubt(code)),
         };
         // The connection may be gone.
         drop(self.reply.send(outcome));
@@ -194,15 +194,15 @@ impl Partition {
 
     /// Appends what is not there already, or says why nothing was.
     fn append(&mut self, produce: &Produce, hands: &mut Hands) -> Result<Taken, Failure> {
-        let id = self.view.id;
         let epoch = self.may_append(produce.acks, produce.leader_epoch, hands)?;
         let log_end = self.log.log_end_offset();
         if let Some(expected) = produce.base_offset.filter(|expected| *expected != log_end) {
+            let name = self.view.name();
             let message =
-                format!("{id} ends at {log_end}, not at {expected}: somebody else writes");
+                format!("{name} ends at {log_end}, not at {expected}: somebody else writes");
             return Err(Failure::new(ErrorCode::InvalidUpdateVersion, message));
         }
-        match self.producers.admit(id, &produce.batches, produce.guard)? {
+        match self.producers.admit(self.view.id, &produce.batches, produce.guard)? {
             Admitted::New => {}
             Admitted::Repeated(offsets) => return Ok(Taken::Repeated(offsets)),
             Admitted::Unverified(guard) => return Ok(Taken::Unverified(guard)),
@@ -224,21 +224,19 @@ impl Partition {
         believed: Option<LeaderEpoch>,
         hands: &Hands,
     ) -> Result<LeaderEpoch, Failure> {
-        let id = self.view.id;
         // First of all: a replica whose log failed leads no more, and the caller is to learn why.
         match hands.disk_watch.state() {
             DiskState::Ok => {}
             DiskState::Full => return Err(disk_full()),
             DiskState::Failed => return Err(storage_failed(hands)),
         }
-        let epoch = check_epoch(id, self.replica.leader_epoch(), believed)?;
-        self.replica.admit(acks).map_err(|code| not_admitted(code, id))?;
+        let epoch = check_epoch(&self.view.name(), self.replica.leader_epoch(), believed)?;
+        self.replica.admit(acks).map_err(|code| self.not_admitted(code))?;
         Ok(epoch)
     }
 
     /// Puts a failed append into words, and draws the consequences.
     pub(super) fn not_appended(&mut self, error: &AppendError, hands: &mut Hands) -> Failure {
-        let id = self.view.id;
         match error {
             AppendError::Full(_) => {
                 hands.disk_watch.fill();
@@ -249,13 +247,56 @@ impl Partition {
             }
             AppendError::Empty => Failure::new(ErrorCode::InvalidRequest, error.to_string()),
             AppendError::Fenced | AppendError::Disk(_) => {
-                self.failed(&format!("append to {}: {error}", self.view.topic), hands);
+                self.failed(&format!("append to {}: {error}", self.view.name()), hands);
                 storage_failed(hands)
             }
             AppendError::StaleEpoch { .. } | AppendError::NotContiguous { .. } => {
-                tracing::error!(partition = %id, topic = %self.view.topic, %error, "append refused");
+                tracing::error!(partition = %self.view.name(), %error, "append refused");
                 Failure::new(ErrorCode::Internal, error.to_string())
             }
+        }
+    }
+
+    /// What is told of records that were not appended.
+    fn not_admitted(&self, code: ErrorCode) -> Failure {
+        let name = self.view.name();
+        let why = match code {
+            ErrorCode::NotEnoughReplicas => self.too_few_in_sync(),
+            ErrorCode::Overloaded => format!("too many produce requests wait in {name}"),
+            ErrorCode::StorageFailed => format!("the log of {name} failed"),
+            _ => format!("{name} takes no records now"),
+        };
+        Failure::new(code, format!("{why}; nothing was appended"))
+    }
+
+    /// What is told of records that were appended and not acknowledged. Codes that also refuse an append would say that
+    /// there is nothing, and a client that repeats what was refused would write it twice.
+    fn in_doubt(&self, code: ErrorCode) -> Failure {
+        let name = self.view.name();
+        let (code, why) = match code {
+            ErrorCode::Timeout => {
+                (code, format!("{name} is not as durable as asked before the deadline"))
+            }
+            ErrorCode::StorageFailed => (code, format!("the flush of {name} failed")),
+            ErrorCode::NotEnoughReplicasAfterAppend => (code, self.too_few_in_sync()),
+            ErrorCode::UnknownTopicOrPartition => {
+                (ErrorCode::NotLeaderAfterAppend, format!("{name} was deleted meanwhile"))
+            }
+            _ => (
+                ErrorCode::NotLeaderAfterAppend,
+                format!("{name} was given up before the outcome was known"),
+            ),
+        };
+        Failure::new(code, format!("{why}; the records may yet become readable"))
+    }
+
+    fn too_few_in_sync(&self) -> String {
+        let name = self.view.name();
+        match self.replica.in_sync() {
+            Some((in_sync, min)) => {
+                format!("{name} has {in_sync} in sync, min_insync_replicas is {min}")
+            }
+            None => format!("{name} has fewer replicas in sync than min_insync_replicas"),
         }
     }
 }
@@ -287,40 +328,4 @@ pub(super) fn storage_failed(hands: &Hands) -> Failure {
     let message =
         format!("the data directory takes no writes until tidemarkd is restarted: {cause}");
     Failure::new(ErrorCode::StorageFailed, message)
-}
-
-fn not_admitted(code: ErrorCode, id: TopicPartition) -> Failure {
-    let message = match code {
-        ErrorCode::NotEnoughReplicas => {
-            format!(
-                "{id} has fewer in-sync replicas than min_insync_replicas; nothing was appended"
-            )
-        }
-        ErrorCode::Overloaded => {
-            format!("too many produce requests wait in {id}; nothing was appended")
-        }
-        ErrorCode::StorageFailed => format!("the log of {id} failed; nothing was appended"),
-        _ => format!("{id} takes no records now; nothing was appended"),
-    };
-    Failure::new(code, message)
-}
-
-/// What is told of records that were appended and not acknowledged. Codes that also refuse an append would say that
-/// there is nothing, and a client that repeats what was refused would write it twice.
-fn in_doubt(code: ErrorCode, id: TopicPartition) -> Failure {
-    let (code, message) = match code {
-        ErrorCode::Timeout => (code, format!("{id}: not as durable as asked before the deadline")),
-        ErrorCode::StorageFailed => (code, format!("{id}: the flush failed")),
-        ErrorCode::NotEnoughReplicasAfterAppend => {
-            (code, format!("{id} has fewer in-sync replicas than min_insync_replicas"))
-        }
-        ErrorCode::UnknownTopicOrPartition => {
-            (ErrorCode::NotLeaderAfterAppend, format!("{id} was deleted meanwhile"))
-        }
-        _ => (
-            ErrorCode::NotLeaderAfterAppend,
-            format!("{id} was given up before the outcome was known"),
-        ),
-    };
-    Failure::new(code, format!("{message}; the records may yet become readable"))
 }

@@ -43,6 +43,16 @@ fn either_signal_stops_it_in_order() {
 }
 
 #[test]
+fn it_ends_with_its_standard_input_when_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = tidemarkd(&dir.path().join("data"));
+    command.arg("--stop-with-stdin").stdin(Stdio::piped());
+    let mut broker = Broker::start(command);
+    drop(broker.child.stdin.take());
+    assert_eq!(broker.exit_code(), Some(0));
+}
+
+#[test]
 fn a_port_in_use_is_named_with_the_flag_that_chooses_another() {
     let dir = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

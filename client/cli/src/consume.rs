@@ -48,6 +48,7 @@ Examples:
     after_help = EXAMPLES,
     after_long_help = format!("{EXAMPLES}\n\nPositions:\n{GRAMMAR}\n\nFormats:\n{LANGUAGE}"),
 )]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct ConsumeArgs {
     /// Names of the topics
     #[arg(required = true, value_name = "TOPIC")]
@@ -114,10 +115,8 @@ pub(crate) async fn run(session: &Session, args: ConsumeArgs) -> Result<Exit, Cl
     if slices.is_done() || args.num == Some(0) {
         return Ok(Exit::Success);
     }
-    let isolation = match args.read_committed {
-        true => Isolation::ReadCommitted,
-        false => Isolation::ReadUncommitted,
-    };
+    let isolation =
+        if args.read_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
     let mut consumer = assigned(&client, &slices, isolation).await?;
     let mut progress = Progress::new(args.num.or_else(|| slices.record_count()));
     let mut interrupt = pin!(tokio::signal::ctrl_c());

@@ -83,7 +83,7 @@ impl Names {
     /// The topic's name; its id when there is no such topic any more.
     fn get(&self, id: TopicPartition) -> String {
         let name = self.0.get(&id.topic_id);
-        name.map_or_else(|| id.topic_id.to_string(), |name| name.to_string())
+        name.map_or_else(|| id.topic_id.to_string(), ToString::to_string)
     }
 }
 

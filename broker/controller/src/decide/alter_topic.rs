@@ -21,6 +21,11 @@ pub(super) fn decide(image: &Image, command: &AlterTopic) -> Result<Decision, Fa
         }
         changed.remove(setting.name);
     }
+    if !command.unset.is_empty() {
+        // As if the topic were created without them, with the replicas that it has or is getting.
+        let replicas = topic.partitions.iter().map(|it| it.target_replicas().count()).max();
+        changed = settings::completed(changed, replicas.unwrap_or(1));
+    }
     changed.extend(command.set.clone());
     let changed = settings::canonical(&changed)?;
     let mut records = Vec::new();

@@ -27,6 +27,7 @@ pub(super) fn decide(image: &Image, command: &CreateTopic) -> Result<Decision, F
     let brokers = open_places(image);
     check_replication_factor(*replication_factor, brokers.len())?;
     let settings = settings::canonical(&command.settings)?;
+    let settings = settings::completed(settings, (*replication_factor).into());
     let mut response = CreateTopicResponse {
         id: TopicId::ZERO,
         partitions: *partitions,

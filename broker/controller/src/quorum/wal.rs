@@ -23,7 +23,7 @@ use tidemark_storage::{
     ReadOutcome, Recovery, Residency, SegmentFiles, StorageError, delete_log_dir,
 };
 
-pub(super) use self::reserve::{Reserve, may_use_it};
+pub(super) use self::reserve::{RESERVE_FILE, Reserve, may_use_it};
 use super::{
     Boxed,
     entry::{self, shown},

@@ -38,10 +38,13 @@ impl Cluster {
         cluster
     }
 
-    /// With one partition on all brokers, of which the first leads.
+    /// With one partition on all brokers, of which the first leads. Unless the settings say otherwise, one replica in sync is
+    /// enough.
     pub(crate) fn with_topic(brokers: u16, settings: &[(&str, &str)]) -> Self {
         let mut cluster = Self::new(brokers.into());
-        let command = CreateTopic { settings: settings_of(settings), ..create(TOPIC, 1, brokers) };
+        let mut settings = settings_of(settings);
+        settings.entry("min_insync_replicas".to_owned()).or_insert_with(|| "1".to_owned());
+        let command = CreateTopic { settings, ..create(TOPIC, 1, brokers) };
         cluster.run(&Command::CreateTopic(command));
         cluster
     }

@@ -34,6 +34,33 @@ fn a_topic_is_created_with_its_partitions_in_one_decision() {
 }
 
 #[test]
+fn a_topic_of_three_replicas_or_more_wants_a_majority_of_them_in_sync() {
+    for (replicas, min) in [(1, 1), (2, 1), (3, 2), (4, 3), (5, 3)] {
+        let mut cluster = Cluster::new(5);
+        cluster.run(&Command::CreateTopic(create("orders", 1, replicas)));
+        let in_force =
+            |cluster: &Cluster| cluster.image.topic("orders").unwrap().config.min_insync_replicas;
+        assert_eq!(in_force(&cluster), min, "of {replicas}");
+        let alter = |set: &[(&str, &str)], unset: &[&str]| {
+            Command::AlterTopic(AlterTopic {
+                name: "orders".to_owned(),
+                set: settings(set),
+                unset: unset.iter().map(ToString::to_string).collect(),
+                validate_only: false,
+            })
+        };
+        cluster.run(&alter(&[("min_insync_replicas", "1")], &[]));
+        assert_eq!(in_force(&cluster), 1, "what is asked for is what one gets");
+        cluster.run(&alter(&[], &["min_insync_replicas"]));
+        assert_eq!(in_force(&cluster), min, "and without it what a new topic gets");
+    }
+    let mut cluster = Cluster::new(3);
+    let settings = settings(&[("min_insync_replicas", "3")]);
+    cluster.run(&Command::CreateTopic(CreateTopic { settings, ..create("orders", 1, 3) }));
+    assert_eq!(cluster.image.topic("orders").unwrap().config.min_insync_replicas, 3);
+}
+
+#[test]
 fn a_topic_that_cannot_be_is_refused_with_the_reason() {
     let mut cluster = Cluster::new(1);
     cluster.run(&Command::CreateTopic(create("orders", 1, 1)));

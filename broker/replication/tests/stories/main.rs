@@ -102,14 +102,7 @@ impl Teller {
                 Event::Assigned { assignment: words.assignment(), log: self.log }
             }
             "produced" => self.produced(words),
-            "repeated" => Event::Repeated(Produced {
-                token: words.number("token"),
-                acks: words.acks(),
-                durability: words.durability(),
-                deadline_ms: words.number_or("deadline", u64::MAX),
-                base_offset: words.number("base"),
-                end_offset: words.number("end"),
-            }),
+            "repeated" => repeated(words),
             "flushed" => {
                 let end_offset = words.number("end");
                 self.log.flushed_offset = self.log.flushed_offset.max(end_offset);
@@ -215,4 +208,15 @@ impl Teller {
         let end = self.history.end_offset_for(epoch, self.log.log_end_offset)?;
         Some(EpochEnd { epoch: end.epoch, end_offset: end.end_offset })
     }
+}
+
+fn repeated(words: &Words<'_>) -> Event {
+    Event::Repeated(Produced {
+        token: words.number("token"),
+        acks: words.acks(),
+        durability: words.durability(),
+        deadline_ms: words.number_or("deadline", u64::MAX),
+        base_offset: words.number("base"),
+        end_offset: words.number("end"),
+    })
 }

@@ -352,7 +352,7 @@ mod tests {
         let batch = batch();
         let mut out = Vec::new();
         for record in batch.batch.records().unwrap() {
-            render(style, &batch, &record, 1, &mut out);
+            render(style, (&*batch.topic, batch.partition), &record, 1, &mut out);
         }
         String::from_utf8(out).unwrap()
     }

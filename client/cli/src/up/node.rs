@@ -11,7 +11,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, BufReader},
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
     task::JoinHandle,
 };
 
@@ -118,6 +118,8 @@ pub(super) struct Node {
     child: Option<Child>,
     /// Copies its log lines, to the last one.
     log: Option<JoinHandle<()>>,
+    /// Closed with this process: then the node stops.
+    _lifeline: Option<ChildStdin>,
 }
 
 impl Node {
@@ -130,7 +132,9 @@ impl Node {
             }
         }
         command.envs(recipe.environment());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // Holding the other end of its standard input, this program takes it along, even when it is killed itself.
+        command.arg("--stop-with-stdin").stdin(Stdio::piped());
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
         // Ctrl-C is for this program, which tells the nodes in its own order.
         command.process_group(0).kill_on_drop(true);
         let problem = |what: &str| {
@@ -139,7 +143,8 @@ impl Node {
         let mut child = command.spawn().map_err(|error| problem(&error.to_string()))?;
         let pid = child.id().ok_or_else(|| problem("it has ended already"))?;
         let log = child.stderr.take().map(|stderr| prefix_lines(recipe.id, stderr));
-        Ok(Self { recipe, pid, child: Some(child), log })
+        let lifeline = child.stdin.take();
+        Ok(Self { recipe, pid, child: Some(child), log, _lifeline: lifeline })
     }
 
     pub(super) fn is_running(&self) -> bool {

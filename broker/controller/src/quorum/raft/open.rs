@@ -10,7 +10,7 @@ use raft::{
     eraftpb::{Entry, HardState},
 };
 use tidemark_protocol::messages::VoterId;
-use tidemark_storage::Disk;
+use tidemark_storage::{Disk, DiskError};
 
 use super::{Content, Durable, Failed, Latest, RaftQuorum, entry, library_log};
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
         store::Store,
         transfer::{Incoming, Outgoing},
         vote_file::{Vote, VoteFile},
-        wal::{self, Found, Reserve, Wal, WalError},
+        wal::{self, Found, RESERVE_FILE, Reserve, Wal, WalError},
     },
 };
 
@@ -59,6 +59,15 @@ impl<D: Disk> RaftQuorum<D> {
         belongs(disk, dir).map_err(|source| {
             QuorumError::new(format!("looking at the metadata in {}", dir.display()), source)
         })
+    }
+
+    /// Whether the directory has nothing that a controller keeps: a controller that finds it so has forgotten whom it
+    /// voted for.
+    pub fn is_empty(disk: &D, dir: &Path) -> Result<bool, DiskError> {
+        if !disk.exists(dir)? {
+            return Ok(true);
+        }
+        Ok(disk.list(dir)?.iter().all(|entry| entry.name == RESERVE_FILE))
     }
 
     /// Opens what is in the directory (its parent exists) and recovers the image of everything that is known to be

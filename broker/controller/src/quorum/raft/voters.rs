@@ -15,7 +15,8 @@ const CAUGHT_UP_ENTRIES: u64 = 100;
 impl<D: Disk> RaftQuorum<D> {
     pub(super) fn change_voters(&mut self, change: VoterChange) {
         if let Err(reason) = self.try_change_voters(change) {
-            tracing::info!(?change, reason, "the voters are not changed");
+            // Whoever wants it asks again.
+            tracing::debug!(?change, reason, "the voters are not changed");
         }
     }
 

@@ -14,7 +14,7 @@ use crate::record::MetadataRecord;
 /// What is kept if it can be had, else the next smaller. The largest is enough for thousands of deletions, or for
 /// a start with tens of thousands of partitions.
 const RESERVE_BYTES: [u64; 4] = [4 << 20, 1 << 20, 256 << 10, 64 << 10];
-const RESERVE_FILE: &str = "reserve";
+pub(in crate::quorum) const RESERVE_FILE: &str = "reserve";
 
 #[derive(Debug)]
 pub(in crate::quorum) struct Reserve<D> {
