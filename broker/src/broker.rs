@@ -105,11 +105,6 @@ impl Broker {
         since.map_or(Duration::ZERO, |since| self.clock.since(since))
     }
 
-    /// How often members of groups are to be heard of that have what they are to have.
-    pub(crate) fn groups_heartbeat_ms(&self) -> u64 {
-        u64::try_from(self.config.group_heartbeat_interval.as_millis()).unwrap_or(u64::MAX)
-    }
-
     /// A number that no connection had before; never that of the broker's own.
     pub(crate) fn next_connection(&self) -> u64 {
         self.connections.fetch_add(1, Ordering::Relaxed) + 1

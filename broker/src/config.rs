@@ -157,6 +157,13 @@ fn check_together(values: &Values, problems: &mut Vec<String>) {
             render_bytes(values.max_frame_bytes),
         ));
     }
+    if values.group_heartbeat_interval * 2 > values.group_session_timeout {
+        problems.push(format!(
+            "`group_heartbeat_interval` ({:?}) must be at most half of `group_session_timeout` ({:?}), or one heartbeat that is \
+             late puts a member out",
+            values.group_heartbeat_interval, values.group_session_timeout,
+        ));
+    }
     if values.listen == values.http_listen && !values.listen.ends_with(":0") {
         problems.push(format!("`listen` and `http_listen` are both {}", values.listen));
     }

@@ -172,18 +172,14 @@ impl Server {
         let plane =
             Plane::start(&data_dir, &config, &clock, (metrics, &health), (&threads, &tasks))?;
 
-        let root = data_dir.root().to_owned();
-        let disk_watch = DiskWatch::new(root, config.disk_reserve_bytes, health.clone());
+        let disk_watch =
+            DiskWatch::new(data_dir.root().to_owned(), config.disk_reserve_bytes, health.clone());
         let flusher = Flusher::start(&threads, &clock, metrics)?;
         let (sessions, streams) = (Arc::<Sessions>::default(), Arc::<Streams>::default());
         let (port, isr_changes) = ReplicaNetwork::new(Arc::clone(&sessions), Arc::clone(&streams));
         let port: Arc<dyn ReplicaPort> = Arc::new(port);
         let make = |index| {
-            let config = ShardConfig {
-                index,
-                queue_max: config.shard_queue_requests as usize,
-                flush_interval: config.flush_interval,
-            };
+            let config = shard_config(&config, index);
             let (metrics, disk_watch) = (metrics.clone(), disk_watch.clone());
             let (flusher, port) = (flusher.clone(), Arc::clone(&port));
             Shard::new(config, clock.clone(), metrics, disk_watch, flusher, port)
@@ -456,6 +452,14 @@ impl Server {
             tracing::warn!(%error, "stopping all the same");
         }
         (closed, data_dir)
+    }
+}
+
+fn shard_config(config: &Config, index: usize) -> ShardConfig {
+    ShardConfig {
+        index,
+        queue_max: config.shard_queue_requests as usize,
+        flush_interval: config.flush_interval,
     }
 }
 

@@ -3,9 +3,13 @@
 //! Each method is one request and returns the message that answers it. It refuses to print, to guess names
 //! and to repeat a change that may have happened: see [`AdminError::is_indeterminate`].
 
+mod groups;
 mod operations;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tidemark_protocol::{
     BrokerId, ErrorCode, Offset, PartitionIndex, TimestampMs, TopicId, TopicPartition,
@@ -23,10 +27,11 @@ use tokio::time::Instant;
 use crate::{
     cluster::{Cluster, Repeat, Target},
     error::{AdminError, RequestError},
+    group::coordinator::Coordinator,
     partitions::{self, Asking},
 };
 
-pub use operations::Reassignment;
+pub use self::{groups::GroupList, operations::Reassignment};
 
 /// A topic to be created.
 #[derive(Clone, Debug, Default)]
@@ -116,12 +121,14 @@ pub enum OffsetSpec {
 pub struct Admin {
     cluster: Arc<Cluster>,
     timeout: Duration,
+    /// The coordinator of the group that was asked about last: who asks again does not look it up again.
+    coordinator: Arc<Mutex<Option<Arc<Coordinator>>>>,
 }
 
 impl Admin {
     pub(crate) fn new(cluster: Arc<Cluster>) -> Self {
         let timeout = cluster.config().request_timeout;
-        Self { cluster, timeout }
+        Self { cluster, timeout, coordinator: Arc::default() }
     }
 
     /// Most time for each call from now on, repeated attempts included. The default is the client's request

@@ -8,6 +8,7 @@ use crate::{
     config::ClientConfig,
     consumer::{Consumer, ConsumerConfig},
     error::ConnectError,
+    group::{GroupConfig, GroupConsumer},
     producer::{Producer, ProducerConfig},
 };
 
@@ -55,6 +56,14 @@ impl Client {
     /// Outside a Tokio runtime.
     pub fn producer(&self, config: ProducerConfig) -> Producer {
         Producer::start(self.cluster.clone(), config)
+    }
+
+    /// A member of a consumer group, with connections of its own. It joins at once, and reads while it is polled.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn group_consumer(&self, config: GroupConfig) -> GroupConsumer {
+        GroupConsumer::start(self.cluster.clone(), config)
     }
 
     /// A consumer with nothing assigned, with connections of its own.

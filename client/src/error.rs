@@ -240,6 +240,57 @@ impl ConsumeError {
     }
 }
 
+/// A member of a group cannot go on without a decision of its program.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GroupError {
+    /// The records were given to others meanwhile. Polling again joins again.
+    #[error(
+        "group {group:?}: more than max_poll_interval ({} ms) passed between two polls, so that this member left and others \
+         got its partitions; poll more often, take fewer records at a time, or raise it", after.as_millis()
+    )]
+    MissedProcessingDeadline { group: String, after: Duration },
+    /// With [`crate::StartAt::Error`].
+    #[error(
+        "group {group:?} has committed nothing for {topic}/{partition}; commit or seek, or choose another start_at"
+    )]
+    NothingCommitted { group: String, topic: Arc<str>, partition: PartitionIndex },
+    /// This offset was not committed; others of the same commit may have been.
+    #[error("not committed: {failure}")]
+    CommitRefused { failure: Failure },
+    #[error("{topic}/{partition} is not assigned to this member")]
+    NotAssigned { topic: Arc<str>, partition: PartitionIndex },
+    #[error("the member is closed")]
+    Closed,
+    #[error(transparent)]
+    Consume(#[from] ConsumeError),
+    #[error(transparent)]
+    Request(#[from] RequestError),
+}
+
+impl GroupError {
+    /// The broker's code, when it answered with one.
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::CommitRefused { failure } => Some(failure.code),
+            Self::Consume(error) => error.code(),
+            Self::Request(error) => error.code(),
+            _ => None,
+        }
+    }
+
+    /// Whether the same call, with nothing changed, may succeed later.
+    pub fn is_retriable(&self) -> bool {
+        match self {
+            Self::MissedProcessingDeadline { .. } => true,
+            Self::CommitRefused { failure } => failure.code.is_retriable(),
+            Self::Consume(error) => error.is_retriable(),
+            Self::Request(error) => error.is_retriable(),
+            _ => false,
+        }
+    }
+}
+
 /// An administrative call failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]

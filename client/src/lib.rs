@@ -1,6 +1,6 @@
 //! The Rust client of Tidemark: producer, consumer and admin over the native protocol.
 //!
-//! Reading order: [`Client`], then [`Producer`], [`Consumer`] and [`Admin`]; below them the cluster as it is
+//! Reading order: [`Client`], then [`Producer`], [`Consumer`], [`GroupConsumer`] and [`Admin`]; below them the cluster as it is
 //! known, connections, and the protocol crate. This crate refuses to know the Kafka protocol, to print, and
 //! to retry what could do harm without saying so.
 
@@ -11,6 +11,7 @@ mod config;
 mod connection;
 mod consumer;
 mod error;
+mod group;
 mod metadata;
 mod partitions;
 mod pool;
@@ -19,11 +20,12 @@ mod record;
 mod tasks;
 pub mod testing;
 
-pub use admin::{Admin, NewTopic, OffsetSpec, Reassignment, TopicChanges};
+pub use admin::{Admin, GroupList, NewTopic, OffsetSpec, Reassignment, TopicChanges};
 pub use client::Client;
 pub use config::ClientConfig;
 pub use consumer::{Consumer, ConsumerConfig, OutOfRange, Position, Transport};
-pub use error::{AdminError, ConnectError, ConsumeError, ProduceError, RequestError};
+pub use error::{AdminError, ConnectError, ConsumeError, GroupError, ProduceError, RequestError};
+pub use group::{GroupConfig, GroupConsumer, Rebalance, StartAt};
 pub use producer::{Delivery, Producer, ProducerConfig, TrySendError};
 pub use record::{ConsumedBatch, ConsumedRecord, Delivered, ProducerRecord};
 

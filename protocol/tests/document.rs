@@ -6,6 +6,8 @@
 mod cluster;
 #[path = "document/example.rs"]
 mod example;
+#[path = "document/groups.rs"]
+mod groups;
 #[path = "document/samples.rs"]
 mod samples;
 #[path = "document/transactions.rs"]
@@ -201,6 +203,10 @@ fn the_tables_of_enumerations_are_complete() {
     check::<Acks>(&document, "Acks");
     check::<Durability>(&document, "Durability");
     check::<OffsetQuery>(&document, "OffsetQuery");
+    check::<CoordinatorKind>(&document, "CoordinatorKind");
+    check::<GroupState>(&document, "GroupState");
+    check::<MemberState>(&document, "MemberState");
+    check::<RemovalReason>(&document, "RemovalReason");
     check::<BrokerChange>(&document, "BrokerChange");
     check::<PlanGoal>(&document, "PlanGoal");
     check::<Election>(&document, "Election");
@@ -320,6 +326,9 @@ fn every_sample_is_a_seed_of_the_fuzzer() {
         let choice = index * FrameKind::ALL.len() + usize::from(kind.number()) - 1;
         let seed = [&[u8::try_from(choice).unwrap()][..], &header].concat();
         let path = corpus.join(&sample.structure);
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            fs::write(&path, &seed).unwrap();
+        }
         assert_eq!(fs::read(&path).ok(), Some(seed), "{} is out of date", path.display());
     }
 }

@@ -241,7 +241,7 @@ impl<C: Coordinator> Host<C> {
         }
         match led {
             Some(leader_epoch) if known != Some(leader_epoch) => {
-                self.begin_loading(at, leader_epoch)
+                self.begin_loading(at, leader_epoch);
             }
             Some(_) => self.release(at),
             None => {}

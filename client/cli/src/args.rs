@@ -10,6 +10,7 @@ use tidemark_protocol::frame::{VERSION_MAX, VERSION_MIN};
 use crate::{
     bench, broker, cluster, consume,
     exit::{CliError, EXIT_CODES_HELP, Exit},
+    group,
     output::{self, Color, Format, Output, Page, Report},
     partition, produce, quantity,
     session::Session,
@@ -82,6 +83,8 @@ pub(crate) enum Command {
     Topic(topic::TopicArgs),
     Produce(Box<produce::ProduceArgs>),
     Consume(Box<consume::ConsumeArgs>),
+    /// Look at consumer groups, set their offsets, put members out
+    Group(group::GroupArgs),
     /// Measure throughput and latency
     Bench(Box<bench::BenchArgs>),
     /// List, describe, drain and remove brokers
@@ -116,6 +119,7 @@ pub(crate) fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Topic(args) => small_runtime()?.block_on(topic::run(&session, args)),
         Command::Produce(args) => large_runtime()?.block_on(produce::run(&session, *args)),
         Command::Consume(args) => large_runtime()?.block_on(consume::run(&session, *args)),
+        Command::Group(args) => small_runtime()?.block_on(group::run(&session, args)),
         Command::Bench(args) => large_runtime()?.block_on(bench::run(&session, *args)),
         Command::Broker(args) => small_runtime()?.block_on(broker::run(&session, args)),
         Command::Cluster(args) => small_runtime()?.block_on(cluster::run(&session, args)),

@@ -1,5 +1,6 @@
 //! `tidemark consume`: records out of topics, as their values, in any format, or as JSON lines.
 
+mod group;
 mod print;
 mod reader;
 mod slices;
@@ -19,7 +20,7 @@ use crate::{
     template::{LANGUAGE, Template},
 };
 use print::{Printed, Printer};
-pub(crate) use slices::{Ends, Slices};
+pub(crate) use slices::{Ends, Slices, extents};
 
 /// How long one poll waits; only progress depends on it.
 const POLL_WAIT: Duration = Duration::from_millis(500);
@@ -34,7 +35,8 @@ Examples:
   tidemark consume orders -e > orders.txt
   tidemark consume orders --offset -10 -e -f '%p/%o %d %k=%v\\n'
   tidemark consume orders --offset @-1h:@-5m -o json
-  tidemark consume orders -p 3 --offset 100:+5 --meta-only";
+  tidemark consume orders -p 3 --offset 100:+5 --meta-only
+  tidemark consume orders --group billing";
 
 /// Read records from topics
 ///
@@ -67,6 +69,10 @@ pub(crate) struct ConsumeArgs {
     #[arg(short, long, value_name = "COUNT", value_parser = crate::quantity::parse_count)]
     num: Option<u64>,
 
+    /// Read as a member of this consumer group: it hands out the partitions and remembers how far it is
+    #[arg(short, long, value_name = "GROUP")]
+    group: Option<String>,
+
     /// Only these partitions, separated by commas [default: all]
     #[arg(short, long, value_name = "PARTITIONS", value_delimiter = ',')]
     partition: Vec<PartitionIndex>,
@@ -90,12 +96,15 @@ pub(crate) struct ConsumeArgs {
 
 pub(crate) async fn run(session: &Session, args: ConsumeArgs) -> Result<Exit, CliError> {
     let mut range = Range::parse(&args.offset, session::now_ms())?;
-    if args.exit_at_end && range.to.is_none() {
+    if args.exit_at_end && range.to.is_none() && args.group.is_none() {
         range.to = Some(crate::position::Point::End);
     }
     let ends = if args.follow { Ends::Eventually } else { Ends::Now };
     let mut printer = printer(session, &args)?;
     let client = session.client().await?;
+    if let Some(group) = &args.group {
+        return group::run(&client, &args, group, range, printer).await;
+    }
     let admin = client.admin();
     let mut slices = Slices::resolve(&admin, &args.topics, &args.partition, range, ends).await?;
     if slices.is_done() || args.num == Some(0) {

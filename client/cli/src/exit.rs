@@ -92,17 +92,28 @@ impl CliError {
 
 fn exit_for(code: ErrorCode) -> Exit {
     match code {
-        ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownBroker => Exit::NotFound,
+        ErrorCode::UnknownTopicOrPartition
+        | ErrorCode::UnknownBroker
+        | ErrorCode::UnknownGroup
+        | ErrorCode::UnknownMember
+        | ErrorCode::UnknownSeek => Exit::NotFound,
         ErrorCode::TopicExists
         | ErrorCode::OffsetOutOfRange
         | ErrorCode::FencedLeaderEpoch
         | ErrorCode::IneligibleReplica
         | ErrorCode::DuplicateBroker
         | ErrorCode::WrongCluster
-        | ErrorCode::ChangeInProgress => Exit::Conflict,
+        | ErrorCode::ChangeInProgress
+        | ErrorCode::GroupNotEmpty
+        | ErrorCode::GroupFull
+        | ErrorCode::UnreleasedInstance
+        | ErrorCode::FencedInstance => Exit::Conflict,
         ErrorCode::InvalidTopicName
         | ErrorCode::InvalidPartitions
         | ErrorCode::InvalidConfig
+        | ErrorCode::InvalidGroup
+        | ErrorCode::InvalidRegex
+        | ErrorCode::UnknownAssignor
         | ErrorCode::TooLarge
         | ErrorCode::BatchTooLarge => Exit::Usage,
         ErrorCode::Timeout => Exit::Timeout,
@@ -114,6 +125,14 @@ fn hint_for(code: ErrorCode) -> Option<&'static str> {
     Some(match code {
         ErrorCode::UnknownTopicOrPartition => {
             "`tidemark topic list` shows the topics there are, `tidemark topic create` makes one"
+        }
+        ErrorCode::UnknownGroup => "`tidemark group list` shows the groups there are",
+        ErrorCode::GroupNotEmpty => {
+            "stop its members first; `tidemark group describe GROUP` shows who they are"
+        }
+        ErrorCode::UnknownSeek => "`tidemark group history GROUP` shows the changes there are",
+        ErrorCode::NotCoordinator | ErrorCode::CoordinatorLoading => {
+            "the group's coordinator is moving or reading its log; try again in a moment"
         }
         ErrorCode::TopicExists => "add --if-not-exists to accept a topic that is there already",
         ErrorCode::InvalidConfig => {

@@ -1,7 +1,7 @@
 //! `tidemark`: administer a cluster, produce, consume and measure, from a shell.
 //!
 //! This file parses, runs and exits; it decides nothing else. Reading order: [`args`], [`session`], then one
-//! file per verb group ([`topic`], [`produce`], [`consume`], [`broker`], [`partition`], [`cluster`], [`mod@bench`], [`up`]);
+//! file per verb group ([`topic`], [`produce`], [`consume`], [`group`], [`broker`], [`partition`], [`cluster`], [`mod@bench`], [`up`]);
 //! below them [`placement`] and [`moves`] of replicas, the grammar of [`position`]s, the [`template`] language, [`input`] and
 //! [`output`].
 
@@ -14,6 +14,7 @@ mod consume;
 mod encoding;
 mod escape;
 mod exit;
+mod group;
 mod input;
 mod moves;
 mod output;

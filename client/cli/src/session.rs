@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use tidemark_client::{
-    Admin, AdminError, Client, ClientConfig, ConnectError, ConsumeError, ProduceError, RequestError,
+    Admin, AdminError, Client, ClientConfig, ConnectError, ConsumeError, GroupError, ProduceError,
+    RequestError,
 };
 use tidemark_protocol::{
     TimestampMs,
@@ -176,6 +177,18 @@ impl From<ConsumeError> for CliError {
             ConsumeError::OffsetOutOfRange { .. } => Self::new(Exit::Conflict, message)
                 .with_hint("the records were trimmed meanwhile; start again with --offset start"),
             _ => Self::error(message),
+        }
+    }
+}
+
+impl From<GroupError> for CliError {
+    fn from(error: GroupError) -> Self {
+        match error {
+            GroupError::Request(error) => error.into(),
+            GroupError::Consume(error) => error.into(),
+            GroupError::CommitRefused { failure } => Self::from_failure(&failure),
+            GroupError::NothingCommitted { .. } => Self::new(Exit::NotFound, error.to_string()),
+            _ => Self::error(error.to_string()),
         }
     }
 }

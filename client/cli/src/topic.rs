@@ -156,7 +156,7 @@ fn settings(pairs: Vec<(String, String)>) -> Result<TopicSettings, CliError> {
 }
 
 /// How a verb over several topics ends: a single error speaks for itself if nothing was done.
-fn conclude(done: usize, errors: &[CliError]) -> Result<Exit, CliError> {
+pub(crate) fn conclude(done: usize, errors: &[CliError]) -> Result<Exit, CliError> {
     let Some(first) = errors.first().cloned() else { return Ok(Exit::Success) };
     if done == 0 && errors.len() == 1 {
         return Err(first);

@@ -239,9 +239,15 @@ pub struct OffsetChange {
     pub after: Option<Offset>,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeekGroupResponse {
+    /// What changed, or would.
+    pub seek: GroupSeek,
+}
+
 impl Request for SeekGroupRequest {
     const API: Api = Api::SeekGroup;
-    type Response = GroupSeek;
+    type Response = SeekGroupResponse;
 }
 
 /// Brings back what a change from outside replaced.
@@ -254,9 +260,15 @@ pub struct UndoSeekRequest {
     pub timeout_ms: u32,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndoSeekResponse {
+    /// What changed.
+    pub seek: GroupSeek,
+}
+
 impl Request for UndoSeekRequest {
     const API: Api = Api::UndoSeek;
-    type Response = GroupSeek;
+    type Response = UndoSeekResponse;
 }
 
 /// Asks for the changes from outside that a group remembers.

@@ -11,7 +11,7 @@ use tidemark_protocol::{
     messages::*,
 };
 
-use crate::{cluster, transactions};
+use crate::{cluster, groups, transactions};
 
 /// A structure, and how it travels if it is a header of its own.
 pub(crate) struct Sample {
@@ -36,6 +36,7 @@ pub(crate) fn all() -> Vec<Sample> {
     data(&mut all);
     offsets(&mut all);
     topics(&mut all);
+    groups::all(&mut all);
     brokers(&mut all);
     cluster::operations(&mut all);
     transactions::clients(&mut all);

@@ -31,8 +31,7 @@ pub(crate) async fn heartbeat(
         GroupResponse::Heartbeat(answer) => answer,
         other => return Err(wrong_answer(&other)),
     };
-    let is_news =
-        answer.assignment.is_some() || answer.heartbeat_interval_ms < broker.groups_heartbeat_ms();
+    let is_news = answer.assignment.is_some();
     let mut response = told(answer);
     if is_news || is_leaving || wait_ms == 0 {
         return Ok(response);

@@ -6,8 +6,8 @@ use tidemark_coordinator::groups::{self, GroupRequest, GroupResponse, SeekOffset
 use tidemark_protocol::{
     Failure,
     messages::{
-        GroupSeek, OffsetChange, SeekGroupRequest, SeekHistoryRequest, SeekHistoryResponse,
-        UndoSeekRequest,
+        GroupSeek, OffsetChange, SeekGroupRequest, SeekGroupResponse, SeekHistoryRequest,
+        SeekHistoryResponse, UndoSeekRequest, UndoSeekResponse,
     },
 };
 
@@ -17,12 +17,12 @@ use crate::broker::Broker;
 pub(crate) async fn seek_group(
     broker: Arc<Broker>,
     request: SeekGroupRequest,
-) -> Result<GroupSeek, Failure> {
+) -> Result<SeekGroupResponse, Failure> {
     let SeekGroupRequest { group, by, offsets, dry_run, timeout_ms } = request;
     let offsets = offsets.into_iter().map(|target| (target.partition, target.offset)).collect();
     let seek = SeekOffsets { group: group.clone(), by, offsets, dry_run };
     match ask(&broker, &group, timeout_ms, GroupRequest::SeekOffsets(seek)).await? {
-        GroupResponse::SeekOffsets(seek) => Ok(show(None, seek)),
+        GroupResponse::SeekOffsets(seek) => Ok(SeekGroupResponse { seek: show(None, seek) }),
         other => Err(wrong_answer(&other)),
     }
 }
@@ -30,11 +30,11 @@ pub(crate) async fn seek_group(
 pub(crate) async fn undo_seek(
     broker: Arc<Broker>,
     request: UndoSeekRequest,
-) -> Result<GroupSeek, Failure> {
+) -> Result<UndoSeekResponse, Failure> {
     let UndoSeekRequest { group, by, id, timeout_ms } = request;
     let undo = groups::UndoSeek { group: group.clone(), by, id };
     match ask(&broker, &group, timeout_ms, GroupRequest::UndoSeek(undo)).await? {
-        GroupResponse::UndoSeek(seek) => Ok(show(None, seek)),
+        GroupResponse::UndoSeek(seek) => Ok(UndoSeekResponse { seek: show(None, seek) }),
         other => Err(wrong_answer(&other)),
     }
 }

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _, StdoutLock, Write as _};
 
 use memchr::memmem::Finder;
 use serde::{Serialize, Serializer};
-use tidemark_client::{ConsumedBatch, ErrorCode};
+use tidemark_client::{ConsumedBatch, ConsumedRecord, ErrorCode};
 use tidemark_protocol::{
     Offset, PartitionIndex, TimestampMs,
     batch::{BatchError, Record, RecordHeader},
@@ -118,7 +118,8 @@ impl Printer {
                     break;
                 }
                 self.records += 1;
-                render(&self.style, batch, &record, self.records, &mut self.buffer);
+                let place = (&*batch.topic, batch.partition);
+                render(&self.style, place, &record, self.records, &mut self.buffer);
                 if self.buffer.len() >= BUFFER_BYTES {
                     self.flush()?;
                 }
@@ -129,6 +130,27 @@ impl Printer {
         }
         slice.next = slice.next.max(header.next_offset());
         Ok(Printed::More)
+    }
+
+    /// Prints one record, if it passes the filter.
+    pub(super) fn print_record(
+        &mut self,
+        record: ConsumedRecord,
+        limit: Option<u64>,
+    ) -> Result<Printed, CliError> {
+        let ConsumedRecord { topic, partition, offset, timestamp_ms, key, value, headers, .. } =
+            record;
+        let record = Record { offset, timestamp_ms, key, value, headers };
+        if self.filter.passes(&record) {
+            self.records += 1;
+            let place = (&*topic, partition);
+            render(&self.style, place, &record, self.records, &mut self.buffer);
+            if self.buffer.len() >= BUFFER_BYTES {
+                self.flush()?;
+            }
+        }
+        let is_enough = Some(self.records) == limit || self.reader_is_gone;
+        Ok(if is_enough { Printed::Enough } else { Printed::More })
     }
 
     /// Writes what was gathered. A reader that went away is remembered and is no error.
@@ -165,11 +187,17 @@ fn damaged(batch: &ConsumedBatch, error: &BatchError) -> CliError {
     .with_hint(format!("go on behind it with --offset {next}"))
 }
 
-fn render(style: &Style, batch: &ConsumedBatch, record: &Record, number: u64, out: &mut Vec<u8>) {
+fn render(
+    style: &Style,
+    (topic, partition): (&str, PartitionIndex),
+    record: &Record,
+    number: u64,
+    out: &mut Vec<u8>,
+) {
     if let Style::Template(template) = style {
         let view = RecordView {
-            topic: &batch.topic,
-            partition: batch.partition,
+            topic,
+            partition,
             offset: record.offset,
             timestamp_ms: record.timestamp_ms,
             key: record.key.as_deref(),
@@ -179,12 +207,8 @@ fn render(style: &Style, batch: &ConsumedBatch, record: &Record, number: u64, ou
         template.render(&view, number, out);
         return;
     }
-    let place = Place {
-        topic: &batch.topic,
-        partition: batch.partition,
-        offset: record.offset,
-        timestamp_ms: record.timestamp_ms,
-    };
+    let place =
+        Place { topic, partition, offset: record.offset, timestamp_ms: record.timestamp_ms };
     let contents = matches!(style, Style::Json);
     let written = if contents {
         serde_json::to_writer(&mut *out, &JsonRecord::new(place, record))
@@ -328,7 +352,7 @@ mod tests {
         let batch = batch();
         let mut out = Vec::new();
         for record in batch.batch.records().unwrap() {
-            render(style, &batch, &record, 1, &mut out);
+            render(style, (&*batch.topic, batch.partition), &record, 1, &mut out);
         }
         String::from_utf8(out).unwrap()
     }

@@ -121,7 +121,8 @@ impl Slices {
     }
 }
 
-async fn extents(
+/// Where each partition begins and ends, and where a range's times are in it.
+pub(crate) async fn extents(
     admin: &Admin,
     topic: &str,
     partitions: &[PartitionIndex],

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use serde::Serialize;
-use tidemark_protocol::messages::TopicMetadata;
+use tidemark_protocol::{is_internal_topic, messages::TopicMetadata};
 
 use crate::{
     exit::{CliError, Exit},
@@ -27,6 +27,10 @@ pub(crate) struct ListArgs {
     /// Only topics whose name matches; `*` stands for anything
     #[arg(value_name = "PATTERN")]
     patterns: Vec<String>,
+
+    /// Also the cluster's own topics, whose names begin with two underscores
+    #[arg(long)]
+    internal: bool,
 }
 
 #[derive(Serialize)]
@@ -91,8 +95,9 @@ pub(super) async fn run(session: &Session, args: ListArgs) -> Result<Exit, CliEr
         }
     }
     let wanted = |topic: &TopicMetadata| {
-        args.patterns.is_empty()
-            || args.patterns.iter().any(|pattern| matches(pattern, &topic.name))
+        let is_shown = args.internal || !is_internal_topic(&topic.name);
+        let is_named = args.patterns.iter().any(|pattern| matches(pattern, &topic.name));
+        is_shown && (args.patterns.is_empty() || is_named)
     };
     let topics = metadata.topics.into_iter().filter(wanted).map(|topic| {
         let size_bytes = sizes.get(&topic.name).copied().unwrap_or(0);
