@@ -115,7 +115,7 @@ async fn run_on(
     };
     let (server, start) = Server::assemble(data_dir, config, &metrics, health)?;
     server.serve(listener, address);
-    match shutdown.or_stop(server.start(start, address)).await {
+    match shutdown.or_stop(Box::pin(server.start(start, address))).await {
         Some(Ok(())) => {
             shutdown.started().await;
             server.leave().await;

@@ -60,7 +60,7 @@ pub enum Rebalance {
     Lost(Vec<(Arc<str>, PartitionIndex)>),
 }
 
-type OnRebalance = Box<dyn FnMut(&Rebalance) + Send>;
+type OnRebalance = Box<dyn FnMut(&Rebalance) + Send + Sync>;
 
 /// A member of a consumer group. Made by [`crate::Client::group_consumer`].
 ///
@@ -179,7 +179,10 @@ impl GroupConsumer {
 
     /// Calls `on_rebalance`, within a poll, whenever what is read has changed.
     #[must_use]
-    pub fn on_rebalance(mut self, on_rebalance: impl FnMut(&Rebalance) + Send + 'static) -> Self {
+    pub fn on_rebalance(
+        mut self,
+        on_rebalance: impl FnMut(&Rebalance) + Send + Sync + 'static,
+    ) -> Self {
         self.on_rebalance = Some(Box::new(on_rebalance));
         self
     }

@@ -179,8 +179,7 @@ async fn rebalances(arguments: &Arguments, address: &[String]) -> Result<Vec<Cha
     settled(&client, arguments.members).await?;
     let writing = Arc::new(AtomicBool::new(true));
     let pace = Duration::from_millis(arguments.pace_ms);
-    let writer =
-        tokio::spawn(write(client.clone(), arguments.partitions, pace, Arc::clone(&writing)));
+    let writer = spawn(write(client.clone(), arguments.partitions, pace, Arc::clone(&writing)));
     let mut changes = Vec::new();
 
     let next = members.len();
@@ -214,7 +213,7 @@ fn join(client: &Client, number: usize, board: &Arc<Board>) -> Member {
     let mut member = client.group_consumer(config);
     let (stop, stopped) = watch::channel(false);
     let board = Arc::clone(board);
-    let task = tokio::spawn(async move {
+    let task = spawn(async move {
         while !*stopped.borrow() {
             // An error is a rebalance that went against it, and the next poll goes on.
             for record in member.poll(Duration::from_millis(100)).await.unwrap_or_default() {
@@ -305,7 +304,7 @@ async fn commits(arguments: &Arguments, address: &[String]) -> Result<Commits> {
     let mut tasks = Vec::new();
     for number in 0..arguments.committers {
         let (client, count) = (connect(address).await?, Arc::clone(&count));
-        tasks.push(tokio::spawn(async move {
+        tasks.push(spawn(async move {
             let group = format!("committer-{number}");
             let admin = client.admin().with_timeout(PATIENCE);
             let mut latencies = Histogram::<u64>::new(3)?;
@@ -341,4 +340,12 @@ async fn commits(arguments: &Arguments, address: &[String]) -> Result<Commits> {
         p999_ms: at(0.999),
         max_ms: at(1.0),
     })
+}
+
+#[expect(clippy::disallowed_methods, reason = "a program of its own, which ends with its tasks")]
+fn spawn<F>(task: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    tokio::spawn(task)
 }

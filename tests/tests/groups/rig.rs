@@ -96,7 +96,7 @@ impl Worker {
         let member = client.group_consumer(config).on_rebalance(move |rebalance| {
             told.lock().unwrap_or_else(PoisonError::into_inner).push(rebalance.clone());
         });
-        let task = tokio::spawn(work(member, seen_in, stopped, rebalances));
+        let task = spawn(work(member, seen_in, stopped, rebalances));
         Self { seen, stop, task }
     }
 
@@ -190,4 +190,12 @@ async fn futures(mut all: Vec<std::pin::Pin<Box<impl Future<Output = ()>>>>) {
         if is_ready { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
     })
     .await;
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test ends with its tasks")]
+fn spawn<F>(task: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    tokio::spawn(task)
 }
