@@ -148,6 +148,7 @@ impl Teller {
                     log_end_offset: at,
                     flushed_offset: at,
                     last_epoch: None,
+                    damaged_from: None,
                 };
                 Event::Truncated { log: self.log }
             }
@@ -180,6 +181,8 @@ impl Teller {
         log.log_start_offset = words.number_or("log_start", log.log_start_offset);
         log.log_end_offset = words.number_or("log_end", log.log_end_offset);
         log.flushed_offset = words.number_or("flushed", log.flushed_offset);
+        log.damaged_from =
+            words.has("damaged").then(|| words.number("damaged")).or(log.damaged_from);
     }
 
     fn produced(&mut self, words: &Words<'_>) -> Event {
@@ -209,6 +212,7 @@ impl Teller {
         log.log_end_offset = log.log_end_offset.min(end);
         log.flushed_offset = log.flushed_offset.min(end);
         log.last_epoch = self.history.latest();
+        log.damaged_from = log.damaged_from.filter(|damaged| *damaged < end);
     }
 
     fn epoch_end(&self, epoch: u32) -> Option<EpochEnd> {
