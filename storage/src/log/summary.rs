@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use crate::{
         Checkpoint, LogConfig, LogIdentity, SegmentFiles,
-        disk::{Disk as _, SimDisk},
+        disk::SimDisk,
     };
 
     const DIR: &str = "/topics/t/0";

@@ -1,7 +1,8 @@
 //! Brokers come, stop, die and come back; what becomes of what they led.
 
 use tidemark_controller::{
-    Answer, BrokerRun, Command, ElectLeaders, Election, SetDraining, UnregisterBroker,
+    Answer, BrokerRun, Command, ElectLeaders, Election, Image, MetadataRecord, SetDraining,
+    UnregisterBroker,
 };
 use tidemark_protocol::ErrorCode;
 

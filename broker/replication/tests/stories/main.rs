@@ -9,6 +9,7 @@ mod words;
 
 use std::{env, fmt::Write as _, fs, path::Path};
 
+use tidemark_protocol::Offset;
 use tidemark_replication::{Answer, EpochEnd, Event, LogState, Produced, Replica};
 use tidemark_storage::EpochHistory;
 
@@ -141,15 +142,7 @@ impl Teller {
                 Event::Truncated { log: self.log }
             }
             "started_at" => {
-                let at = words.number("offset");
-                self.history = EpochHistory::default();
-                self.log = LogState {
-                    log_start_offset: at,
-                    log_end_offset: at,
-                    flushed_offset: at,
-                    last_epoch: None,
-                    damaged_from: None,
-                };
+                self.start_at(words.number("offset"));
                 Event::Truncated { log: self.log }
             }
             "refused" => Event::EffectRefused,
@@ -169,6 +162,17 @@ impl Teller {
             "stop" => Event::Stop { reason: words.code("reason") },
             other => panic!("{}: no event {other}", words.line),
         }
+    }
+
+    fn start_at(&mut self, at: Offset) {
+        self.history = EpochHistory::default();
+        self.log = LogState {
+            log_start_offset: at,
+            log_end_offset: at,
+            flushed_offset: at,
+            last_epoch: None,
+            damaged_from: None,
+        };
     }
 
     /// The log is what the story has made of it, except for what this line says.

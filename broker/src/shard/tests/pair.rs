@@ -327,9 +327,8 @@ impl Pair {
 
     /// A bit of its first segment rots, in front of what its checkpoint says is durable, and the machine starts again.
     pub(super) fn rot(&mut self, id: BrokerId, position: u64) {
-        let checkpoints =
-            self[id].ask(|reply| Command::Checkpoints { partitions: vec![ID], reply });
-        let checkpoint = checkpoints.into_iter().next().map(|(_, checkpoint)| checkpoint);
+        let noted = self[id].ask(|reply| Command::Checkpoints { partitions: vec![ID], reply });
+        let checkpoint = noted.checkpoints.into_iter().next().map(|(_, checkpoint)| checkpoint);
         let segment = Path::new(LOG_DIR).join(format!("{:020}.log", 0));
         self[id].disk.bit_rot(&segment, position, 0);
         self.restart(id, checkpoint);
