@@ -124,10 +124,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{
-        Checkpoint, LogConfig, LogIdentity, SegmentFiles,
-        disk::SimDisk,
-    };
+    use crate::{Checkpoint, LogConfig, LogIdentity, SegmentFiles, disk::SimDisk};
 
     const DIR: &str = "/topics/t/0";
 
