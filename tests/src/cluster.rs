@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
-use tidemark_client::{Client, ClientConfig, NewTopic};
+use tidemark_client::{Admin, Client, ClientConfig, NewTopic};
 use tidemark_protocol::NodeId;
 
 use crate::{
@@ -421,11 +421,24 @@ impl Cluster {
 
     /// Creates a topic.
     pub fn create_topic(&self, topic: NewTopic) -> Result<()> {
+        self.ask(async |admin| Ok(admin.create_topic(topic).await.map(drop)?))
+    }
+
+    /// The controllers, by node.
+    pub fn voters(&self) -> Result<Vec<NodeId>> {
+        let quorum = self.ask(async |admin| Ok(admin.describe_quorum().await?))?;
+        let voters = quorum.members.iter().filter(|member| member.is_voter);
+        let mut voters: Vec<_> = voters.map(|member| member.id.node).collect();
+        voters.sort_unstable();
+        Ok(voters)
+    }
+
+    /// By way of a client, which finds out whom to ask.
+    fn ask<T>(&self, question: impl AsyncFnOnce(Admin) -> Result<T>) -> Result<T> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let client = Client::connect(self.client_config()).await?;
-            client.admin().with_timeout(PATIENCE).create_topic(topic).await?;
-            Ok(())
+            question(client.admin().with_timeout(PATIENCE)).await
         })
     }
 

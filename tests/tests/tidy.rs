@@ -1,12 +1,9 @@
 //! Properties of the source itself, checked as ordinary tests.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::Path, process::Command};
 
 use serde_json::Value;
+use tidemark_tests::repository::{read, root, tracked};
 
 /// A crate, its folder, and whom of ours it may depend on. Anything not listed fails.
 const ARROWS: &[(&str, &str, &[&str])] = &[
@@ -211,23 +208,4 @@ fn names_a_file(token: &str) -> bool {
         && token.contains('/')
         && !token.contains(['*', '<', ' ', '\n', '$', '~'])
         && !token.starts_with(['/', '.'])
-}
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
-fn tracked(suffix: &str) -> Vec<String> {
-    let output = Command::new("git")
-        .args(["ls-files", "-co", "--exclude-standard", "--deduplicate"])
-        .current_dir(root())
-        .output();
-    let stdout =
-        String::from_utf8(output.expect("git is installed").stdout).expect("paths are UTF-8");
-    let exists = |path: &&str| root().join(path).exists();
-    stdout.lines().filter(|path| path.ends_with(suffix)).filter(exists).map(String::from).collect()
 }

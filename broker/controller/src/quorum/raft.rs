@@ -63,6 +63,8 @@ pub struct RaftQuorum<D: Disk> {
     arrived: Option<Snapshot>,
     /// The newest snapshot.
     latest: Option<Latest>,
+    /// Whose message was refused last, and why.
+    refused: Option<(VoterId, &'static str)>,
     /// What was said of leadership last.
     role: Option<(u64, Option<VoterId>, bool)>,
     failed: Failed,
