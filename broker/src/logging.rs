@@ -20,7 +20,10 @@ pub enum LoggingError {
 pub fn start(level: LogLevel, format: LogFormat, filter: Option<&str>) -> Result<(), LoggingError> {
     let level = LogLevel::render(&level);
     let filter = EnvFilter::try_new(filter.unwrap_or(&level))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A line that cannot be written is lost. Complaining of it on standard error, which is where it was to go, would panic
+    // whoever logs as soon as nobody reads that any more.
+    let builder = tracing_subscriber::fmt().log_internal_errors(false);
+    let builder = builder.with_env_filter(filter).with_writer(io::stderr);
     match format {
         LogFormat::Text if io::stderr().is_terminal() => {
             // Whoever reads along knows which program and which day it is.

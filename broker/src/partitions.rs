@@ -369,6 +369,12 @@ impl Partitions {
         lock(&self.unopened).clone()
     }
 
+    /// Whether a log that is open here is known to be damaged.
+    pub(crate) fn are_damaged(&self) -> bool {
+        let views = self.views.read().unwrap_or_else(PoisonError::into_inner);
+        views.values().any(|view| view.reader.damaged_from().is_some())
+    }
+
     /// All of them, in no order, as they are now.
     pub(crate) fn all(&self) -> Vec<Arc<PartitionView>> {
         self.views.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()

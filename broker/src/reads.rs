@@ -212,16 +212,17 @@ pub(crate) fn read_failure(
             metrics.disk().checksum_failed();
             let message = format!(
                 "offsets {} to {} of {} are damaged on disk and will not be served; reading can go on at {}",
-                range.start, range.end, view.id, range.end
+                range.start,
+                range.end,
+                view.name(),
+                range.end
             );
             Failure::new(ErrorCode::CorruptData, message)
         }
         ReadError::Disk(error) => {
-            tracing::error!(partition = %view.id, topic = %view.topic, offset, %error, "read failed");
-            Failure::new(
-                ErrorCode::StorageFailed,
-                format!("reading {} at {offset}: {error}", view.id),
-            )
+            let name = view.name();
+            tracing::error!(partition = %name, offset, %error, "read failed");
+            Failure::new(ErrorCode::StorageFailed, format!("reading {name} at {offset}: {error}"))
         }
     }
 }
@@ -229,7 +230,7 @@ pub(crate) fn read_failure(
 fn out_of_range(view: &PartitionView, offset: Offset, high_watermark: Offset) -> Failure {
     let message = format!(
         "{} has offsets {} to {high_watermark}, not {offset}",
-        view.id,
+        view.name(),
         view.reader.log_start_offset()
     );
     Failure::new(ErrorCode::OffsetOutOfRange, message)

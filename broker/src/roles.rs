@@ -20,6 +20,7 @@ pub(crate) fn assignment(image: &Image, partition: &Partition) -> Assignment {
         partition_epoch: partition.partition_epoch,
         replicas: plan::members(image, partition).into_iter().map(member).collect(),
         isr: partition.isr.clone(),
+        elr: partition.elr.clone(),
     }
 }
 

@@ -253,8 +253,10 @@ impl Server {
         let shutdown = broker.tasks.shutdown();
         let is_broker = broker.config.roles.is_broker();
         if is_broker {
-            let previous_broker_epoch = checkpoints.clean_epoch();
+            let clean_epoch = checkpoints.clean_epoch();
             self.open_logs(&mut assignments, checkpoints).await;
+            // Nobody is to count on what a damaged log holds, however cleanly it was closed.
+            let previous_broker_epoch = clean_epoch.filter(|_| !broker.partitions.are_damaged());
             broker
                 .tasks
                 .spawn("assignments", assignments.run(broker.images.clone(), shutdown.clone()));

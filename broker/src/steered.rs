@@ -44,6 +44,7 @@ use crate::{
     metrics::{Metrics, Protocol},
     partitions::{Partitions, unknown_partition},
     reads::{self, ColdReads, Wanted},
+    relinquish,
     replicas::ReplicaPort,
     service::produce::validate,
     shard::{self, Command, Shard, ShardConfig, ShardHandle},
@@ -204,9 +205,20 @@ impl Steered {
         })
     }
 
-    /// The broker epoch of the last process, if it shut down cleanly.
+    /// The broker epoch of the last process, if it shut down cleanly and none of the logs that are open is damaged.
     pub fn previous_broker_epoch(&self) -> Option<BrokerEpoch> {
-        self.previous_broker_epoch
+        self.previous_broker_epoch.filter(|_| !self.partitions.are_damaged())
+    }
+
+    /// What the controller is to be asked for because of the disk: that others lead.
+    pub fn relinquish(&self) -> Vec<tidemark_controller::Command> {
+        let Self { followed, config, disk_watch, partitions, .. } = self;
+        relinquish::commands(followed, config.broker_id, disk_watch, partitions)
+    }
+
+    /// Whether this broker knows that its log of a partition is damaged.
+    pub fn is_damaged(&self, id: TopicPartition) -> bool {
+        self.partitions.get(id).is_some_and(|view| view.reader.damaged_from().is_some())
     }
 
     /// Where the controller's log is.

@@ -201,6 +201,17 @@ impl Admin {
         self.question(&Target::Any, &request).await.map_err(|error| about_topic(error, name))
     }
 
+    /// A topic as one broker knows it, with the logs that it holds of it.
+    pub async fn describe_topic_on(
+        &self,
+        broker: BrokerId,
+        name: &str,
+    ) -> Result<DescribeTopicResponse, AdminError> {
+        let request = DescribeTopicRequest { name: name.to_owned() };
+        let target = Target::Broker(broker);
+        self.question(&target, &request).await.map_err(|error| about_topic(error, name))
+    }
+
     /// Every topic, sorted by name.
     pub async fn list_topics(&self) -> Result<Vec<TopicMetadata>, AdminError> {
         Ok(self.metadata(None).await?.topics)

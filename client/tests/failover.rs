@@ -41,6 +41,15 @@ fn written(broker: &FakeBroker) -> Vec<u32> {
     records.map(|record| number(&record.value.unwrap())).collect()
 }
 
+/// Completes when somebody has asked one of these where things are now.
+async fn asked_again(brokers: &[&FakeBroker]) {
+    let asked = || brokers.iter().map(|broker| broker.requests(Api::Metadata)).sum::<usize>();
+    let before = asked();
+    while asked() == before {
+        tokio::task::yield_now().await;
+    }
+}
+
 fn numbers(range: std::ops::Range<u32>) -> Vec<u32> {
     range.collect()
 }
@@ -55,6 +64,7 @@ async fn a_producer_finds_a_new_leader_soon_after_it_exists_however_long_that_to
         first.stop().await;
         send_numbers(&producer, 10..20).await;
         let failover = async {
+            // How long it lasts is what is tested.
             sleep(outage).await;
             second.lead("t", 0);
             Instant::now()
@@ -90,7 +100,7 @@ async fn a_leader_that_was_deposed_and_lives_costs_one_more_request() {
 
 #[tokio::test]
 async fn a_partition_without_a_leader_is_waited_for_and_keeps_its_order() {
-    let (_first, second, client) = cluster().await;
+    let (first, second, client) = cluster().await;
     let config = ProducerConfig { batch_bytes: 200, ..ProducerConfig::default() };
     let producer = client.producer(config);
     send_numbers(&producer, 0..10).await;
@@ -98,7 +108,7 @@ async fn a_partition_without_a_leader_is_waited_for_and_keeps_its_order() {
     second.depose("t", 0);
     send_numbers(&producer, 10..200).await;
     let elect = async {
-        sleep(Duration::from_millis(50)).await;
+        asked_again(&[&first, &second]).await;
         second.lead("t", 0);
     };
     let (flushed, ()) = tokio::join!(timeout(SOON, producer.flush()), elect);
@@ -131,6 +141,7 @@ async fn a_leader_that_stands_still_is_left_when_another_leads() {
         }
         // It goes on, and finds a request of an epoch that is over.
         first.pause(false);
+        // Time for it to do harm: what is tested is that nothing happens.
         sleep(Duration::from_millis(50)).await;
         assert_eq!(written(&second).len(), 11);
     }
@@ -151,7 +162,7 @@ async fn a_lost_answer_repeats_whole_requests_in_order_and_nothing_else() {
     }
     send_numbers(&producer, 1..20).await;
     while first.requests(Api::Produce) < 2 {
-        sleep(Duration::from_millis(1)).await;
+        tokio::task::yield_now().await;
     }
     second.lead("t", 0);
     first.stop().await;
@@ -172,6 +183,7 @@ async fn too_few_replicas_in_sync_is_told_while_it_lasts_and_in_the_end() {
     let producer = client.producer(config);
     assert!(producer.obstacle().is_none());
     let delivery = producer.send(ProducerRecord::to("t").value("x")).await.unwrap();
+    // It comes up after a failure, and is told to nobody who does not ask.
     while producer.obstacle().is_none() {
         sleep(Duration::from_millis(1)).await;
     }
@@ -193,6 +205,7 @@ async fn too_few_replicas_in_sync_is_told_while_it_lasts_and_in_the_end() {
     let delivery_timeout = Duration::from_millis(1500);
     let producer = client.producer(ProducerConfig { delivery_timeout, ..Default::default() });
     let delivery = producer.send(ProducerRecord::to("t").value("x")).await.unwrap();
+    // It comes up when an answer has been waited for in vain for a while.
     while producer.obstacle().is_none() {
         sleep(Duration::from_millis(10)).await;
     }
@@ -251,7 +264,7 @@ async fn changes_find_another_controller() {
     first.stop().await;
     second.stop().await;
     let elect = async {
-        sleep(Duration::from_millis(50)).await;
+        asked_again(&[&third]).await;
         third.control();
     };
     let drain = admin.change_broker(1, BrokerChange::Drain, false);
@@ -296,7 +309,7 @@ async fn questions_to_leaders_go_to_the_new_ones() {
     assert!(timeout(SOON, admin.list_offsets(&latest)).await.unwrap().unwrap()[0].is_ok());
     first.stop().await;
     let elect = async {
-        sleep(Duration::from_millis(50)).await;
+        asked_again(&[&second]).await;
         second.lead("t", 0);
     };
     let (listed, ()) = tokio::join!(timeout(SOON, admin.list_offsets(&latest)), elect);

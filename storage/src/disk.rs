@@ -24,7 +24,7 @@ use std::{
 use bytes::Bytes;
 
 pub use real::{MappedFile, RealDisk, RealLock};
-pub use sim::{Faults, SimDisk, SimFile, SimLock};
+pub use sim::{Faults, Mishaps, SimDisk, SimFile, SimLock};
 
 /// Bytes per page: the granularity of the page cache, and of what a power loss keeps or loses.
 pub const PAGE_BYTES: u64 = 4096;

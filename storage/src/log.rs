@@ -323,6 +323,11 @@ impl<D: Disk> Log<D> {
         &self.epochs
     }
 
+    /// The first offset known to be damaged, if one is.
+    pub fn damaged_from(&self) -> Option<Offset> {
+        quarantine::first(&self.shared)
+    }
+
     /// Where `epoch` ends in this log; see [`EpochHistory::end_offset_for`].
     pub fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> Option<EpochEnd> {
         self.epochs.end_offset_for(epoch, self.log_end_offset())

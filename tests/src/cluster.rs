@@ -5,11 +5,14 @@
 
 pub mod view;
 
-use std::{collections::BTreeMap, fs, io::Write as _, path::PathBuf, thread, time::Duration};
+use std::{
+    collections::BTreeMap, fs, io::Write as _, path::PathBuf, sync::PoisonError, thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
-use tidemark_client::{Client, ClientConfig, NewTopic};
+use tidemark_client::{Admin, Client, ClientConfig, NewTopic};
 use tidemark_protocol::NodeId;
 
 use crate::{
@@ -231,14 +234,15 @@ impl Cluster {
         Ok(())
     }
 
-    /// SIGTERM, and waits for its end, which must be in order.
+    /// SIGTERM, and waits for its end, which must be in order, unless the process was so young that it could not hear yet.
     pub fn terminate(&mut self, id: NodeId) -> Result<()> {
         let node = self.node_mut(id)?;
         let state = std::mem::replace(&mut node.state, State::Down);
         let State::Up(broker) = state else { bail!("node {id} does not run") };
+        let could_hear = listens(&node.log);
         note(&node.log, "told to stop");
         let status = broker.terminate().with_context(|| format!("node {id}"))?;
-        ensure!(status.success(), "node {id} ended with {status}");
+        ensure!(status.success() || !could_hear, "node {id} ended with {status}");
         Ok(())
     }
 
@@ -417,11 +421,24 @@ impl Cluster {
 
     /// Creates a topic.
     pub fn create_topic(&self, topic: NewTopic) -> Result<()> {
+        self.ask(async |admin| Ok(admin.create_topic(topic).await.map(drop)?))
+    }
+
+    /// The controllers, by node.
+    pub fn voters(&self) -> Result<Vec<NodeId>> {
+        let quorum = self.ask(async |admin| Ok(admin.describe_quorum().await?))?;
+        let voters = quorum.members.iter().filter(|member| member.is_voter);
+        let mut voters: Vec<_> = voters.map(|member| member.id.node).collect();
+        voters.sort_unstable();
+        Ok(voters)
+    }
+
+    /// By way of a client, which finds out whom to ask.
+    fn ask<T>(&self, question: impl AsyncFnOnce(Admin) -> Result<T>) -> Result<T> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let client = Client::connect(self.client_config()).await?;
-            client.admin().with_timeout(PATIENCE).create_topic(topic).await?;
-            Ok(())
+            question(client.admin().with_timeout(PATIENCE)).await
         })
     }
 
@@ -461,4 +478,10 @@ fn note(log: &Log, what: &str) {
         log.push_str(what);
         log.push('\n');
     }
+}
+
+/// Whether the last process started has come so far that it heeds signals.
+fn listens(log: &Log) -> bool {
+    let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+    log.rsplit("--- started").next().is_some_and(|last| last.contains(": listening"))
 }

@@ -17,6 +17,7 @@ pub mod process;
 pub mod proxy;
 pub mod random;
 pub mod raw;
+pub mod repository;
 pub mod sim;
 pub mod tools;
 pub mod up;

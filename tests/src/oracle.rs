@@ -4,12 +4,7 @@
 //! what. They look after every step, at what the step has changed, so that a look costs little; each says what it found
 //! in a sentence. They change nothing.
 
-#![expect(
-    clippy::ref_option,
-    unreachable_pub,
-    dead_code,
-    reason = "oracles are handed what the ghost has; some observations have no oracle yet"
-)]
+#![expect(clippy::ref_option, unreachable_pub, reason = "oracles are handed what the ghost has")]
 
 mod bounds;
 mod candidate_completeness;

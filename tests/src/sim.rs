@@ -15,6 +15,7 @@
     reason = "faults of every kind have one signature; worlds are printed by their trace; some observations have no oracle yet"
 )]
 
+pub mod bugs;
 pub mod client;
 pub mod core;
 mod faults;

@@ -8,12 +8,11 @@ use anyhow::{Context, Result, ensure};
 use tidemark_client::NewTopic;
 use tidemark_protocol::NodeId;
 use tidemark_tests::{
-    checker::Report,
     cluster::{self, Cluster, ClusterConfig, Disk, PATIENCE, view},
     effort,
     faults::Faults,
     network::{End, Kind},
-    workload::{Workload, WorkloadConfig, replicas, verdict},
+    workload::{Workload, WorkloadConfig, verdict::judge},
 };
 
 /// Strikes in the ordinary run; `TIDEMARK_TEST_FAULTS` asks for more.
@@ -112,6 +111,18 @@ fn a_lost_majority_stops_writes_and_its_return_resumes_them() -> Result<()> {
 
 #[test]
 fn a_follower_with_a_full_disk_does_not_stop_the_others() -> Result<()> {
+    fill_a_disk(|cluster, leader| {
+        cluster.ids().into_iter().find(|id| *id != leader).context("three nodes")
+    })
+}
+
+#[test]
+fn a_leader_with_a_full_disk_has_others_lead() -> Result<()> {
+    fill_a_disk(|_, leader| Ok(leader))
+}
+
+/// Fills the disk of a node that `whose` chooses, when it knows the leader.
+fn fill_a_disk(whose: impl FnOnce(&Cluster, NodeId) -> Result<NodeId>) -> Result<()> {
     let disk = Disk::Memory("size=200m".to_owned());
     let config = ClusterConfig::nodes(3).disk(disk).flag("disk-reserve-bytes", "8MiB");
     cluster::with(config, |cluster| {
@@ -120,26 +131,10 @@ fn a_follower_with_a_full_disk_does_not_stop_the_others() -> Result<()> {
         let workload = work(cluster, "ledger", 1)?;
         cluster.await_in_sync("ledger")?;
         let leader = cluster.await_leader("ledger", 0, None)?;
-        let full = cluster.ids().into_iter().find(|id| *id != leader).context("three nodes")?;
-        cluster.fill_disk(full)?;
-        workload.await_progress(PATIENCE).context("with a full disk")?;
-        cluster.empty_disk(full)?;
-        judge(cluster, workload, "ledger").map(drop)
-    })
-}
-
-#[test]
-fn a_leader_with_a_full_disk_has_others_lead() -> Result<()> {
-    let disk = Disk::Memory("size=200m".to_owned());
-    let config = ClusterConfig::nodes(3).disk(disk).flag("disk-reserve-bytes", "8MiB");
-    cluster::with(config, |cluster| {
-        cluster.create_topic(replicated("ledger", 3).partitions(1))?;
-        let workload = work(cluster, "ledger", 1)?;
-        cluster.await_in_sync("ledger")?;
-        let full = cluster.await_leader("ledger", 0, None)?;
+        let full = whose(cluster, leader)?;
         cluster.fill_disk(full)?;
         cluster.await_leader("ledger", 0, Some(full))?;
-        workload.await_progress(PATIENCE).context("under another leader")?;
+        workload.await_progress(PATIENCE).context("with a full disk")?;
         cluster.empty_disk(full)?;
         judge(cluster, workload, "ledger").map(drop)
     })
@@ -152,7 +147,7 @@ fn the_active_controller_is_removed_and_added_again() -> Result<()> {
         let removed = cluster.await_controller(None)?;
         let id = removed.to_string();
         cluster.cli().done(&["cluster", "remove-controller", &id, "--yes"]);
-        ensure!(!voters(cluster).contains(&id), "still among {:?}", voters(cluster));
+        ensure!(!cluster.voters()?.contains(&removed), "still among {:?}", cluster.voters()?);
         cluster.await_controller(Some(removed))?;
         // It is a broker as before.
         cluster.create_topic(replicated("without-a-vote", 3))?;
@@ -161,7 +156,7 @@ fn the_active_controller_is_removed_and_added_again() -> Result<()> {
 
         let address = cluster.place(removed)?.advertised.to_string();
         cluster.cli().done(&["cluster", "add-controller", &id, &address]);
-        ensure!(voters(cluster).len() == 3, "only {:?}", voters(cluster));
+        ensure!(cluster.voters()? == cluster.ids(), "only {:?}", cluster.voters()?);
         // Now either of the others can be done without.
         let other = cluster.await_controller(Some(removed))?;
         cluster.kill(other)?;
@@ -182,7 +177,7 @@ fn a_controller_that_was_removed_while_it_was_down_comes_back_as_a_broker() -> R
         // Nobody of the quorum talks to it any more.
         cluster.heal()?;
         cluster.await_in_sync("ledger")?;
-        ensure!(!voters(cluster).contains(&id), "still among {:?}", voters(cluster));
+        ensure!(!cluster.voters()?.contains(&removed), "still among {:?}", cluster.voters()?);
         judge(cluster, workload, "ledger").map(drop)
     })
 }
@@ -336,19 +331,6 @@ fn work(cluster: &Cluster, topic: &str, partitions: u32) -> Result<Workload> {
     Ok(workload)
 }
 
-/// Waits until everything is well again, reads everything, compares the replicas, and demands that nothing is wrong. Ends
-/// all processes.
-fn judge(cluster: &mut Cluster, workload: Workload, topic: &str) -> Result<Report> {
-    cluster.heal()?;
-    cluster.await_in_sync(topic)?;
-    workload.await_progress(PATIENCE).context("when all was well again")?;
-    let mut history = workload.finish(cluster.client_config(), PATIENCE)?;
-    cluster.await_in_sync(topic)?;
-    cluster.check_processes()?;
-    history.replicas = replicas::collect(cluster, topic)?;
-    verdict::demand_clean(&history)
-}
-
 fn move_partition(cluster: &Cluster, topic: &str, index: u32, to: &[NodeId]) -> Result<()> {
     let to: Vec<_> = to.iter().map(ToString::to_string).collect();
     let partition = format!("{topic}/{index}");
@@ -370,14 +352,6 @@ fn drain(cluster: &Cluster, id: NodeId) -> Result<()> {
         !partitions.any(|partition| partition.replicas.contains(&id))
     });
     drained.map(drop)
-}
-
-/// The controllers.
-fn voters(cluster: &Cluster) -> Vec<String> {
-    let quorum = cluster.cli().done(&["cluster", "quorum", "-o", "json"]).json();
-    let members = quorum["members"].as_array().cloned().unwrap_or_default();
-    let voters = members.iter().filter(|member| member["role"] != "catching up");
-    voters.map(|member| member["node"].to_string()).collect()
 }
 
 fn replicas_on(cluster: &Cluster, id: NodeId) -> Result<usize> {

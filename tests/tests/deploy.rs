@@ -3,13 +3,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
+    path::Path,
 };
 
 use serde::Deserialize as _;
 use serde_json::Value;
+use tidemark_tests::repository::{read, tracked};
 
 /// Labels that Prometheus adds, or that belong to the buckets of a histogram.
 const LABELS_OF_PROMETHEUS: &[&str] = &["job", "instance", "le"];
@@ -255,23 +254,4 @@ fn shipped() -> Vec<String> {
     let all = tracked("");
     let shipped = all.into_iter().filter(|path| path.starts_with("deploy/"));
     shipped.chain(["docker-compose.yml".to_owned()]).collect()
-}
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
-fn tracked(suffix: &str) -> Vec<String> {
-    let output = Command::new("git")
-        .args(["ls-files", "-co", "--exclude-standard", "--deduplicate"])
-        .current_dir(root())
-        .output()
-        .expect("git is installed");
-    let paths = String::from_utf8(output.stdout).expect("paths are UTF-8");
-    let exists = |path: &&str| root().join(path).exists();
-    paths.lines().filter(|path| path.ends_with(suffix)).filter(exists).map(String::from).collect()
 }

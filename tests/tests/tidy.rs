@@ -1,12 +1,12 @@
 //! Properties of the source itself, checked as ordinary tests.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{collections::BTreeSet, path::Path, process::Command};
 
 use serde_json::Value;
+use tidemark_tests::{
+    repository::{read, root, tracked},
+    sim::bugs,
+};
 
 /// A crate, its folder, and whom of ours it may depend on. Anything not listed fails.
 const ARROWS: &[(&str, &str, &[&str])] = &[
@@ -205,29 +205,30 @@ fn the_dependency_tree_is_one_we_may_ship() {
     }
 }
 
+/// Every bug that can be put back is in the tables, and the simulator hunts those that it runs.
+#[test]
+fn bugs_that_can_be_put_back_are_documented() {
+    let asks = concat!("is_put_back", "(\"");
+    let names = |text: &str, open: &str, close: char| {
+        let parts = text.split(open).skip(1);
+        let names = parts.filter_map(|part| Some(part.split_once(close)?.0.to_owned()));
+        names.collect::<BTreeSet<String>>()
+    };
+    let asked: BTreeSet<_> =
+        tracked(".rs").iter().flat_map(|path| names(&read(path), asks, '"')).collect();
+    let document = read("docs/testing.md");
+    let section = document.split("\n## ").find(|it| it.starts_with("Bugs that can be put back"));
+    let section = section.expect("there is a section on them");
+    assert_eq!(names(section, "\n| `", '`'), asked);
+    let (simulated, _) = section.split_once("\nOf coordinators").expect("they come last");
+    let hunted: BTreeSet<_> = bugs::ALL.iter().map(|name| (*name).to_owned()).collect();
+    assert_eq!(names(simulated, "\n| `", '`'), hunted);
+}
+
 fn names_a_file(token: &str) -> bool {
     let is_file = [".rs", ".md", ".toml", ".py", ".yml"].iter().any(|end| token.ends_with(end));
     is_file
         && token.contains('/')
         && !token.contains(['*', '<', ' ', '\n', '$', '~'])
         && !token.starts_with(['/', '.'])
-}
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
-fn tracked(suffix: &str) -> Vec<String> {
-    let output = Command::new("git")
-        .args(["ls-files", "-co", "--exclude-standard", "--deduplicate"])
-        .current_dir(root())
-        .output();
-    let stdout =
-        String::from_utf8(output.expect("git is installed").stdout).expect("paths are UTF-8");
-    let exists = |path: &&str| root().join(path).exists();
-    stdout.lines().filter(|path| path.ends_with(suffix)).filter(exists).map(String::from).collect()
 }

@@ -69,6 +69,8 @@ pub struct Assignment {
     pub replicas: Vec<Member>,
     /// The committed in-sync replicas: a subset of `replicas`.
     pub isr: Vec<BrokerId>,
+    /// Replicas that are not in sync and may be elected all the same: they were in sync when too few were.
+    pub elr: Vec<BrokerId>,
 }
 
 /// What the log is like.
@@ -81,6 +83,8 @@ pub struct LogState {
     pub flushed_offset: Offset,
     /// The newest epoch in the log's history.
     pub last_epoch: Option<LeaderEpoch>,
+    /// The first record that is known to be damaged, if one is.
+    pub damaged_from: Option<Offset>,
 }
 
 /// Where a leadership ends in some log: the newest epoch not above the one asked for, and the offset behind its

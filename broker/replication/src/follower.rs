@@ -2,11 +2,14 @@
 //!
 //! It truncates on the leader's word alone, never to a watermark, and takes an answer only if it is to its last
 //! question, by leader epoch and round.
+//!
+//! A log with damaged records is cut in front of them and fetched anew, as soon as nobody can be misled by that: what a
+//! replica that may be elected holds is counted on, damaged or not.
 
 use tidemark_protocol::{BrokerId, LeaderEpoch, Offset, bug, messages::Position};
 
 use crate::{
-    event::{Answer, Effect, Event, Fetched, LogState},
+    event::{Answer, Assignment, Effect, Event, Fetched, LogState},
     replica::Core,
 };
 
@@ -22,6 +25,31 @@ pub(crate) struct Following {
     state: State,
     /// The last pause, since something went well.
     paused_ms: u64,
+    standing: Standing,
+    /// The leader may have heard in this epoch where our log ends.
+    has_reported: bool,
+}
+
+/// What the controller may do with this replica, by the metadata that it has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    InSync,
+    /// Not in sync, and electable all the same.
+    Eligible,
+    /// Nobody counts on what it holds.
+    Neither,
+}
+
+impl Standing {
+    pub(crate) fn of(me: BrokerId, assignment: &Assignment) -> Self {
+        if assignment.isr.contains(&me) {
+            Self::InSync
+        } else if assignment.elr.contains(&me) {
+            Self::Eligible
+        } else {
+            Self::Neither
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,23 +62,62 @@ enum State {
     Appending { high_watermark: Offset, log_start_offset: Offset },
     /// The log is being cut; it was like this before.
     Truncating { before: LogState },
+    /// The log is damaged, and is counted on. Nothing is said until the leader gives this replica up.
+    Silent,
 }
 
 impl Following {
     pub(crate) fn begin(
         core: &mut Core,
-        leader: BrokerId,
-        epoch: LeaderEpoch,
+        (leader, epoch): (BrokerId, LeaderEpoch),
+        standing: Standing,
         effects: &mut Vec<Effect>,
     ) -> Self {
-        let mut following = Self { leader, epoch, state: State::Asked, paused_ms: 0 };
+        let state = State::Silent;
+        let mut following =
+            Self { leader, epoch, state, paused_ms: 0, standing, has_reported: false };
         core.request_flush_if_behind(effects);
         if bug::is_put_back("truncate-to-watermark") {
             following.truncate(core, core.high_watermark, effects);
         } else {
-            following.ask(core, effects);
+            following.go_on(core, effects);
         }
         following
+    }
+
+    /// Same leader, same epoch, other members.
+    pub(crate) fn reassigned(
+        &mut self,
+        core: &mut Core,
+        standing: Standing,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.standing = standing;
+        if self.state == State::Silent {
+            self.go_on(core, effects);
+        }
+    }
+
+    /// Asks for more; first of all, gets rid of damage.
+    ///
+    /// Whoever has said nothing in this epoch and is not electable stays so until it says something: nobody can have let
+    /// it in meanwhile for what it has just thrown away. An eligible replica may be the one that is needed for the
+    /// in-sync set to be large enough, and is let in with its damage; the next start gets rid of it.
+    fn go_on(&mut self, core: &mut Core, effects: &mut Vec<Effect>) {
+        match (core.log.damaged_from.filter(|_| !self.has_reported), self.standing) {
+            (Some(offset), Standing::Neither) => self.truncate(core, offset, effects),
+            (Some(_), Standing::InSync) => self.state = State::Silent,
+            (Some(_), Standing::Eligible) | (None, _) => self.ask(core, effects),
+        }
+    }
+
+    /// Whether the leader is to hear nothing for now.
+    fn is_silent(&self) -> bool {
+        match self.state {
+            State::Silent => true,
+            State::Truncating { .. } | State::Paused { .. } => !self.has_reported,
+            State::Asked | State::Appending { .. } => false,
+        }
     }
 
     pub(crate) fn step(&mut self, core: &mut Core, event: &Event, effects: &mut Vec<Effect>) {
@@ -65,14 +132,14 @@ impl Following {
                 self.pause(core);
             }
             Event::Flushed { end_offset } => {
-                if core.flushed(end_offset) {
+                if core.flushed(end_offset) && !self.is_silent() {
                     effects.push(self.report(core));
                 }
             }
             Event::LogStartMoved { offset } => core.log_start_moved(offset),
             Event::LeaderConnected { leader } => {
                 if leader == self.leader {
-                    self.ask(core, effects);
+                    self.go_on(core, effects);
                 }
             }
             Event::SetConfig { durability, min_insync_replicas } => {
@@ -81,7 +148,7 @@ impl Following {
             }
             Event::Tick => {
                 if self.next_deadline_ms().is_some_and(|until_ms| core.now_ms >= until_ms) {
-                    self.ask(core, effects);
+                    self.go_on(core, effects);
                 }
             }
             // Meant for the leader that we were.
@@ -111,6 +178,7 @@ impl Following {
     fn ask(&mut self, core: &mut Core, effects: &mut Vec<Effect>) {
         core.round += 1;
         self.state = State::Asked;
+        self.has_reported = true;
         effects.push(self.report(core));
     }
 
@@ -224,7 +292,7 @@ impl Following {
             // The same question would get the same answer.
             self.pause(core);
         } else {
-            self.ask(core, effects);
+            self.go_on(core, effects);
         }
     }
 }

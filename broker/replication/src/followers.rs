@@ -84,7 +84,9 @@ impl Follower {
 
     /// The committed in-sync set has changed, or not.
     pub(crate) fn set_in_isr(&mut self, in_isr: bool, leader_log_end: Offset, now_ms: u64) {
-        if in_isr && self.caught_up_ms.is_none() {
+        // Its time begins when it is let in: one that is behind everything, on a full disk say, would be thrown out at once,
+        // and be let in again as soon as it is out where the watermark stands still.
+        if in_isr && (self.caught_up_ms.is_none() || !self.is_in_sync()) {
             (self.caught_up_ms, self.mark) = (Some(now_ms), Some((leader_log_end, now_ms)));
         }
         self.in_sync = match self.in_sync {

@@ -10,7 +10,7 @@ use crate::{
     event::{
         AnswerTo, Assignment, Config, Effect, Event, FollowerStatus, LogState, StorageDurability,
     },
-    follower::Following,
+    follower::{Following, Standing},
     followers::{Follower, counted},
     leader::{Leader, reply_error},
 };
@@ -203,6 +203,12 @@ impl Replica {
                 self.role = Role::Leader(leading);
                 return;
             }
+            Role::Follower(mut following) if is_same => {
+                let standing = Standing::of(core.config.broker_id, assignment);
+                following.reassigned(core, standing, effects);
+                self.role = Role::Follower(following);
+                return;
+            }
             same if is_same => {
                 self.role = same;
                 return;
@@ -221,7 +227,11 @@ impl Replica {
                 let leading = Leader::begin(core, assignment, before.as_deref(), effects);
                 Role::Leader(Box::new(leading))
             }
-            Some(id) => Role::Follower(Following::begin(core, id, leader_epoch, effects)),
+            Some(id) => {
+                let standing = Standing::of(core.config.broker_id, assignment);
+                let leader = (id, leader_epoch);
+                Role::Follower(Following::begin(core, leader, standing, effects))
+            }
             None => Role::Idle,
         };
     }

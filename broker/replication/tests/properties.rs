@@ -134,6 +134,7 @@ impl World {
             partition_epoch: self.epoch,
             replicas: vec![member(1), member(2), member(3)],
             isr: vec![1],
+            elr: Vec::new(),
         };
         self.send(Event::Assigned { assignment, log });
         assert!(self.waiting.is_empty(), "nobody waits across epochs");

@@ -158,6 +158,13 @@ fn admit(
     let id = share.partition;
     let topic = image.topic_by_id(id.topic_id).ok_or_else(|| unknown_partition(id))?;
     refuse_internal(&topic.name, "produced to")?;
+    if let Some(leader) = image.partition(id).and_then(|partition| partition.leader)
+        && leader != broker.id
+    {
+        // Before anything that ails this broker: a full disk here is no reason to wait for it when another one leads.
+        let message = format!("broker {leader} leads {}/{}", topic.name, id.partition);
+        return Err(Failure::new(ErrorCode::NotLeader, message));
+    }
     let view = find_partition(broker, id)?;
     let batches = validate(&share.batches, &topic.config)?;
     let is_transactional = batches.iter().any(|batch| batch.header.is_transactional());

@@ -98,6 +98,7 @@ async fn wanted(
     match voter.or(learner) {
         Some(known) if known.id != id => Err(replaced(known.id)),
         Some(_) if voter.is_some() => Ok(None),
+        _ if broker.control.peers().addresses().of(id.node).is_none() => Err(unfindable(id.node)),
         _ => Ok(Some(VoterChange::Add(id))),
     }
 }
@@ -119,6 +120,15 @@ fn replaced(id: VoterId) -> Failure {
     let message = format!(
         "node {} is a controller with another disk (directory {}); remove it first, then add it",
         id.node, id.directory
+    );
+    Failure::new(ErrorCode::InvalidRequest, message)
+}
+
+/// A vote that nobody can be sent to ask for would count all the same.
+fn unfindable(node: NodeId) -> Failure {
+    let message = format!(
+        "node {node} is no broker, and the setting `controllers` here does not name it: the others would not find it; \
+         give it the role of a broker, too, or name it in `controllers` of every node and restart them"
     );
     Failure::new(ErrorCode::InvalidRequest, message)
 }

@@ -132,8 +132,9 @@ fn admit(
     let log_start_offset = view.reader.log_start_offset();
     // As for a fetch: what is appended and not committed yet is waited for.
     if offset < log_start_offset || offset > view.reader.log_end_offset() {
+        let name = view.name();
         let message =
-            format!("{} has offsets {log_start_offset} to {high_watermark}, not {offset}", view.id);
+            format!("{name} has offsets {log_start_offset} to {high_watermark}, not {offset}");
         return Err(Failure::new(ErrorCode::OffsetOutOfRange, message));
     }
     let subscribed = SubscribedPartition { high_watermark, log_start_offset, leader_epoch };

@@ -124,6 +124,7 @@ impl Partition {
             log_end_offset: self.log.log_end_offset(),
             flushed_offset: self.log.flushed_offset(),
             last_epoch: self.log.epochs().latest(),
+            damaged_from: self.log.damaged_from(),
         }
     }
 

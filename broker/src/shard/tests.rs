@@ -201,6 +201,36 @@ fn a_follower_with_a_failed_disk_says_nothing_more() {
 }
 
 #[test]
+fn damage_is_cut_off_and_fetched_again_as_soon_as_nobody_counts_on_it() {
+    let mut pair = Pair::new();
+    pair.lead(1, 1, &[1, 2]);
+    for _ in 0..3 {
+        let mut produced = pair.produce(1, 3, Acks::All);
+        pair.pump();
+        assert!(produced.try_recv().unwrap().is_ok());
+    }
+    // In the records of the second batch.
+    let batch_bytes = batch(3, 0).len() as u64;
+    pair.rot(2, 2 * batch_bytes - 1);
+    pair.lead(2, 2, &[1, 2]);
+    assert_eq!(pair.read_for_replica(2, 2, 3).unwrap_err().code, ErrorCode::CorruptData);
+    assert_eq!(pair[2].view.reader.damaged_from(), Some(3));
+
+    // It follows, and is in sync as far as anybody knows: it says nothing, and cuts nothing.
+    pair.drop_effects();
+    pair.lead(1, 3, &[1, 2]);
+    pair.pump();
+    let known = pair[1].view.followers();
+    assert_eq!((known[0].is_known, pair.ends(2).log_end_offset), (false, 9));
+    pair.lead(1, 3, &[1]);
+    pair.pump();
+    assert_eq!(pair.bytes(1), pair.bytes(2), "it has everything again");
+    assert_eq!((pair.ends(2).flushed_offset, pair.ends(2).high_watermark), (9, 9));
+    assert!(pair[1].view.followers()[0].is_known);
+    assert_eq!(pair[2].view.reader.damaged_from(), None);
+}
+
+#[test]
 fn a_full_disk_makes_a_follower_wait_and_not_fail() {
     let mut pair = Pair::new();
     pair.lead(1, 1, &[1, 2]);

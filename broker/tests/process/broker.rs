@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::Path,
     process::{Child, ChildStdout, Command, Output, Stdio},
-    sync::mpsc,
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::Duration,
 };
@@ -62,10 +62,21 @@ impl Broker {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Waits for its end; `None` when a signal ended it, which is this when it does not end by itself.
     pub(crate) fn exit_code(mut self) -> Option<i32> {
+        let pid = Pid::from_child(&self.child);
+        let (ended, has_ended) = mpsc::channel::<()>();
+        thread::spawn(move || {
+            let is_late = has_ended.recv_timeout(END_TIMEOUT) == Err(RecvTimeoutError::Timeout);
+            if is_late {
+                kill_process(pid, Signal::KILL).ok();
+            }
+        });
         // Its output must be taken, or it could block on a full pipe.
         io::copy(&mut self.output, &mut io::sink()).unwrap();
-        self.child.wait().unwrap().code()
+        let code = self.child.wait().unwrap().code();
+        drop(ended);
+        code
     }
 }
 

@@ -53,6 +53,18 @@ fn it_ends_with_its_standard_input_when_told_to() {
 }
 
 #[test]
+fn it_goes_on_when_nobody_reads_its_log_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = tidemarkd(&dir.path().join("data"));
+    command.stderr(Stdio::piped());
+    let mut broker = Broker::start(command);
+    drop(broker.child.stderr.take());
+    // Says so in its log before it does anything.
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.exit_code(), Some(0));
+}
+
+#[test]
 fn a_port_in_use_is_named_with_the_flag_that_chooses_another() {
     let dir = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

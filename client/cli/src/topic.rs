@@ -8,11 +8,14 @@ mod describe;
 mod list;
 mod trim;
 
+use std::{collections::BTreeSet, time::Duration};
+
 use clap::{Args, Subcommand};
+use futures_util::future::join_all;
 use tidemark_client::Admin;
 use tidemark_protocol::{
-    ErrorCode, Offset, PartitionIndex,
-    messages::{DescribeTopicResponse, PartitionReplicas, TopicSettings},
+    BrokerId, ErrorCode, Offset, PartitionIndex,
+    messages::{DescribeTopicResponse, PartitionReplicas, TopicMetadata, TopicSettings},
 };
 
 use crate::{
@@ -21,7 +24,8 @@ use crate::{
     session::{self, Session},
 };
 
-pub(crate) use describe::log_problems;
+/// How long a broker may take to say how its logs are: one that is silent is told of elsewhere.
+const LOGS_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Args)]
 pub(crate) struct TopicArgs {
@@ -59,6 +63,8 @@ struct Described {
     partitions: Vec<Partition>,
     /// One for each partition; `None` when its leader does not say.
     seen: Vec<Option<PartitionReplicas>>,
+    /// What brokers say is wrong with their copies.
+    troubles: Vec<String>,
 }
 
 /// What there is of one partition, one copy of it.
@@ -87,7 +93,29 @@ async fn described(admin: &Admin, name: &str) -> Result<Described, CliError> {
     }
     let named: Vec<_> = partitions.iter().map(|it| (name, it.index)).collect();
     let seen = admin.describe_replicas(&named).await?;
-    Ok(Described::new(description, partitions, seen.into_iter().map(Result::ok).collect()))
+    let troubles = troubles(admin, &description.topic).await;
+    let seen = seen.into_iter().map(Result::ok).collect();
+    Ok(Described { troubles, ..Described::new(description, partitions, seen) })
+}
+
+/// What the brokers that hold copies of a topic say is wrong with them: damage in one shows nowhere else.
+pub(crate) async fn troubles(admin: &Admin, topic: &TopicMetadata) -> Vec<String> {
+    let admin = &admin.clone().with_timeout(LOGS_TIMEOUT);
+    let holders = topic.partitions.iter().flat_map(|it| &it.replicas);
+    let holders: BTreeSet<BrokerId> = holders.copied().collect();
+    let asked = holders.into_iter().map(|broker| async move {
+        let described = admin.describe_topic_on(broker, &topic.name).await;
+        described.map_or_else(|_silent| Vec::new(), |it| log_problems(&it, Some(broker)))
+    });
+    join_all(asked).await.concat()
+}
+
+/// What a broker says is wrong with its logs.
+fn log_problems(topic: &DescribeTopicResponse, broker: Option<BrokerId>) -> Vec<String> {
+    let name = &topic.topic.name;
+    let on = broker.map_or(String::new(), |broker| format!(" on broker {broker}"));
+    let troubled = topic.logs.iter().filter_map(|log| Some((log.partition, log.trouble.as_ref()?)));
+    troubled.map(|(partition, trouble)| format!("{name}/{partition}{on}: {trouble}")).collect()
 }
 
 impl Described {
@@ -97,7 +125,8 @@ impl Described {
         mut seen: Vec<Option<PartitionReplicas>>,
     ) -> Self {
         seen.resize(partitions.len(), None);
-        Self { description, partitions, seen }
+        let troubles = log_problems(&description, None);
+        Self { description, partitions, seen, troubles }
     }
 
     /// What its leader says of a partition, or else the broker that answered, if it has a copy.

@@ -41,14 +41,29 @@ pub struct Faults {
     /// The next syncs that fail, each with `EIO`. Their pages count as clean afterwards, and each
     /// holds its old or its new content, as on real file systems.
     pub failing_syncs: u32,
+    /// So many syncs succeed before those that fail.
+    pub sound_syncs: u32,
     /// Allocating fails beyond this; `None` is unlimited.
     pub capacity_bytes: Option<u64>,
     /// Reading any byte of these files fails with `EIO`.
     pub unreadable: Vec<PathBuf>,
 }
 
+/// How often things went wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mishaps {
+    pub failed_syncs: u64,
+    /// Operations that met a full disk.
+    pub refused_full: u64,
+    /// Pages that lost what had not been synced when the power went.
+    pub lost_pages: u64,
+    /// Pages that kept some sectors of it, or garbage.
+    pub torn_pages: u64,
+}
+
 struct State {
     image: Image,
+    mishaps: Mishaps,
     faults: Faults,
     rng: Rng,
     /// Counts crashes: handles from before one are dead.
@@ -60,7 +75,7 @@ struct State {
     stopped: Option<(Operation, PathBuf)>,
     locks: Vec<PathBuf>,
     /// The latest operations, for the report of a failed test.
-    trace: VecDeque<String>,
+    trace: VecDeque<(u64, Operation, PathBuf)>,
 }
 
 const TRACE_ENTRIES: usize = 32;
@@ -70,6 +85,7 @@ impl SimDisk {
     pub fn new(seed: u64) -> Self {
         let state = State {
             image: Image::new(),
+            mishaps: Mishaps::default(),
             faults: Faults::default(),
             rng: Rng(seed),
             generation: 0,
@@ -89,6 +105,7 @@ impl SimDisk {
         let state = self.lock_state();
         let fork = State {
             image: state.image.clone(),
+            mishaps: Mishaps::default(),
             faults: state.faults.clone(),
             rng: Rng(seed),
             generation: state.generation + 1,
@@ -112,8 +129,8 @@ impl SimDisk {
     pub fn power_loss(&self) {
         let mut state = self.lock_state();
         state.restart();
-        let State { image, rng, .. } = &mut *state;
-        image.lose_power(rng);
+        let State { image, rng, mishaps, .. } = &mut *state;
+        image.lose_power(rng, mishaps);
     }
 
     /// Operations so far that changed something: the range of [`SimDisk::stop_at`].
@@ -158,12 +175,35 @@ impl SimDisk {
     pub fn bit_rot(&self, path: &Path, offset: u64, bit: u8) {
         let mut state = self.lock_state();
         let inode = state.image.file_at(path).expect("the file to rot exists");
-        state.image.flip_bit(inode, offset, bit);
+        state.image.flip_bit(inode, offset, bit, true);
+    }
+
+    /// Flips one bit of a file on the medium: whoever has the page in memory does not see it before [`SimDisk::evict`] or a
+    /// loss of power. Panics when there is no such byte.
+    pub fn bit_rot_on_medium(&self, path: &Path, offset: u64, bit: u8) {
+        let mut state = self.lock_state();
+        let inode = state.image.file_at(path).expect("the file to rot exists");
+        state.image.flip_bit(inode, offset, bit, false);
+    }
+
+    /// Empties the page cache of what need not be written back, as a kernel does when it wants the memory.
+    pub fn evict(&self) {
+        self.lock_state().image.evict();
+    }
+
+    /// How often things have gone wrong so far.
+    pub fn mishaps(&self) -> Mishaps {
+        self.lock_state().mishaps
     }
 
     /// The latest operations, oldest first.
     pub fn trace(&self) -> Vec<String> {
-        self.lock_state().trace.iter().cloned().collect()
+        let state = self.lock_state();
+        let lines = state
+            .trace
+            .iter()
+            .map(|(number, operation, path)| format!("{number}: {operation} {}", path.display()));
+        lines.collect()
     }
 
     fn lock_state(&self) -> MutexGuard<'_, State> {
@@ -234,7 +274,7 @@ impl State {
         if self.trace.len() == TRACE_ENTRIES {
             self.trace.pop_front();
         }
-        self.trace.push_back(format!("{}: {operation} {}", self.operations, path.display()));
+        self.trace.push_back((self.operations, operation, path.to_owned()));
         if self.stop_at == Some(self.operations) {
             self.stopped = Some((operation, path.to_owned()));
             return self.check_running();
@@ -249,8 +289,9 @@ impl State {
         })
     }
 
-    fn check_space(&self, operation: Operation, path: &Path, bytes: u64) -> Result<()> {
+    fn check_space(&mut self, operation: Operation, path: &Path, bytes: u64) -> Result<()> {
         if bytes.next_multiple_of(PAGE_BYTES) > self.free_bytes() {
+            self.mishaps.refused_full += 1;
             return Err(DiskError::Full { operation, path: path.to_owned() });
         }
         Ok(())

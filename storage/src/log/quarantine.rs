@@ -4,7 +4,10 @@
 //! advice, not truth: when the file cannot be written or read, the damage itself is still there to
 //! be found again.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{Arc, atomic::Ordering},
+};
 
 use tidemark_protocol::Offset;
 
@@ -41,6 +44,14 @@ pub(super) fn clip<D: Disk>(shared: &Shared<D>, kept: &Range<Offset>) {
     if clipped != **ranges {
         store(shared, clipped, state_files.deleted);
     }
+}
+
+/// The first damaged offset of the log, as far as is known.
+pub(super) fn first<D: Disk>(shared: &Shared<D>) -> Option<Offset> {
+    let quarantine = shared.quarantine.load();
+    let log_start = shared.log_start.load(Ordering::Acquire);
+    let first = quarantine.iter().find(|range| range.end > log_start)?.start.max(log_start);
+    (first < shared.log_end.load(Ordering::Acquire)).then_some(first)
 }
 
 /// Reads the file at open.

@@ -131,6 +131,11 @@ impl<D: Disk> LogReader<D> {
         self.shared.quarantine.load_full()
     }
 
+    /// The first offset known to be damaged, if one is.
+    pub fn damaged_from(&self) -> Option<Offset> {
+        quarantine::first(&self.shared)
+    }
+
     /// Whole batches from the one that contains `offset` (or, after compaction, follows it), all
     /// below `upper_bound`, about `max_bytes` of them and at least one.
     ///

@@ -315,6 +315,9 @@ impl<D: Disk> Opening<D> {
             return Ok(true);
         }
         let cleared = torn::clear(&self.log.shared, &segment, &file, stop != Stop::Cut)?;
+        if self.plan.cut.is_some() {
+            torn::clear_unseen(&segment, &file)?;
+        }
         self.report.torn_bytes += cleared.bytes;
         self.report.torn_batches += cleared.batches;
         Ok(false)

@@ -45,8 +45,8 @@ impl<D: Disk> Log<D> {
         let keep = segments.partition_point(|segment| segment.base <= offset);
         let (kept, gone) = segments.split_at(keep);
         let Some(cut) = kept.last() else {
-            // The segment is missing: this offset is quarantined.
-            return Err(ReadError::Corrupt { range: offset..offset + 1 }.into());
+            // The segment is missing, and everything behind it goes: nothing is left of what was durable.
+            return self.restart_at(offset);
         };
         let (at, last_batch) = boundary(cut, offset)?;
         self.mark(|truncations| truncations.begin(at.offset))?;
@@ -191,6 +191,10 @@ fn boundary<D: Disk>(
     let mut walk = Walk::new(segment.file()?, at.position, segment.end(), true);
     loop {
         let before = at;
+        if at.offset == offset {
+            // What follows goes, damaged or not.
+            return Ok((at, last_batch));
+        }
         match walk.step(&mut at) {
             Ok(true) if at.offset <= offset => last_batch = before.position,
             Ok(true) => return Ok((before, last_batch)),

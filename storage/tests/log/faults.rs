@@ -145,6 +145,34 @@ fn what_is_recovered_after_a_failed_flush_and_flushed_again_survives_a_loss_of_p
 }
 
 #[test]
+fn what_a_truncation_took_back_stays_away_although_its_flush_failed() {
+    let mut failed = 0;
+    for seed in 0..60 {
+        let disk = SimDisk::new(seed);
+        let place = Place::prepare(disk.clone(), Path::new("/"));
+        let mut log = place.create(&small_config());
+        for index in 0..4_u8 {
+            let batch = batch(Compression::None, 0, &[vec![index; 150]]);
+            log.append(std::slice::from_ref(&batch), 0, 1000).unwrap();
+        }
+        flush(&mut log).unwrap();
+        // The first is that of the mark that says what is to be cut.
+        disk.set_faults(Faults { failing_syncs: 1, sound_syncs: 1, ..Faults::default() });
+        failed += u32::from(log.truncate(1).is_err());
+        drop(log);
+        disk.crash();
+
+        let (log, _) = place.open(&small_config(), None).unwrap();
+        assert_eq!(log.log_end_offset(), 1, "seed {seed}");
+        drop(log);
+        disk.power_loss();
+        let (log, _) = place.open(&small_config(), None).unwrap();
+        assert_eq!(log.log_end_offset(), 1, "seed {seed}: what was cut off is back");
+    }
+    assert!(failed > 0, "no flush of a truncation failed");
+}
+
+#[test]
 fn damage_behind_the_end_of_a_recovered_log_is_forgotten() {
     let filled = filled(3);
     let last = filled.model.batches.last().unwrap();

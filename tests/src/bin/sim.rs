@@ -11,7 +11,9 @@ use std::{
 };
 
 use clap::Parser;
+use tidemark_protocol::bug;
 use tidemark_tests::sim::{
+    bugs,
     figures::Figures,
     run::{Options, Outcome, explain, keep_panics, replay, run},
     trace::Verbosity,
@@ -42,6 +44,9 @@ struct Args {
     /// Run seeds until one fails, and say how many that took: for builds with a bug put back.
     #[arg(long)]
     hunt: bool,
+    /// Hunt every known bug, one after the other, or those named: for builds with `TIDEMARK_BUG=any`.
+    #[arg(long, value_name = "NAME", num_args = 0.., conflicts_with_all = ["seed", "hunt"])]
+    bugs: Option<Vec<String>>,
     /// Go on after a failure, and list all seeds that fail.
     #[arg(long)]
     keep_going: bool,
@@ -103,6 +108,9 @@ impl Seeds {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(named) = &args.bugs {
+        return hunt_bugs(&args, named);
+    }
     let verbosity = if args.trace { Verbosity::Print } else { Verbosity::Hash };
     let options = Options { seconds: args.sim_seconds, verbosity };
     keep_panics();
@@ -234,6 +242,39 @@ fn summary(total: &Total, took: Duration) -> String {
     let produced = count("produce ok") + count("produce failed") + count("produce unknown");
     let unknown = count("produce unknown") * 1000 / produced.max(1);
     format!("{text}{messages} messages; {unknown} of 1000 produce requests with an unknown outcome")
+}
+
+/// Every bug in a process of its own, from the same seeds.
+#[expect(clippy::print_stdout, reason = "the table is what the program is for")]
+fn hunt_bugs(args: &Args, named: &[String]) -> ExitCode {
+    if !bug::is_chosen_at_start() {
+        println!("this build has no bugs to choose from: build it with TIDEMARK_BUG=any");
+        return ExitCode::FAILURE;
+    }
+    let (from, end) = args.seeds.unwrap_or((0, u64::MAX));
+    let minutes = args.minutes.unwrap_or(1.0);
+    let mut arguments = vec![
+        format!("--seeds={from}..{end}"),
+        format!("--sim-seconds={}", args.sim_seconds),
+        format!("--minutes={minutes}"),
+    ];
+    arguments.extend(args.threads.map(|threads| format!("--threads={threads}")));
+    let mut found = 0;
+    let hunted =
+        bugs::ALL.iter().filter(|name| named.is_empty() || named.iter().any(|it| it == *name));
+    let mut all = 0;
+    for name in hunted {
+        all += 1;
+        match bugs::hunt(name, &arguments) {
+            Ok(hunted) => {
+                found += u32::from(hunted.outcome.starts_with("found"));
+                println!("{name}: {} ({:.0} s)", hunted.outcome, hunted.took.as_secs_f64());
+            }
+            Err(error) => println!("{name}: {error}"),
+        }
+    }
+    println!("{found} of {all} found");
+    ExitCode::SUCCESS
 }
 
 /// Where an endless run begins: somewhere else every time.

@@ -14,7 +14,7 @@ use tidemark_replication::FollowerStatus;
 use super::{
     Verdict, bounds, candidate_completeness, commit_immutable, epochs, leader_completeness,
     log_matching, metadata::Metadata, min_isr_gate, no_loss::Acknowledged, quorum_superset,
-    raft::Raft, recovery, single_leader, unclean_exclusion::Loss, violation, watermark,
+    raft::Raft, recovery, require, single_leader, unclean_exclusion::Loss, violation, watermark,
 };
 use crate::sim::figures::Figures;
 
@@ -73,6 +73,12 @@ impl fmt::Display for Observed {
 }
 
 impl Observed {
+    /// Somebody whom this leader has proposed to let in.
+    pub fn newcomer(&self) -> Option<BrokerId> {
+        let led = self.led.as_ref()?;
+        led.maximal_isr.iter().find(|id| !led.isr.contains(id)).copied()
+    }
+
     /// From what a broker shows of it.
     pub fn of(node: NodeId, replica: &SeenReplica, followers: &[FollowerStatus]) -> Self {
         let members = |is_in: fn(&FollowerStatus) -> bool| {
@@ -113,6 +119,8 @@ pub struct Shadow {
     pub led: Option<Led>,
     /// Everything below agrees with what was committed.
     pub agrees_to: Offset,
+    /// How many of the marks are missing, at least: none are, if it is 0.
+    pub damaged: usize,
 }
 
 impl Shadow {
@@ -182,6 +190,10 @@ pub struct Ghost {
     pub(super) observers: epochs::Observers,
     /// Partitions whose loss of data is in order: of topics that are durable in memory only, beyond what they promise.
     pub lossy: BTreeSet<TopicPartition>,
+    /// Partitions of which the last replica that had everything lost its disk.
+    pub lost: BTreeSet<TopicPartition>,
+    /// Partitions of which some disk was replaced.
+    pub wiped: BTreeSet<TopicPartition>,
     /// Replicas on whose disk something has rotted.
     pub damaged: BTreeSet<ReplicaKey>,
 }
@@ -198,50 +210,17 @@ impl Ghost {
     ) -> Verdict {
         let partition = seen.partition;
         let key = (node, partition);
+        figures.check("states of replicas");
         bounds::check(node, seen)?;
+        self.agree(key);
         let shadow = self.replicas.entry(key).or_default();
         let reopened = shadow.life != life || !shadow.is_running;
-        let before_end = shadow.end();
         if reopened {
             // Everything is read again: what a restart makes of a log is for the oracle of recoveries.
             let readable = read(seen.log_start_offset, seen.log_end_offset);
-            let marks = marks_of(&readable, seen.log_start_offset)?;
-            recovery::check(&self.leaders, key, shadow, seen, &marks)?;
-            let marks = self.padded(key, seen.log_end_offset - seen.log_start_offset, marks)?;
-            let shadow = self.replicas.get_mut(&key).expect("it was just looked at");
-            let agrees_to = seen.log_start_offset;
-            let start = seen.log_start_offset;
-            *shadow =
-                Shadow { life, is_running: true, start, marks, agrees_to, ..Shadow::default() };
+            self.opened(key, life, seen, &readable, figures)?;
         } else {
-            if seen.log_end_offset < before_end {
-                figures.happened("truncations");
-                log_matching::check_truncation(
-                    key,
-                    shadow,
-                    seen,
-                    self.truths.get(&partition),
-                    &self.lossy,
-                )?;
-                shadow.truncate(seen.log_end_offset);
-            }
-            if seen.log_start_offset > shadow.end() {
-                figures.happened("started over");
-                shadow.marks.clear();
-                shadow.start = seen.log_start_offset;
-                shadow.agrees_to = seen.log_start_offset;
-            }
-            let from = shadow.end();
-            if seen.log_end_offset > from {
-                let marks = marks_of(&read(from, seen.log_end_offset), from)?;
-                epochs::check_appended(key, shadow, &marks)?;
-                single_leader::check(&mut self.leaders, key, seen, from, &marks)?;
-                let marks = self.padded(key, seen.log_end_offset - from, marks)?;
-                let shadow = self.replicas.get_mut(&key).expect("it was just looked at");
-                shadow.marks.extend(marks);
-            }
-            let shadow = self.replicas.get_mut(&key).expect("it was just looked at");
-            shadow.begin_at(seen.log_start_offset);
+            self.went_on(key, seen, read, figures)?;
         }
         let shadow = self.replicas.get_mut(&key).expect("it was just looked at");
         let led_before = std::mem::replace(&mut shadow.led, seen.led.clone());
@@ -254,6 +233,86 @@ impl Ghost {
         self.after(key, led_before.as_ref(), seen, figures)
     }
 
+    /// A log was opened again by another process.
+    fn opened(
+        &mut self,
+        key: ReplicaKey,
+        life: u64,
+        seen: &Observed,
+        readable: &Bytes,
+        figures: &mut Figures,
+    ) -> Verdict {
+        let (node, partition) = key;
+        let marks = marks_of(readable, seen.log_start_offset)?;
+        let shadow = &self.replicas[&key];
+        if self.is_owed(key) {
+            recovery::check(&self.leaders, key, shadow, seen, &marks)?;
+            let is_whole = recovery::is_whole(shadow, seen, self.true_end(partition));
+            require(is_whole || self.damaged.contains(&key), "S26", || {
+                format!("node {node} had {partition} flushed to {}: {seen}", shadow.flushed)
+            })?;
+        }
+        let marks = self.padded(key, seen.log_end_offset - seen.log_start_offset, marks)?;
+        let damaged = marks.iter().filter(|mark| mark.is_none()).count();
+        if damaged > 0 {
+            figures.happened("damaged replicas found");
+        }
+        let start = seen.log_start_offset;
+        let opened = Shadow { life, is_running: true, start, marks, damaged, ..Shadow::default() };
+        self.replicas.insert(key, Shadow { agrees_to: start, ..opened });
+        Ok(())
+    }
+
+    /// A log that was open has perhaps been cut, started over, appended to, or trimmed, in this order.
+    fn went_on(
+        &mut self,
+        key: ReplicaKey,
+        seen: &Observed,
+        read: impl FnOnce(Offset, Offset) -> Bytes,
+        figures: &mut Figures,
+    ) -> Verdict {
+        let shadow = &self.replicas[&key];
+        if seen.log_end_offset < shadow.end() {
+            figures.happened("truncations");
+            if shadow.damaged > 0 || self.damaged.contains(&key) {
+                figures.happened("truncations of damaged replicas");
+            }
+            log_matching::check_truncation(self, key, seen)?;
+        }
+        let shadow = self.replicas.get_mut(&key).expect("it was just looked at");
+        if seen.log_end_offset < shadow.end() {
+            shadow.truncate(seen.log_end_offset);
+        }
+        if seen.log_start_offset > shadow.end() {
+            figures.happened("started over");
+            shadow.marks.clear();
+            shadow.start = seen.log_start_offset;
+            shadow.agrees_to = seen.log_start_offset;
+        }
+        let from = shadow.end();
+        if seen.log_end_offset > from {
+            let marks = marks_of(&read(from, seen.log_end_offset), from)?;
+            epochs::check_appended(key, shadow, &marks)?;
+            single_leader::check(&mut self.leaders, key, seen, from, &marks)?;
+            let marks = self.padded(key, seen.log_end_offset - from, marks)?;
+            let shadow = self.replicas.get_mut(&key).expect("it was just looked at");
+            shadow.damaged += marks.iter().filter(|mark| mark.is_none()).count();
+            shadow.marks.extend(marks);
+        }
+        let shadow = self.replicas.get_mut(&key).expect("it was just looked at");
+        shadow.begin_at(seen.log_start_offset);
+        Ok(())
+    }
+
+    /// Whether a replica has to be there. A process that is started on older metadata looks for what a later one has deleted,
+    /// and what was deleted last time was forgotten here.
+    fn is_owed(&self, key: ReplicaKey) -> bool {
+        let (node, partition) = key;
+        let assigned = self.metadata.partition(partition);
+        let is_replica = assigned.is_some_and(|it| it.replicas.contains(&node));
+        is_replica && self.replicas.get(&key).is_some_and(|shadow| shadow.life > 0)
+    }
+
     /// All that was read, and nothing for what could not be: only a damaged disk excuses that.
     fn padded(
         &self,
@@ -262,8 +321,8 @@ impl Ghost {
         marks: Vec<Mark>,
     ) -> Result<VecDeque<Option<Mark>>, super::Violation> {
         let missing = count.saturating_sub(marks.len() as u64);
-        if missing > 0 && !self.damaged.contains(&key) {
-            let (node, partition) = key;
+        let (node, partition) = key;
+        if missing > 0 && self.is_owed(key) && !self.damaged.contains(&key) {
             let text = format!(
                 "node {node} cannot read the last {missing} of {count} records of {partition}"
             );
@@ -314,6 +373,7 @@ impl Ghost {
     /// The log was deleted: what comes under this name is another one.
     pub fn removed(&mut self, key: ReplicaKey) {
         self.replicas.remove(&key);
+        self.damaged.remove(&key);
     }
 
     /// Replicas of a node that are known.

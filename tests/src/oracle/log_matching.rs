@@ -1,15 +1,7 @@
 //! S5, log matching: below its own watermark every replica holds what was committed. Since that is the same for all of
 //! them, any two agree below the smaller of their watermarks. Together with S1: nothing committed is ever replaced.
 
-use std::collections::BTreeSet;
-
-use tidemark_protocol::TopicPartition;
-
-use super::{
-    Ghost, Observed, ReplicaKey, Verdict,
-    ghost::{Shadow, Truth},
-    require,
-};
+use super::{Ghost, Observed, ReplicaKey, Verdict, require};
 
 pub(super) fn check(ghost: &Ghost, key: ReplicaKey) -> Verdict {
     let (node, partition) = key;
@@ -28,21 +20,23 @@ pub(super) fn check(ghost: &Ghost, key: ReplicaKey) -> Verdict {
     })
 }
 
-/// A replica takes back the end of its log. What was committed there must still be owed by nobody.
-pub(super) fn check_truncation(
-    (node, partition): ReplicaKey,
-    shadow: &Shadow,
-    seen: &Observed,
-    truth: Option<&Truth>,
-    lossy: &BTreeSet<TopicPartition>,
-) -> Verdict {
+/// A replica takes back the end of its log. What was committed there must still be owed by nobody, or not by this replica:
+/// one whose disk has rotted may throw everything away, as long as the controller would not elect it.
+pub(super) fn check_truncation(ghost: &Ghost, key: ReplicaKey, seen: &Observed) -> Verdict {
+    let (node, partition) = key;
+    let shadow = &ghost.replicas[&key];
     let is_led = shadow.led.as_ref().map(|led| led.epoch) == seen.led.as_ref().map(|led| led.epoch)
         && seen.led.is_some();
     require(!is_led, "S5", || format!("node {node} truncates {partition}, which it leads"))?;
-    if lossy.contains(&partition) {
+    if ghost.lossy.contains(&partition) {
         return Ok(());
     }
-    let committed = truth.map_or(0, Truth::end).min(shadow.agrees_to);
+    let assigned = ghost.metadata.partition(partition);
+    let is_electable = assigned.is_some_and(|it| it.isr.contains(&node) || it.elr.contains(&node));
+    if ghost.damaged.contains(&key) && !is_electable {
+        return Ok(());
+    }
+    let committed = ghost.true_end(partition).min(shadow.agrees_to);
     require(seen.log_end_offset >= committed, "S5", || {
         format!(
             "node {node} truncates {partition} from {} to {}, although it agrees with what was committed up to {committed}",

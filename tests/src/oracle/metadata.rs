@@ -67,6 +67,7 @@ impl Ghost {
         self.metadata.images.insert(after.metadata_index(), Arc::clone(&after));
         self.metadata.image = Arc::clone(&after);
         let changed = isr_cas::check(&before, &after, &entry.records, figures)?;
+        figures.check("metadata entries");
         self.draw_conclusions(&before, &after, entry, &changed)
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use tidemark_protocol::{Offset, TopicPartition};
 
-use super::{Ghost, Verdict, require};
+use super::{Ghost, ReplicaKey, Verdict, require};
 
 /// How far each partition was acknowledged.
 #[derive(Clone, Debug, Default)]
@@ -33,20 +33,37 @@ impl Ghost {
     pub fn check_no_loss(&mut self) -> Verdict {
         let ends: Vec<_> = self.acknowledged.ends.iter().map(|(id, end)| (*id, *end)).collect();
         for (partition, end) in ends {
-            if self.lossy.contains(&partition) || self.metadata.partition(partition).is_none() {
+            let is_excused = self.lossy.contains(&partition) || self.lost.contains(&partition);
+            if is_excused || self.metadata.partition(partition).is_none() {
                 continue;
             }
             let holders: Vec<_> =
                 self.replicas.keys().filter(|(_, id)| *id == partition).copied().collect();
             let mut best = 0;
-            for key in holders {
-                self.agree(key);
-                best = best.max(self.replicas[&key].agrees_to);
+            for key in &holders {
+                self.agree(*key);
+                let shadow = &self.replicas[key];
+                // A replica with holes is looked at record by record.
+                if shadow.damaged == 0 {
+                    best = best.max(shadow.agrees_to);
+                }
             }
-            require(best >= end.min(self.true_end(partition)), "S6", || {
-                format!("{partition} is acknowledged up to {end}, and nobody has more than {best}")
+            let end = end.min(self.true_end(partition));
+            let lost = (best..end).find(|offset| !self.is_held(*offset, partition, &holders));
+            require(lost.is_none(), "S6", || {
+                format!("{partition} is acknowledged up to {end}, and nobody has {lost:?} any more")
             })?;
         }
         Ok(())
+    }
+
+    /// Whether one of these replicas has a record that was committed, or had it trimmed away.
+    fn is_held(&self, offset: Offset, partition: TopicPartition, holders: &[ReplicaKey]) -> bool {
+        let committed = self.truths.get(&partition).and_then(|truth| truth.mark(offset));
+        holders.iter().map(|key| &self.replicas[key]).any(|shadow| {
+            offset < shadow.start
+                || shadow.mark(offset).is_some()
+                    && (committed.is_none() || shadow.mark(offset) == committed)
+        })
     }
 }

@@ -1,6 +1,8 @@
 //! S26, recovery invents nothing: what a log holds after a restart was appended there with that offset and epoch, and
 //! nothing is missing that was durable, unless the disk was damaged or replaced.
 
+use tidemark_protocol::Offset;
+
 use super::{Mark, Observed, ReplicaKey, Verdict, ghost::Shadow, require, single_leader::Leaders};
 
 pub(super) fn check(
@@ -24,7 +26,7 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Whether everything that was durable is there again.
-pub(super) fn is_whole(before: &Shadow, seen: &Observed) -> bool {
-    seen.log_end_offset >= before.flushed
+/// Whether everything that was durable, and committed, is there again. What was not committed may have been about to be cut.
+pub(super) fn is_whole(before: &Shadow, seen: &Observed, committed: Offset) -> bool {
+    seen.log_end_offset >= before.flushed.min(before.agrees_to).min(committed)
 }

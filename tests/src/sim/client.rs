@@ -80,6 +80,7 @@ pub struct Caller {
     asked: BTreeMap<Correlation, (Micros, ConnectionId)>,
     pub topics: Vec<TopicView>,
     learned_us: Micros,
+    learned_index: u64,
     nodes: Vec<NodeId>,
 }
 
@@ -98,6 +99,7 @@ impl Caller {
             asked: BTreeMap::new(),
             topics: Vec::new(),
             learned_us: 0,
+            learned_index: 0,
             nodes,
         }
     }
@@ -206,10 +208,13 @@ impl Caller {
         answers
     }
 
-    /// Remembers where topics are.
-    pub fn learn(&mut self, topics: Vec<TopicView>, reach: &Reach<'_>) {
-        self.topics = topics;
-        self.learned_us = reach.core.now_us();
+    /// Remembers where topics are. An answer older than what is known changes nothing, as in the shipped client.
+    pub fn learn(&mut self, index: u64, topics: Vec<TopicView>, reach: &Reach<'_>) {
+        if index >= self.learned_index {
+            self.learned_index = index;
+            self.topics = topics;
+            self.learned_us = reach.core.now_us();
+        }
     }
 
     /// Whether what it knows of topics is old, or nothing.

@@ -3,7 +3,7 @@
 
 use std::{cmp::Ordering, collections::BinaryHeap};
 
-use tidemark_protocol::NodeId;
+use tidemark_protocol::{NodeId, TopicPartition};
 
 use super::{
     client::ClientId,
@@ -46,11 +46,35 @@ pub enum Event {
 /// The end of a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mend {
-    Start { node: NodeId },
-    Resume { node: NodeId },
-    Unblock { pairs: Vec<(u32, u32)> },
-    FreeDisk { node: NodeId },
-    FastDisk { node: NodeId },
+    Start {
+        node: NodeId,
+    },
+    Resume {
+        node: NodeId,
+    },
+    Unblock {
+        pairs: Vec<(u32, u32)>,
+    },
+    FreeDisk {
+        node: NodeId,
+    },
+    FastDisk {
+        node: NodeId,
+    },
+    /// Not the end of a fault but its next step.
+    Transfer {
+        partition: TopicPartition,
+        from: NodeId,
+        to: NodeId,
+    },
+    Crash {
+        node: NodeId,
+    },
+    /// A leader is about to let a replica in, which is about to lose everything.
+    Ambush {
+        leader: NodeId,
+        newcomer: NodeId,
+    },
 }
 
 struct Due {

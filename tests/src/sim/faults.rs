@@ -1,6 +1,9 @@
 //! What goes wrong, one fault at a time, as the seed's plan says; and what mends it. A fault is skipped where it would
 //! break a promise that nobody has made: a disk is wiped, or rots, only while somebody else who leads has everything.
 
+mod ambushes;
+mod promises;
+
 use tidemark_controller::{
     AlterTopic, Command, DeleteTopic, ElectLeaders, Election, Reassign, ReassignPartition,
     SetDraining, VoterChange,
@@ -58,11 +61,15 @@ impl World {
             }
             FaultClass::CleanRestart => self.clean_restart(id),
             FaultClass::FsyncError => {
+                if !self.may_lose_in_memory(id) {
+                    return Ok(());
+                }
                 self.injected(class, id);
+                let sound_syncs = u32::try_from(self.core.draw(0, 3)).expect("a few");
                 let faults = self.disk_faults.entry(id).or_default();
-                faults.failing_syncs = 1;
+                (faults.failing_syncs, faults.sound_syncs) = (1, sound_syncs);
                 self.nodes[&id].disk.set_faults(faults.clone());
-                faults.failing_syncs = 0;
+                (faults.failing_syncs, faults.sound_syncs) = (0, 0);
                 Ok(())
             }
             FaultClass::BitRot => self.rot(id),
@@ -77,7 +84,7 @@ impl World {
             FaultClass::BrokenConnection => self.break_connection(),
             FaultClass::Partition | FaultClass::OneWayCut => self.cut(class),
             FaultClass::Pause => self.pause(id),
-            FaultClass::MetadataLag => Ok(()),
+            FaultClass::MetadataLag => self.miss_an_epoch(),
             FaultClass::Reassignment => self.reassign(),
             FaultClass::WipedDisk => self.wipe(id),
             FaultClass::RecreatedTopic => self.recreate(),
@@ -112,12 +119,10 @@ impl World {
     }
 
     fn power_loss(&mut self, id: NodeId, class: FaultClass) -> Verdict {
-        let held = self.replicas_on(id);
-        let in_memory: Vec<_> =
-            held.into_iter().filter(|partition| !self.is_durable(*partition)).collect();
-        if in_memory.iter().any(|partition| !self.may_lose(id, *partition)) {
+        if !self.may_lose_in_memory(id) {
             return Ok(());
         }
+        let in_memory = self.in_memory_on(id);
         self.injected(class, id);
         self.leaving.remove(&id);
         let node = self.nodes.get_mut(&id).expect("it is there");
@@ -127,6 +132,7 @@ impl World {
         if !had_stopped {
             self.ghost.ended(id);
             self.ghost.loss.lost(id, in_memory);
+            self.judge_promises(id);
         }
         self.start_later(id, 5 * SECOND);
         Ok(())
@@ -308,28 +314,44 @@ impl World {
         self.ghost.loss.lost_replica(id, partition);
         let offset = self.core.draw(0, log.bytes.min(20_000) - 1);
         let bit = u8::try_from(self.core.draw(0, 7)).expect("one of eight");
-        disk.bit_rot(&dir.join(&log.name), offset, bit);
+        disk.bit_rot_on_medium(&dir.join(&log.name), offset, bit);
         Ok(())
     }
 
     fn wipe(&mut self, id: NodeId) -> Verdict {
-        let held = self.replicas_on(id);
-        let may_lose = held.iter().all(|partition| self.may_lose(id, *partition));
-        if !may_lose || !self.may_lose_voter(id) || self.nodes[&id].life == 0 {
+        if self.core.chance(300) {
+            self.is_ambush_set = true;
             return Ok(());
         }
-        self.injected(FaultClass::WipedDisk, id);
-        self.crash(id);
-        self.replace_disk(id, held);
-        self.start_later(id, 3 * SECOND);
+        let held = self.replicas_on(id);
+        // Now and then the last one to have something.
+        let may_lose =
+            self.core.chance(150) || held.iter().all(|partition| self.may_lose(id, *partition));
+        if may_lose {
+            self.wipe_and_start(id, held, 3 * SECOND);
+        }
         Ok(())
+    }
+
+    fn wipe_and_start(&mut self, id: NodeId, held: Vec<TopicPartition>, within_us: Micros) {
+        if self.may_lose_voter(id) && self.nodes[&id].life > 0 {
+            self.injected(FaultClass::WipedDisk, id);
+            self.crash(id);
+            self.replace_disk(id, held);
+            self.start_later(id, within_us);
+        }
     }
 
     /// Puts an empty disk into a node that is down.
     pub(super) fn replace_disk(&mut self, id: NodeId, held: Vec<TopicPartition>) {
         self.ghost.loss.lost(id, held.iter().copied());
+        self.judge_promises(id);
         for partition in held {
             self.ghost.removed((id, partition));
+            self.ghost.wiped.insert(partition);
+            if !self.has_complete_replica(partition) && self.ghost.lost.insert(partition) {
+                self.core.figures.happened("partitions whose last replica was wiped");
+            }
         }
         self.ghost.damaged.retain(|(of, _)| *of != id);
         if self.shape.controllers.contains(&id) {
@@ -358,28 +380,6 @@ impl World {
             (0..count).map(move |partition| TopicPartition { topic_id, partition })
         };
         topics.flat_map(of).collect()
-    }
-
-    fn is_durable(&self, partition: TopicPartition) -> bool {
-        let topic = self.ghost.metadata.image.topic_by_id(partition.topic_id);
-        let durability = topic.map(|topic| topic.config.durability);
-        durability != Some(tidemark_controller::TopicDurability::Memory)
-    }
-
-    /// Whether a replica may be lost without breaking a promise: somebody else, who is up, leads, and has everything.
-    pub(super) fn may_lose(&mut self, id: NodeId, partition: TopicPartition) -> bool {
-        let Some(assigned) = self.ghost.metadata.partition(partition) else { return true };
-        if !assigned.replicas.contains(&id) {
-            return true;
-        }
-        let Some(leader) = assigned.leader.filter(|leader| *leader != id) else { return false };
-        let is_up = self.nodes[&leader].is_up() && self.ghost.metadata.is_live(leader);
-        let is_led =
-            self.ghost.replicas.get(&(leader, partition)).is_some_and(|it| it.led.is_some());
-        is_up
-            && is_led
-            && !self.ghost.loss.is_flagged(leader, partition)
-            && self.ghost.is_complete((leader, partition))
     }
 
     fn may_lose_voter(&self, id: NodeId) -> bool {
@@ -425,6 +425,29 @@ impl World {
                 let faults = self.disk_faults.entry(node).or_default();
                 faults.capacity_bytes = None;
                 self.nodes[&node].disk.set_faults(faults.clone());
+                Ok(())
+            }
+            Mend::Transfer { .. } | Mend::Crash { .. } | Mend::Ambush { .. }
+                if !self.are_faults_on =>
+            {
+                Ok(())
+            }
+            Mend::Ambush { leader, newcomer } => self.ambush(leader, newcomer),
+            Mend::Transfer { partition, from, to } => {
+                let until_us = self.core.now_us() + self.core.draw(SECOND, 4 * SECOND);
+                self.with_process(from, |process, _| process.hold_metadata(until_us));
+                let command = ElectLeaders {
+                    election: Election::Transfer { to },
+                    partitions: Some(vec![partition]),
+                };
+                self.wish(Command::ElectLeaders(command));
+                Ok(())
+            }
+            Mend::Crash { node } => {
+                if self.nodes[&node].is_up() {
+                    self.crash(node);
+                    self.start_later(node, 4 * SECOND);
+                }
                 Ok(())
             }
             Mend::FastDisk { node } => {

@@ -20,7 +20,13 @@ pub struct Figures {
 
 impl Figures {
     pub fn fault(&mut self, class: &'static str) {
-        *self.faults.entry(class).or_insert(0) += 1;
+        self.fault_times(class, 1);
+    }
+
+    pub fn fault_times(&mut self, class: &'static str, times: u64) {
+        if times > 0 {
+            *self.faults.entry(class).or_insert(0) += times;
+        }
     }
 
     pub fn happened(&mut self, what: &'static str) {
@@ -28,7 +34,9 @@ impl Figures {
     }
 
     pub fn happened_times(&mut self, what: &'static str, times: u64) {
-        *self.happened.entry(what).or_insert(0) += times;
+        if times > 0 {
+            *self.happened.entry(what).or_insert(0) += times;
+        }
     }
 
     pub fn operation(&mut self, outcome: &'static str) {

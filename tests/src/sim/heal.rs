@@ -59,12 +59,7 @@ impl World {
             self.resume(id)?;
             self.leaving.remove(&id);
             let node = &self.nodes[&id];
-            if self.ghost.damaged.iter().any(|(of, _)| *of == id) {
-                // There is no other cure for a disk that rots.
-                let held = self.replicas_on(id);
-                self.crash(id);
-                self.replace_disk(id, held);
-            } else if node.is_up() {
+            if node.is_up() {
                 let process = node.process().expect("it is up");
                 if process.broker.disk_failure().is_some()
                     || process.has_controller_failed()
@@ -88,10 +83,12 @@ impl World {
 
     /// What clients have seen, judged by the checker that judges real processes.
     fn judge_history(&mut self) -> Verdict {
-        let kept: BTreeSet<_> = self
-            .partitions()
+        let served = liveness::served(self);
+        let stuck = self.partitions().len() - served.len();
+        self.core.figures.happened_times("partitions left to the operator", stuck as u64);
+        let kept: BTreeSet<_> = served
             .into_iter()
-            .filter(|partition| !self.ghost.lossy.contains(partition))
+            .filter(|id| !self.ghost.lossy.contains(id) && !self.ghost.lost.contains(id))
             .map(named)
             .collect();
         for operation in &mut self.history.operations {

@@ -71,12 +71,19 @@ pub enum Request {
 pub enum Response {
     Command(Committed),
     Heartbeat(HeartbeatResponse),
-    FetchMetadata { response: FetchMetadataResponse, snapshot: Bytes },
+    FetchMetadata {
+        response: FetchMetadataResponse,
+        snapshot: Bytes,
+    },
     Replicate,
-    Metadata(Vec<TopicView>),
+    /// With the index of the metadata that says so.
+    Metadata(u64, Vec<TopicView>),
     Produce(ProduceReceipt),
     Fetch(Fetched),
-    ListOffsets { offset: Offset, leader_epoch: LeaderEpoch },
+    ListOffsets {
+        offset: Offset,
+        leader_epoch: LeaderEpoch,
+    },
 }
 
 /// A command that was carried out.

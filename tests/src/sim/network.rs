@@ -22,6 +22,8 @@ pub type ConnectionId = u64;
 const DIAL_TIMEOUT_US: Micros = SECOND;
 /// How long the other side's kernel may fail to acknowledge.
 const UNACKNOWLEDGED_US: Micros = 2 * SECOND;
+/// What comes later than this after a break may have been overtaken by what a new connection brings.
+const LATE_US: Micros = 5 * MS;
 /// Client ids in the table of links start here; node ids are below.
 const CLIENT_LINK: u32 = 1_000;
 
@@ -194,9 +196,14 @@ impl Network {
         if lane_state.ended {
             return;
         }
+        let held = lane_state.held.len() as u64;
         lane_state.held.clear();
         let in_flight = lane_state.in_flight.len() as u64;
         let kept = if core.chance(500) { in_flight } else { core.draw(0, in_flight) };
+        core.figures.fault_times("messages lost", held + in_flight - kept);
+        if late_us > LATE_US {
+            core.figures.fault_times("messages overtaken by a new connection", kept);
+        }
         let lane_state = &mut connection.lanes[lane];
         lane_state.in_flight.truncate(usize::try_from(kept).expect("no more than there are"));
         let mut at_us = core.now_us() + late_us;
@@ -227,6 +234,8 @@ impl Network {
             let connection = self.connections.get_mut(&id).expect("it was just found");
             let towards = &mut connection.lanes[1 - from];
             towards.ended = true;
+            let lost = towards.in_flight.len() + towards.held.len();
+            core.figures.fault_times("messages lost", lost as u64);
             towards.in_flight.clear();
             towards.held.clear();
             if ending == Ending::Process {
@@ -327,6 +336,7 @@ impl Network {
     fn delay(&self, core: &mut Core) -> Micros {
         let Delays { min_us, max_us, spikes_per_mille, spike_us } = self.delays;
         if core.chance(spikes_per_mille) {
+            core.figures.fault("messages delayed");
             return core.draw(max_us, max_us + spike_us);
         }
         core.draw(min_us, max_us)
@@ -415,5 +425,5 @@ impl Network {
 
 /// How long after a break its last parcels arrive: sometimes after whatever a newer connection will have brought.
 fn lateness(core: &mut Core) -> Micros {
-    if core.chance(300) { core.draw(0, 3 * SECOND) } else { core.draw(0, 5 * MS) }
+    if core.chance(300) { core.draw(0, 3 * SECOND) } else { core.draw(0, LATE_US) }
 }

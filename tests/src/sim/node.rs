@@ -18,7 +18,7 @@ use std::{collections::VecDeque, path::Path};
 
 use tidemark_broker::steered::FlushId;
 use tidemark_protocol::{BrokerId, DirectoryId, NodeId, messages::VoterId};
-use tidemark_storage::disk::SimDisk;
+use tidemark_storage::disk::{Mishaps, SimDisk};
 
 pub use self::{
     commands::CommandId,
@@ -104,6 +104,8 @@ pub struct Node {
     backlog: VecDeque<Input>,
     /// How long a flush takes, at most.
     pub flush_us: Micros,
+    /// Those of its disk that are counted already.
+    mishaps: Mishaps,
 }
 
 /// What a process acts through.
@@ -175,6 +177,7 @@ impl Node {
             paused: false,
             backlog: VecDeque::new(),
             flush_us,
+            mishaps: Mishaps::default(),
         }
     }
 
@@ -215,6 +218,10 @@ impl Node {
         assert!(!self.is_up(), "a node runs one process at a time");
         self.life += 1;
         self.has_stopped = false;
+        if core.chance(300) {
+            // Between two processes much may be read into memory that is not a log.
+            self.disk.evict();
+        }
         let address = Address::Node { node: self.id, life: self.life };
         net.listen(self.id, self.life);
         let flush_us = self.flush_us;
@@ -270,9 +277,29 @@ impl Node {
         self.disk.power_loss();
     }
 
+    /// Counts what has gone wrong on its disk since the last time. Says whether a flush has failed.
+    pub fn count_mishaps(&mut self, core: &mut Core) -> bool {
+        let (before, now) = (self.mishaps, self.disk.mishaps());
+        if before == now {
+            return false;
+        }
+        self.mishaps = now;
+        for (what, times) in [
+            ("syncs failed", now.failed_syncs - before.failed_syncs),
+            ("operations refused by a full disk", now.refused_full - before.refused_full),
+            ("pages lost", now.lost_pages - before.lost_pages),
+            ("pages torn", now.torn_pages - before.torn_pages),
+        ] {
+            core.figures.fault_times(what, times);
+        }
+        now.failed_syncs > before.failed_syncs
+    }
+
     /// Puts an empty disk in place of the old one.
     pub fn wipe(&mut self, core: &mut Core) {
         assert!(!self.is_up(), "a disk is replaced when nobody uses it");
+        self.count_mishaps(core);
+        self.mishaps = Mishaps::default();
         self.disk = SimDisk::new(core.random.next_u64());
         self.directory = draw_directory(core);
         self.has_stopped = false;

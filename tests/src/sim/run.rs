@@ -99,7 +99,7 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
             Some(Failed::Panic { text, backtrace })
         }
     };
-    let Some(world) = world else {
+    let Some(mut world) = world else {
         let figures = Figures::default();
         let lines = Vec::new();
         return Outcome {
@@ -112,6 +112,9 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
             lines,
         };
     };
+    for node in world.nodes.values_mut() {
+        node.count_mishaps(&mut world.core);
+    }
     Outcome {
         seed,
         failed,
@@ -140,7 +143,7 @@ pub fn explain(seed: u64, options: &Options) -> String {
 
 /// The command that replays a seed.
 pub fn replay(seed: u64, options: &Options) -> String {
-    let bug =
-        option_env!("TIDEMARK_BUG").map_or(String::new(), |bug| format!("TIDEMARK_BUG={bug} "));
+    let bug = tidemark_protocol::bug::put_back()
+        .map_or(String::new(), |bug| format!("TIDEMARK_BUG={bug} "));
     format!("{bug}cargo sim -- --seed {seed} --sim-seconds {}", options.seconds)
 }

@@ -52,6 +52,8 @@ pub struct World {
     /// Nodes whose metadata log may be damaged or gone.
     pub wiped: BTreeSet<NodeId>,
     pub are_faults_on: bool,
+    /// The next replica that some leader lets in loses its disk.
+    pub is_ambush_set: bool,
 }
 
 impl World {
@@ -94,6 +96,7 @@ impl World {
             leaving: BTreeMap::new(),
             wiped: BTreeSet::new(),
             are_faults_on: true,
+            is_ambush_set: false,
             shape,
         };
         world.begin();
@@ -215,23 +218,21 @@ impl World {
             voters: self.founders.contains(&voter).then(|| self.founders.clone()),
         };
         self.core.note(Who::Node(id), "start", [node.life, 0], String::new);
+        let mishaps = node.disk.mishaps();
         match node.start(&mut self.core, &mut self.net, &self.shape, &boot) {
             Ok(()) => self.after_node(id),
-            Err(error) => self.not_started(id, &error.to_string()),
+            Err(error) => {
+                let was_in_order = self.nodes[&id].disk.mishaps() == mishaps;
+                self.not_started(id, &error.to_string(), was_in_order)
+            }
         }
     }
 
-    fn not_started(&mut self, id: NodeId, error: &str) -> Verdict {
+    fn not_started(&mut self, id: NodeId, error: &str, was_in_order: bool) -> Verdict {
         self.core.note(Who::Node(id), "not started", [0, 0], || error.to_owned());
         self.core.figures.happened("failed starts");
         let node = &self.nodes[&id];
-        let was_stopped = node.disk.is_stopped();
-        let faults = self.disk_faults.get(&id);
-        let is_excused = was_stopped
-            || faults
-                .is_some_and(|faults| faults.capacity_bytes.is_some() || faults.failing_syncs > 0)
-            || self.ghost.damaged.iter().any(|(of, _)| *of == id);
-        if !is_excused {
+        if was_in_order && !node.disk.is_stopped() {
             return Err(violation("start", format!("node {id} does not start: {error}")));
         }
         self.nodes.get_mut(&id).expect("it is there").disk.crash();
@@ -241,6 +242,10 @@ impl World {
 
     /// Looks at what a step has made of a node: deaths, commits, logs.
     pub fn after_node(&mut self, id: NodeId) -> Verdict {
+        let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
+        if node.count_mishaps(&mut self.core) {
+            self.flush_failed(id);
+        }
         let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         let (life, is_dead) = (node.life, node.disk.is_stopped());
         let Some(process) = node.process_mut() else { return Ok(()) };
@@ -275,6 +280,13 @@ impl World {
         for (replica, followers) in process.broker.observe() {
             let observed = Observed::of(id, &replica, &followers);
             let partition = observed.partition;
+            if self.is_ambush_set
+                && let Some(newcomer) = observed.newcomer()
+            {
+                self.is_ambush_set = false;
+                let mend = Mend::Ambush { leader: id, newcomer };
+                self.core.after(0, Event::Mend { mend });
+            }
             let figures = [observed.log_end_offset, observed.high_watermark];
             self.core.note(Who::Node(id), "replica", figures, || observed.to_string());
             let broker = &process.broker;
@@ -332,6 +344,7 @@ impl World {
         node.crash(&mut self.core, &mut self.net);
         self.ghost.ended(id);
         self.ghost.loss.crashed(id);
+        self.judge_promises(id);
     }
 
     pub fn start_later(&mut self, id: NodeId, within_us: Micros) {

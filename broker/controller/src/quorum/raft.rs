@@ -63,6 +63,8 @@ pub struct RaftQuorum<D: Disk> {
     arrived: Option<Snapshot>,
     /// The newest snapshot.
     latest: Option<Latest>,
+    /// Whose message was refused last, and why.
+    refused: Option<(VoterId, &'static str)>,
     /// What was said of leadership last.
     role: Option<(u64, Option<VoterId>, bool)>,
     failed: Failed,
@@ -240,11 +242,15 @@ impl<D: Disk> Quorum for RaftQuorum<D> {
             }
             self.drive(actions);
         }
-        if let Failed::Now(error) = std::mem::take(&mut self.failed) {
-            tracing::error!(%error, "this controller takes no further part");
-            self.failed = Failed::Before(error.to_string());
-            actions.push(QuorumAction::Failed { error });
-        }
+        self.failed = match std::mem::take(&mut self.failed) {
+            Failed::Now(error) => {
+                tracing::error!(%error, "this controller takes no further part");
+                let text = error.to_string();
+                actions.push(QuorumAction::Failed { error });
+                Failed::Before(text)
+            }
+            other => other,
+        };
     }
 
     fn status(&self) -> QuorumStatus {

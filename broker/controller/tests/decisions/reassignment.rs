@@ -1,19 +1,21 @@
 //! Partitions move from broker to broker.
 
 use tidemark_controller::{
-    Answer, Command, MetadataRecord, Reassign, ReassignPartition, SetDraining,
+    Answer, Command, CreateTopic, MetadataRecord, Reassign, ReassignPartition, SetDraining,
 };
 use tidemark_protocol::{BrokerId, ErrorCode, Failure, TopicPartition};
 
-use crate::cluster::{Cluster, Restart, create};
+use crate::cluster::{Cluster, Restart, create, settings_of};
 
-/// Five brokers and one partition on the first three.
+/// Five brokers and one partition on the first three, of which one in sync is enough.
 fn cluster() -> Cluster {
     let mut cluster = Cluster::new(5);
     for id in [4, 5] {
         cluster.fence(id);
     }
-    cluster.run(&Command::CreateTopic(create(crate::cluster::TOPIC, 1, 3)));
+    let settings = settings_of(&[("min_insync_replicas", "1")]);
+    let topic = CreateTopic { settings, ..create(crate::cluster::TOPIC, 1, 3) };
+    cluster.run(&Command::CreateTopic(topic));
     for id in [4, 5] {
         cluster.unfence(id);
     }

@@ -37,6 +37,7 @@ impl State {
             partition_epoch: self.partition_epoch,
             replicas: self.replicas.iter().map(member).collect(),
             isr: self.isr.iter().copied().collect(),
+            elr: self.elr.iter().copied().collect(),
         }
     }
 

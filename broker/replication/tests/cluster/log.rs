@@ -41,6 +41,7 @@ impl Log {
             log_end_offset: self.end(),
             flushed_offset: self.flushed,
             last_epoch: self.history.latest(),
+            damaged_from: None,
         }
     }
 

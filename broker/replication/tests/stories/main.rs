@@ -9,6 +9,7 @@ mod words;
 
 use std::{env, fmt::Write as _, fs, path::Path};
 
+use tidemark_protocol::Offset;
 use tidemark_replication::{Answer, EpochEnd, Event, LogState, Produced, Replica};
 use tidemark_storage::EpochHistory;
 
@@ -134,14 +135,7 @@ impl Teller {
                 Event::Truncated { log: self.log }
             }
             "started_at" => {
-                let at = words.number("offset");
-                self.history = EpochHistory::default();
-                self.log = LogState {
-                    log_start_offset: at,
-                    log_end_offset: at,
-                    flushed_offset: at,
-                    last_epoch: None,
-                };
+                self.start_at(words.number("offset"));
                 Event::Truncated { log: self.log }
             }
             "refused" => Event::EffectRefused,
@@ -163,6 +157,17 @@ impl Teller {
         }
     }
 
+    fn start_at(&mut self, at: Offset) {
+        self.history = EpochHistory::default();
+        self.log = LogState {
+            log_start_offset: at,
+            log_end_offset: at,
+            flushed_offset: at,
+            last_epoch: None,
+            damaged_from: None,
+        };
+    }
+
     /// The log is what the story has made of it, except for what this line says.
     fn set_log(&mut self, words: &Words<'_>) {
         for (epoch, start) in words.history() {
@@ -173,6 +178,8 @@ impl Teller {
         log.log_start_offset = words.number_or("log_start", log.log_start_offset);
         log.log_end_offset = words.number_or("log_end", log.log_end_offset);
         log.flushed_offset = words.number_or("flushed", log.flushed_offset);
+        log.damaged_from =
+            words.has("damaged").then(|| words.number("damaged")).or(log.damaged_from);
     }
 
     fn produced(&mut self, words: &Words<'_>) -> Event {
@@ -202,6 +209,7 @@ impl Teller {
         log.log_end_offset = log.log_end_offset.min(end);
         log.flushed_offset = log.flushed_offset.min(end);
         log.last_epoch = self.history.latest();
+        log.damaged_from = log.damaged_from.filter(|damaged| *damaged < end);
     }
 
     fn epoch_end(&self, epoch: u32) -> Option<EpochEnd> {

@@ -62,7 +62,14 @@ impl<'a> Words<'a> {
                 .unwrap(),
             replicas: replicas.collect(),
             isr: list("isr").map(|id| id.parse().unwrap()).collect(),
+            elr: self.list("elr"),
         }
+    }
+
+    /// Brokers, none by default.
+    fn list(&self, key: &str) -> Vec<u32> {
+        let ids = self.values.get(key).map(|list| list.split(','));
+        ids.into_iter().flatten().map(|id| id.parse().unwrap()).collect()
     }
 
     /// `history=1:0,3:10`: epochs and where they start.

@@ -185,11 +185,7 @@ async fn a_broker_that_recovers_its_logs_stops_when_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_could_not_be_opened_is_opened_once_when_it_can_be() {
     let dir = tempfile::tempdir().unwrap();
-    let broker = TestBroker::start(dir.path()).await;
-    let mut client = broker.connect().await;
-    let topic = client.create_topic("orders", 1).await;
-    client.produce(topic, batch(&["kept"])).await.unwrap();
-    broker.stop().await;
+    let topic = TestBroker::leaves_a_record(dir.path()).await;
 
     let meta = dir.path().join("topics/orders/0/partition.meta");
     let whole = std::fs::read(&meta).unwrap();

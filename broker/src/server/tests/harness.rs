@@ -103,6 +103,16 @@ impl TestBroker {
         Starting::begin(disk, dir, settings).ready().await
     }
 
+    /// A broker starts in `dir`, is given the record `kept` in a new topic `orders`, whose partition this is, and stops.
+    pub(super) async fn leaves_a_record(dir: &Path) -> TopicPartition {
+        let broker = Self::start(dir).await;
+        let mut client = broker.connect().await;
+        let partition = client.create_topic("orders", 1).await;
+        client.produce(partition, batch(&["kept"])).await.unwrap();
+        broker.stop().await;
+        partition
+    }
+
     pub(super) async fn connect(&self) -> Client {
         Client::connect(self.address).await
     }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use super::harness::{Starting, TestBroker, batch};
+use super::harness::{Starting, TestBroker};
 use crate::{disk::Disk, server::ServerError};
 
 fn copy_dir(from: &Path, to: &Path) {
@@ -21,11 +21,7 @@ fn names(dir: &Path) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_of_partitions_that_are_gone_are_moved_aside_and_nothing_else_is() {
     let dir = tempfile::tempdir().unwrap();
-    let broker = TestBroker::start(dir.path()).await;
-    let mut client = broker.connect().await;
-    let topic = client.create_topic("orders", 1).await;
-    client.produce(topic, batch(&["kept"])).await.unwrap();
-    broker.stop().await;
+    let topic = TestBroker::leaves_a_record(dir.path()).await;
 
     let topics = dir.path().join("topics");
     let log = topics.join("orders/0");
@@ -58,11 +54,7 @@ async fn logs_of_partitions_that_are_gone_are_moved_aside_and_nothing_else_is() 
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_without_any_metadata_are_not_touched() {
     let dir = tempfile::tempdir().unwrap();
-    let broker = TestBroker::start(dir.path()).await;
-    let mut client = broker.connect().await;
-    let topic = client.create_topic("orders", 1).await;
-    client.produce(topic, batch(&["kept"])).await.unwrap();
-    broker.stop().await;
+    let topic = TestBroker::leaves_a_record(dir.path()).await;
 
     let metadata = dir.path().join("metadata");
     let aside = dir.path().join("metadata.aside");

@@ -16,7 +16,7 @@ use tidemark_protocol::{
     messages::{Acks, Durability, ReplicaPush, ReplicaRefusal},
 };
 use tidemark_replication::{AnswerTo, Assignment, Config, Member, ReplicaId, StorageDurability};
-use tidemark_storage::{Disk as _, LogIdentity, ReadOutcome, Residency, disk::SimDisk};
+use tidemark_storage::{Checkpoint, Disk as _, LogIdentity, ReadOutcome, Residency, disk::SimDisk};
 use tokio::sync::oneshot;
 
 use super::super::{
@@ -82,7 +82,13 @@ pub(super) fn batch(records: u32, seed: u8) -> Bytes {
 }
 
 impl Node {
-    fn start(id: BrokerId, disk: SimDisk, broker_epoch: u64, hands: &Arc<ClockHands>) -> Self {
+    fn start(
+        id: BrokerId,
+        disk: SimDisk,
+        checkpoint: Option<Checkpoint>,
+        broker_epoch: u64,
+        hands: &Arc<ClockHands>,
+    ) -> Self {
         let clock = Clock::with_hands(Arc::clone(hands));
         let health = Health::starting();
         let metrics = Metrics::new(clock.clone(), health.clone());
@@ -102,7 +108,7 @@ impl Node {
         let identity = LogIdentity { partition: ID };
         let config = log_config(&TopicConfig::default());
         let (log, recovery) =
-            Log::open(&files, Path::new(LOG_DIR), identity, config, None).expect("it opens");
+            Log::open(&files, Path::new(LOG_DIR), identity, config, checkpoint).expect("it opens");
         assert!(recovery.corrupt.is_empty(), "{recovery:?}");
         let topic = metrics.topic("t");
         let view = PartitionView::new(ID, "t".into(), topic, log.reader(), handle.clone());
@@ -194,7 +200,7 @@ impl Pair {
             }
             disk.sync_dir(Path::new("/")).unwrap();
             disk.sync_dir(Path::new("/data")).unwrap();
-            Node::start(id, disk, 10, &hands)
+            Node::start(id, disk, None, 10, &hands)
         };
         Self {
             nodes: vec![node(1), node(2)],
@@ -233,6 +239,7 @@ impl Pair {
             partition_epoch: self.partition_epoch,
             replicas: self.nodes.iter().map(member).collect(),
             isr: isr.to_vec(),
+            elr: Vec::new(),
         };
         self[node].tell(Command::Assign { partition: ID, assignment });
         self[node].work();
@@ -321,10 +328,23 @@ impl Pair {
 
     /// The machine loses power and starts again, with whatever its disk has.
     pub(super) fn lose_power(&mut self, id: BrokerId) {
+        self.restart(id, None);
+    }
+
+    fn restart(&mut self, id: BrokerId, checkpoint: Option<Checkpoint>) {
         let node = &self[id];
         let (disk, broker_epoch) = (node.disk.clone(), node.me.broker_epoch + 1);
         disk.power_loss();
-        self[id] = Node::start(id, disk, broker_epoch, &Arc::clone(&self.hands));
+        self[id] = Node::start(id, disk, checkpoint, broker_epoch, &Arc::clone(&self.hands));
+    }
+
+    /// A bit of its first segment rots, in front of what its checkpoint says is durable, and the machine starts again.
+    pub(super) fn rot(&mut self, id: BrokerId, position: u64) {
+        let noted = self[id].ask(|reply| Command::Checkpoints { partitions: vec![ID], reply });
+        let checkpoint = noted.checkpoints.into_iter().next().map(|(_, checkpoint)| checkpoint);
+        let segment = Path::new(LOG_DIR).join(format!("{:020}.log", 0));
+        self[id].disk.bit_rot(&segment, position, 0);
+        self.restart(id, checkpoint);
     }
 
     pub(super) fn ends(&self, id: BrokerId) -> LogEnds {

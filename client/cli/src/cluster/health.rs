@@ -246,14 +246,8 @@ fn broker_problems(broker: &DescribeBrokerResponse, dirs: &[LogDirDescription]) 
 }
 
 async fn log_problems(admin: &Admin, metadata: &MetadataResponse) -> Vec<String> {
-    let names: Vec<String> = metadata.topics.iter().map(|topic| topic.name.clone()).collect();
-    let found: Vec<Vec<String>> = stream::iter(names)
-        .map(|name| async move {
-            match admin.describe_topic(&name).await {
-                Ok(topic) => topic::log_problems(&topic),
-                Err(error) => vec![format!("topic {name} cannot be described: {error}")],
-            }
-        })
+    let found: Vec<Vec<String>> = stream::iter(&metadata.topics)
+        .map(|it| topic::troubles(admin, it))
         .buffered(TOPICS_IN_FLIGHT)
         .collect()
         .await;

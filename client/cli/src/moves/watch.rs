@@ -77,7 +77,8 @@ async fn look(admin: &Admin, wanted: &impl Fn(&Partition) -> bool) -> Result<Vec
 
 /// Where progress is shown.
 struct Display {
-    /// `None`: no terminal.
+    is_terminal: bool,
+    /// On a terminal, from the first time on that there is something to show.
     bar: Option<ProgressBar>,
     written: Option<Instant>,
     stalled: bool,
@@ -85,13 +86,15 @@ struct Display {
 
 impl Display {
     fn new() -> Self {
-        let bar = io::stderr().is_terminal().then(|| {
-            output::note("Ctrl-C ends the watching, not the moves; run this again to watch.");
-            let style = ProgressStyle::with_template("[{bar:30}] {percent:>3}% {msg}");
-            let style = style.expect("the template is a constant").progress_chars("=> ");
-            ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr()).with_style(style)
-        });
-        Self { bar, written: None, stalled: false }
+        let is_terminal = io::stderr().is_terminal();
+        Self { is_terminal, bar: None, written: None, stalled: false }
+    }
+
+    fn begin() -> ProgressBar {
+        output::note("Ctrl-C ends the watching, not the moves; run this again to watch.");
+        let style = ProgressStyle::with_template("[{bar:30}] {percent:>3}% {msg}");
+        let style = style.expect("the template is a constant").progress_chars("=> ");
+        ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr()).with_style(style)
     }
 
     fn update(&mut self, view: &View, stalled: bool) {
@@ -103,7 +106,8 @@ impl Display {
     }
 
     fn show(&mut self, view: &View) {
-        if let Some(bar) = &self.bar {
+        if self.is_terminal {
+            let bar = self.bar.get_or_insert_with(Self::begin);
             bar.set_length(view.bytes_total.max(1));
             bar.set_position(view.bytes_done);
             bar.set_message(view.line());

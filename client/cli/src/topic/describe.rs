@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 use tidemark_protocol::{
     BrokerId, LeaderEpoch, Offset, PartitionIndex, TimestampMs,
-    messages::{DescribeTopicResponse, LogDescription, PartitionReplicas},
+    messages::{LogDescription, PartitionReplicas},
 };
 
 use super::Extent;
@@ -314,15 +314,8 @@ fn problems(topic: &super::Described) -> Vec<String> {
                 .push(format!("{it} is under-replicated: {isr} of {replicas} replicas in sync"));
         }
     }
-    problems.extend(log_problems(&topic.description));
+    problems.extend_from_slice(&topic.troubles);
     problems
-}
-
-/// What the broker that answered says is wrong with its logs.
-pub(crate) fn log_problems(topic: &DescribeTopicResponse) -> Vec<String> {
-    let name = &topic.topic.name;
-    let troubled = topic.logs.iter().filter_map(|log| Some((log.partition, log.trouble.as_ref()?)));
-    troubled.map(|(partition, trouble)| format!("{name}/{partition}: {trouble}")).collect()
 }
 
 fn when(timestamp_ms: TimestampMs, now_ms: TimestampMs) -> String {
@@ -333,7 +326,7 @@ fn when(timestamp_ms: TimestampMs, now_ms: TimestampMs) -> String {
 mod tests {
     use tidemark_protocol::{
         TopicId,
-        messages::{PartitionMetadata, ReplicaProgress, TopicMetadata},
+        messages::{DescribeTopicResponse, PartitionMetadata, ReplicaProgress, TopicMetadata},
     };
 
     use super::*;

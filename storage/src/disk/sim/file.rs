@@ -127,10 +127,13 @@ impl DiskFile for SimFile {
             return Err(DiskError::Poisoned { path: self.handle.path.to_path_buf() });
         }
         self.change(Operation::Sync, |state| {
-            let State { image, faults, rng, .. } = state;
+            let State { image, faults, rng, mishaps, .. } = state;
             check_range(&range, image.len(self.handle.inode));
-            if faults.failing_syncs > 0 {
+            let fails = faults.failing_syncs > 0 && faults.sound_syncs == 0;
+            faults.sound_syncs = faults.sound_syncs.saturating_sub(1);
+            if fails {
                 faults.failing_syncs -= 1;
+                mishaps.failed_syncs += 1;
                 image.fail_sync(self.handle.inode, rng);
                 self.poisoned.store(true, Ordering::Release);
                 return Err(DiskError::Io {

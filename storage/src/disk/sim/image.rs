@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use super::Rng;
+use super::{Mishaps, Rng};
 use crate::disk::{DirEntry, DiskError, Operation, PAGE_BYTES, Result};
 
 pub(super) type InodeId = u64;
@@ -390,13 +390,25 @@ impl Image {
         }
     }
 
-    pub(super) fn flip_bit(&mut self, inode: InodeId, offset: u64, bit: u8) {
+    pub(super) fn flip_bit(&mut self, inode: InodeId, offset: u64, bit: u8, in_cache: bool) {
         let file = self.file_mut(inode);
         assert!(offset < file.len, "there is a byte to rot");
         for (page, within) in pages_of(&(offset..offset + 1)) {
             let page = &mut file.pages[page];
-            for content in [&mut page.cached, &mut page.durable] {
-                Arc::make_mut(content)[within.start] ^= 1 << (bit % 8);
+            Arc::make_mut(&mut page.durable)[within.start] ^= 1 << (bit % 8);
+            if in_cache {
+                Arc::make_mut(&mut page.cached)[within.start] ^= 1 << (bit % 8);
+            }
+        }
+    }
+
+    /// Clean pages leave the cache: what is read of them next is what is on the medium.
+    pub(super) fn evict(&mut self) {
+        for inode in self.inodes.values_mut() {
+            if let Inode::File(file) = inode {
+                for page in file.pages.iter_mut().filter(|page| !page.dirty) {
+                    page.cached = Arc::clone(&page.durable);
+                }
             }
         }
     }
@@ -405,7 +417,7 @@ impl Image {
 /// Loss of power.
 impl Image {
     /// Decides for everything that was not synced, then makes the durable image the only one.
-    pub(super) fn lose_power(&mut self, rng: &mut Rng) {
+    pub(super) fn lose_power(&mut self, rng: &mut Rng, mishaps: &mut Mishaps) {
         for change in std::mem::take(&mut self.unsynced_names) {
             if rng.below(2) == 0 {
                 self.apply(&change, true);
@@ -415,7 +427,7 @@ impl Image {
         for inode in self.inodes.values_mut() {
             match inode {
                 Inode::Dir { names, durable_names } => *names = durable_names.clone(),
-                Inode::File(file) => file.lose_power(rng, &zero),
+                Inode::File(file) => file.lose_power(rng, &zero, mishaps),
             }
         }
         self.forget_unreachable();
@@ -423,7 +435,7 @@ impl Image {
 }
 
 impl FileImage {
-    fn lose_power(&mut self, rng: &mut Rng, zero: &PageContent) {
+    fn lose_power(&mut self, rng: &mut Rng, zero: &PageContent, mishaps: &mut Mishaps) {
         let keeps_len = self.durable_len == self.len || rng.below(2) == 0;
         if !keeps_len {
             self.len = self.durable_len;
@@ -434,9 +446,15 @@ impl FileImage {
         for page in &mut self.pages {
             if page.dirty {
                 page.durable = match rng.below(4) {
-                    0 => Arc::clone(&page.durable),
+                    0 => {
+                        mishaps.lost_pages += 1;
+                        Arc::clone(&page.durable)
+                    }
                     1 | 2 => Arc::clone(&page.cached),
-                    _ => torn(&page.durable, &page.cached, rng),
+                    _ => {
+                        mishaps.torn_pages += 1;
+                        torn(&page.durable, &page.cached, rng)
+                    }
                 };
             }
             page.cached = Arc::clone(&page.durable);

@@ -56,6 +56,17 @@ pub(super) fn clear<D: Disk>(
     Ok(Cleared { bytes: end - from, batches })
 }
 
+/// Zeroes everything behind a segment's end, durably, whatever it looks like. Where a truncation was interrupted by a flush
+/// that failed, the zeros that are read may be in the page cache alone: a loss of power would bring back what was cut off.
+pub(super) fn clear_unseen<D: Disk>(
+    segment: &Segment<D>,
+    file: &OpenFile<D>,
+) -> Result<(), DiskError> {
+    let rest = segment.end()..file.file.len();
+    file.file.zero(rest.clone())?;
+    file.file.sync(rest)
+}
+
 /// Takes a segment behind the end of the log out of the way.
 pub(super) fn set_aside<D: Disk>(
     shared: &Shared<D>,

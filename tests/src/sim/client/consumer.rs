@@ -147,8 +147,8 @@ impl Consumer {
     ) -> Verdict {
         if self.refreshing == Some(correlation) {
             self.refreshing = None;
-            if let Answer::Response(Response::Metadata(topics)) = answer {
-                self.caller.learn(topics, reach);
+            if let Answer::Response(Response::Metadata(index, topics)) = answer {
+                self.caller.learn(index, topics, reach);
             }
             return Ok(());
         }

@@ -197,8 +197,8 @@ impl Producer {
     ) {
         if self.refreshing == Some(correlation) {
             self.refreshing = None;
-            if let Answer::Response(Response::Metadata(topics)) = answer {
-                self.caller.learn(topics, reach);
+            if let Answer::Response(Response::Metadata(index, topics)) = answer {
+                self.caller.learn(index, topics, reach);
             }
             let client = self.caller.id;
             let pause_us = reach.core.draw(MS, REFRESH_US);
@@ -226,6 +226,9 @@ impl Producer {
             format!("{}: {answer:?}", sending.partition)
         });
         if answer.is_retriable() && (!indeterminate || self.repeats) {
+            if sending.maybe_written {
+                reach.core.figures.fault("requests repeated blindly");
+            }
             self.refresh(reach);
             return;
         }

@@ -24,6 +24,8 @@ pub type CommandId = u64;
 pub(super) enum Wanted {
     Register,
     AlterIsr(Vec<(TopicPartition, IsrChange)>),
+    /// Others are to lead.
+    Relinquish,
 }
 
 /// How it ended.
@@ -128,6 +130,10 @@ impl Commands {
         let pending = self.pending.remove(&id)?;
         let failure = Failure::new(ErrorCode::NotController, "there is no active controller");
         Some((pending.wanted, Err(failure)))
+    }
+
+    pub(super) fn is_relinquishing(&self) -> bool {
+        self.pending.values().any(|pending| matches!(pending.wanted, Wanted::Relinquish))
     }
 
     pub(super) fn waiting(&self) -> usize {

@@ -31,12 +31,14 @@ const ANSWER_US: Micros = 1_000 * MS;
 pub(super) struct Metadata {
     newest: Arc<Image>,
     is_due: bool,
+    /// Nothing arrives before this.
+    pub(super) held_until_us: Micros,
     pub(super) feed: Option<Feed>,
 }
 
 impl Metadata {
     pub(super) fn new(image: Arc<Image>, feed: Option<Feed>) -> Self {
-        Self { newest: image, is_due: false, feed }
+        Self { newest: image, is_due: false, held_until_us: 0, feed }
     }
 
     /// There is a newer image. The broker gets it, or one that is newer still, after a while.
@@ -44,9 +46,15 @@ impl Metadata {
         self.newest = image;
         if !std::mem::replace(&mut self.is_due, true) {
             let lags = io.shape.has(FaultClass::MetadataLag) && io.core.chance(200);
+            if lags {
+                io.core.figures.fault("metadata delayed");
+            }
             let lag_us = if lags { io.shape.metadata_lag_us } else { MS };
-            let lag_us = io.core.draw(0, lag_us);
+            let held_us = self.held_until_us.saturating_sub(io.core.now_us());
+            let lag_us = io.core.draw(0, lag_us).max(held_us);
             io.timer(lag_us, NodeTimer::Image);
+        } else {
+            io.core.figures.fault("metadata coalesced");
         }
     }
 

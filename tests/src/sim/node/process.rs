@@ -1,5 +1,6 @@
 //! One process of a node: starts, takes in what comes from outside and passes it on. The machines decide, it does not.
 
+mod care;
 mod isr;
 mod outside;
 
@@ -47,8 +48,6 @@ const REGISTER_US: Micros = 5 * SECOND;
 const ALTER_ISR_US: Micros = 2 * SECOND;
 const UPKEEP_US: Micros = 700 * MS;
 const CHECKPOINT_US: Micros = 2 * SECOND;
-/// How often logs that could not be opened are tried again.
-const RETRY_UNOPENED_US: Micros = 5 * SECOND;
 
 /// What a process is told when it starts.
 #[derive(Clone, Debug)]
@@ -121,7 +120,6 @@ impl Process {
             .map_err(|error| StartError(format!("cannot use the data directory: {error}")))?;
         let (controller, recovered) = open_controller(node, boot, &broker, io)?;
         let feed = controller.is_none().then(|| Feed::new(boot.controllers.clone()));
-        let previous_broker_epoch = broker.previous_broker_epoch();
         let incarnation = [io.core.random.next_u64(), io.core.random.next_u64()];
         let incarnation = incarnation.map(u64::to_be_bytes).concat();
         let registration = RegisterBroker {
@@ -131,7 +129,8 @@ impl Process {
             host: format!("node-{}", node.id),
             port: 9092,
             rack: None,
-            previous_broker_epoch,
+            // Known when the logs are open.
+            previous_broker_epoch: None,
         };
         let mut process = Self {
             started_us: io.core.now_us(),
@@ -215,7 +214,7 @@ impl Process {
             self.answered(answered, io);
         }
         self.member.closed(connection, io);
-        self.streams.closed(connection, io);
+        self.streams.closed(connection, &mut self.broker, io);
         self.sessions.closed(connection, &mut self.broker);
         if let Some(feed) = &mut self.metadata.feed {
             feed.closed(connection, io);
@@ -333,7 +332,7 @@ impl Process {
             NodeTimer::Push { follower } => self.sessions.push(follower, &mut self.broker, io),
             NodeTimer::Ping => {
                 io.timer(PING_US, NodeTimer::Ping);
-                self.streams.ping(io);
+                self.streams.ping(&mut self.broker, io);
             }
             NodeTimer::Feed => {
                 if let Some(feed) = &mut self.metadata.feed {
@@ -344,23 +343,13 @@ impl Process {
                 io.timer(UPKEEP_US, NodeTimer::Upkeep);
                 self.broker.upkeep();
                 self.look_after_logs(io);
+                self.relinquish(io);
             }
             NodeTimer::Checkpoint => {
                 io.timer(CHECKPOINT_US, NodeTimer::Checkpoint);
                 // One that was not written costs the next start some reading.
                 self.broker.write_checkpoints().ok();
             }
-        }
-    }
-
-    /// Clears what is left of logs once the metadata is new enough to tell, and tries failed ones again.
-    fn look_after_logs(&mut self, io: &Io<'_>) {
-        if self.member.is_active && !std::mem::replace(&mut self.has_cleared, true) {
-            self.broker.clear_left_behind();
-        }
-        if io.core.now_us() >= self.retry_at_us && self.has_opened {
-            self.retry_at_us = io.core.now_us() + RETRY_UNOPENED_US;
-            self.broker.retry_unopened();
         }
     }
 
@@ -447,6 +436,7 @@ impl Process {
         if !self.has_opened {
             self.has_opened = true;
             self.broker.open_logs(image);
+            self.registration.previous_broker_epoch = self.broker.previous_broker_epoch();
             self.member.beat_in(0, io);
         }
         // Until this run is registered, the metadata speaks of the one before.
@@ -550,6 +540,7 @@ impl Process {
                 }
                 self.member.registered(outcome, io);
             }
+            Wanted::Relinquish => {}
             Wanted::AlterIsr(changes) => {
                 self.is_altering = false;
                 if let Ok(committed) = outcome

@@ -42,7 +42,7 @@ impl Serving {
         io: &mut Io<'_>,
     ) {
         let outcome = match request {
-            Request::Metadata => Ok(Response::Metadata(views(image))),
+            Request::Metadata => Ok(Response::Metadata(image.metadata_index(), views(image))),
             Request::Produce { partition, leader_epoch, acks, timeout_ms, batches } => {
                 let produce = SteeredProduce {
                     partition,

@@ -122,7 +122,12 @@ impl Streams {
         broker.leader_connected(leader);
     }
 
-    pub(super) fn closed(&mut self, connection: ConnectionId, io: &mut Io<'_>) {
+    pub(super) fn closed(
+        &mut self,
+        connection: ConnectionId,
+        broker: &mut Steered,
+        io: &mut Io<'_>,
+    ) {
         for (leader, stream) in &mut self.by_leader {
             let (Standing::Dialing(its) | Standing::Opening(its) | Standing::Following(its)) =
                 stream.standing
@@ -130,7 +135,7 @@ impl Streams {
                 continue;
             };
             if its == connection {
-                stream.fail(*leader, io);
+                stream.lost(*leader, broker, io);
             }
         }
     }
@@ -158,12 +163,12 @@ impl Streams {
     }
 
     /// Asks every leader for a sign of life, and gives up on those that have given none for too long.
-    pub(super) fn ping(&mut self, io: &mut Io<'_>) {
+    pub(super) fn ping(&mut self, broker: &mut Steered, io: &mut Io<'_>) {
         for (leader, stream) in &mut self.by_leader {
             let Standing::Following(connection) = stream.standing else { continue };
             if io.core.now_us() - stream.heard_us > SILENCE_US {
                 io.close(connection);
-                stream.fail(*leader, io);
+                stream.lost(*leader, broker, io);
             } else {
                 io.send(connection, Message::Positions(Vec::new()));
             }
@@ -201,6 +206,14 @@ impl Streams {
 impl Stream {
     fn dial(&mut self, leader: BrokerId, io: &mut Io<'_>) {
         self.standing = Standing::Dialing(io.dial(leader));
+    }
+
+    /// What was sent over it may be lost, and whoever waits for an answer says nothing by itself.
+    fn lost(&mut self, leader: BrokerId, broker: &mut Steered, io: &mut Io<'_>) {
+        if matches!(self.standing, Standing::Following(_)) {
+            broker.leader_connected(leader);
+        }
+        self.fail(leader, io);
     }
 
     fn fail(&mut self, leader: BrokerId, io: &mut Io<'_>) {

@@ -183,6 +183,7 @@ fn open<D: Disk>(
         incoming: Incoming::default(),
         arrived: None,
         latest,
+        refused: None,
         role: None,
         failed: Failed::No,
         now_ms: 0,

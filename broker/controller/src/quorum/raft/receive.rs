@@ -22,6 +22,9 @@ use crate::quorum::{
 const HEARD_MAX: usize = 64;
 /// Well over what a log will ever reach, and well below where numbers end.
 const INDEX_MAX: u64 = u64::MAX / 4;
+/// What a follower finds out that has lost what it acknowledged, and what helps.
+const LOST_ENTRIES: &str = "this controller has acknowledged entries that it does not have any more; remove it from the \
+    controllers, start it on an empty data directory, and add it again";
 /// Terms fit the leader epochs of the log, and leave room to go on.
 const TERM_MAX: u64 = (u32::MAX - 1_000_000) as u64;
 
@@ -48,13 +51,7 @@ impl<D: Disk> RaftQuorum<D> {
             Inbound::Raft(mut message) => match self.admit(&mut message) {
                 // It refuses nothing but answers of somebody who is no member any more.
                 Ok(()) => drop(self.node.step(message)),
-                Err(reason) => {
-                    tracing::warn!(
-                        from = from.node,
-                        reason,
-                        "a message of a controller is dropped"
-                    );
-                }
+                Err(reason) => self.tell_refused(from, reason),
             },
             Inbound::Part { term, part } => self.take_part(id, term, &part, actions),
             Inbound::Got { term, got } => {
@@ -65,6 +62,13 @@ impl<D: Disk> RaftQuorum<D> {
                     self.go_on(id, progress, actions);
                 }
             }
+        }
+    }
+
+    /// Once for the same reason: heartbeats come many times a second.
+    fn tell_refused(&mut self, from: VoterId, reason: &'static str) {
+        if self.refused.replace((from, reason)) != Some((from, reason)) {
+            tracing::warn!(from = from.node, reason, "messages of a controller are dropped");
         }
     }
 
@@ -102,7 +106,7 @@ impl<D: Disk> RaftQuorum<D> {
             MessageType::MsgHeartbeat => {
                 self.admit_leader(message)?;
                 if message.commit > raft.raft_log.last_index() {
-                    return Err("it says that this log had entries which it has not");
+                    return Err(LOST_ENTRIES);
                 }
                 Ok(())
             }

@@ -1,6 +1,8 @@
 //! What oracles and fault plans see of a process, and what they may ask of it. Nothing here answers anybody in the cluster.
 
-use super::{Arc, BrokerEpoch, Controller, Image, Io, Process, Seen, TopicPartition, WantedState};
+use super::{
+    Arc, BrokerEpoch, Controller, Image, Io, Micros, Process, Seen, TopicPartition, WantedState,
+};
 
 /// For those who look from outside.
 impl Process {
@@ -55,6 +57,11 @@ impl Process {
         if let Some(controller) = &mut self.controller {
             controller.transfer_leadership(now_ms, io);
         }
+    }
+
+    /// No metadata reaches the broker before `until_us`; then the newest does.
+    pub fn hold_metadata(&mut self, until_us: Micros) {
+        self.metadata.held_until_us = until_us;
     }
 
     /// Everything that waits in some queue of this process.
