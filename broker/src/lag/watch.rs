@@ -179,7 +179,10 @@ async fn round(broker: &Broker) {
         // Without an answer what was known stays, for a while: its rate is worth more than none.
         let sample = match (lag, known) {
             (Ok(lag), known) => {
-                let drained_in_ms = known.and_then(|known| {
+                // Nothing left to read takes no rate to tell.
+                let nothing = (lag.records == 0).then_some(0);
+                let drained_in_ms = nothing.or_else(|| {
+                    let known = known?;
                     drained_in_ms(known, (offset, &lag), now_ms.saturating_sub(known.at_ms))
                 });
                 Sample { at_ms: now_ms, committed: offset, lag, drained_in_ms }

@@ -1,6 +1,12 @@
 //! What `/metrics` shows of a running broker is what the documents list: no family more, none less.
 
-use std::{collections::BTreeSet, io::Read, io::Write, net::TcpStream};
+use std::{
+    collections::BTreeSet,
+    io::{Read, Write},
+    net::TcpStream,
+    thread,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use tidemark_broker::metrics::table::METRICS;
@@ -11,7 +17,8 @@ use tidemark_protocol::{
     frame::{Frame, FrameDecoder, FrameKind, PREFACE_BYTES, Preface, encode_head},
     message::Request,
     messages::{
-        Acks, CreateTopicRequest, Durability, FetchPartition, FetchRequest, ProducePartition,
+        Acks, CommitOffsetsRequest, CoordinatorKind, CreateTopicRequest, Durability,
+        FetchPartition, FetchRequest, FindCoordinatorRequest, OffsetToCommit, ProducePartition,
         ProduceRequest,
     },
 };
@@ -20,6 +27,8 @@ use crate::broker::{Broker, tidemarkd};
 
 /// An API number that nothing has.
 const UNKNOWN_API: u16 = 0xfffe;
+/// How long anything may take before the test fails. Groups are measured every few seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// In 2096: nothing here is to expire.
 const TIMESTAMP_MS: i64 = 4_000_000_000_000;
 
@@ -70,6 +79,28 @@ impl Client {
         };
         self.call(&request, batch).unwrap();
     }
+
+    /// Has a group be there that has read the partition up to an offset.
+    fn commit(&mut self, group: &str, partition: TopicPartition, offset: u64) {
+        let (kind, key) = (CoordinatorKind::Group, group.to_owned());
+        let find = FindCoordinatorRequest { kind, key, timeout_ms: 10_000 };
+        let deadline = Instant::now() + PATIENCE;
+        let (leader_epoch, metadata) = (None, String::new());
+        let offsets = vec![OffsetToCommit { partition, offset, leader_epoch, metadata }];
+        let group = group.to_owned();
+        let commit = CommitOffsetsRequest { group, member: None, offsets, timeout_ms: 10_000 };
+        // Its log may have to be made and read first.
+        loop {
+            let asked = self.call(&find, &[]).and_then(|_found| self.call(&commit, &[]));
+            match asked {
+                Ok(answer) => return assert!(answer.partitions.iter().all(Result::is_ok)),
+                Err(failure) if failure.code.is_retriable() && Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                Err(failure) => panic!("{failure}"),
+            }
+        }
+    }
 }
 
 /// Makes every kind of series appear: traffic, and each kind of error. The connection stays open.
@@ -104,6 +135,8 @@ fn exercise(broker: &Broker) -> Client {
         isolation: tidemark_protocol::messages::Isolation::ReadUncommitted,
     };
     client.call(&fetch, &[]).unwrap();
+    client.commit("at-the-start", partition, 0);
+    client.commit("at-the-end", partition, 1);
     let head = encode_head(FrameKind::Request, UNKNOWN_API, 1, &(), 0).unwrap();
     let _refusal: Frame = client.exchange(&head, &[]);
     client
@@ -122,11 +155,19 @@ fn every_documented_metric_is_exposed_and_every_exposed_one_documented() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(tidemarkd(&dir.path().join("data")));
     let _connected = exercise(&broker);
-    let exposition = broker.get("/metrics?collect[]=partition");
     let documented: BTreeSet<_> = METRICS
         .iter()
         .map(|metric| (metric.name.to_owned(), metric.kind.name().to_owned()))
         .collect();
+    let deadline = Instant::now() + PATIENCE;
+    // The lag of groups is there when it was measured, and nothing else tells when.
+    let exposition = loop {
+        let exposition = broker.get("/metrics?collect[]=partition");
+        if families(&exposition) == documented || Instant::now() > deadline {
+            break exposition;
+        }
+        thread::sleep(Duration::from_millis(50));
+    };
     assert_eq!(families(&exposition), documented);
 
     for line in [
