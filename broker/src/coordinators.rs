@@ -7,8 +7,8 @@
 
 pub(crate) mod groups;
 mod host;
-mod led;
-mod load;
+pub(crate) mod led;
+pub(crate) mod load;
 mod nudges;
 pub(crate) mod topics;
 mod transactions;
@@ -181,7 +181,7 @@ fn stopping() -> Failure {
     Failure::new(ErrorCode::NotCoordinator, "the broker is stopping")
 }
 
-fn not_here<C: Coordinator>(partition: PartitionIndex) -> Failure {
+pub(crate) fn not_here<C: Coordinator>(partition: PartitionIndex) -> Failure {
     let message = format!("this broker does not coordinate {}/{partition}", C::TOPIC);
     Failure::new(ErrorCode::NotCoordinator, message)
 }

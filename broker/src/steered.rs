@@ -5,6 +5,8 @@
 //! contains no decisions of its own, and it starts nothing: between two calls nothing happens.
 
 mod assign;
+mod coordinators;
+mod hosted;
 mod observe;
 pub(crate) mod replicas;
 
@@ -18,20 +20,26 @@ use std::{
 use bytes::Bytes;
 use futures_util::FutureExt;
 use tidemark_controller::Image;
+use tidemark_coordinator::{
+    GroupCoordinator, TransactionCoordinator,
+    producer_state::{Guard, Marker},
+};
 use tidemark_protocol::{
     BrokerEpoch, BrokerId, ErrorCode, Failure, LeaderEpoch, Offset, TopicPartition,
-    messages::{Acks, Durability, Isolation, ProduceReceipt},
+    messages::{Acks, Durability, Isolation, ProduceReceipt, ProducerIdentity, StablePart},
 };
 use tidemark_storage::{
     Checkpoints, DataDir, DataDirIdentity, DiskError, LockedDataDir, OpenError, disk::SimDisk,
 };
 use tokio::sync::oneshot;
 
-use self::{observe::Glances, replicas::Kept};
 pub use self::{
+    coordinators::{Asked, Effects},
+    hosted::CoordinatorSettings,
     observe::SeenReplica,
     replicas::{LogEnds, PortEffect},
 };
+use self::{hosted::Hosted, observe::Glances, replicas::Kept};
 use crate::{
     clock::{Clock, ClockHands},
     disk::{Disk, SegmentFiles},
@@ -47,7 +55,7 @@ use crate::{
     relinquish,
     replicas::ReplicaPort,
     service::produce::validate,
-    shard::{self, Command, Shard, ShardConfig, ShardHandle},
+    shard::{self, Command, Shard, ShardConfig, ShardHandle, Unverified},
 };
 
 /// What a steered broker is made with.
@@ -64,6 +72,7 @@ pub struct SteeredConfig {
     pub open_files_max: usize,
     /// How long a follower may not have caught up before it leaves the in-sync replicas.
     pub replica_lag_ms: u64,
+    pub coordinators: CoordinatorSettings,
 }
 
 /// The shards of one broker process, and its data directory.
@@ -89,6 +98,8 @@ pub struct Steered {
     glances: Glances,
     flushes: BTreeMap<FlushId, Flush>,
     next_flush: FlushId,
+    groups: Hosted<GroupCoordinator>,
+    transactions: Hosted<TransactionCoordinator>,
 }
 
 struct OneShard {
@@ -114,15 +125,24 @@ pub struct SteeredProduce {
     pub durability: Durability,
     pub timeout_ms: u64,
     pub batches: Bytes,
+    /// The coordinator of the batches' transaction has agreed since [`Ticket::unverified`] gave this.
+    pub guard: Option<Guard>,
 }
 
 /// The wait for a produce.
 #[derive(Debug)]
 pub struct Ticket {
     outcome: oneshot::Receiver<Result<ProduceReceipt, Failure>>,
+    unverified: Option<oneshot::Receiver<Unverified>>,
 }
 
 impl Ticket {
+    /// With what the produce is to be handed in once more, when the coordinator of its transaction has been asked and
+    /// agrees. To be looked at before [`Self::outcome`], which knows nothing then.
+    pub fn unverified(&mut self) -> Option<Guard> {
+        self.unverified.as_mut()?.try_recv().ok().map(|unverified| unverified.guard)
+    }
+
     /// The outcome, once there is one.
     pub fn outcome(&mut self) -> Option<Result<ProduceReceipt, Failure>> {
         match self.outcome.try_recv() {
@@ -143,6 +163,9 @@ pub struct SteeredRead {
     pub high_watermark: Offset,
     pub log_start_offset: Offset,
     pub leader_epoch: LeaderEpoch,
+    pub next_offset: Offset,
+    /// For readers of what is decided only.
+    pub stable: Option<StablePart>,
 }
 
 impl Steered {
@@ -193,6 +216,8 @@ impl Steered {
             glances: Glances::default(),
             flushes: BTreeMap::new(),
             next_flush: 0,
+            groups: Hosted::default(),
+            transactions: Hosted::default(),
             port,
             config,
             clock,
@@ -236,7 +261,8 @@ impl Steered {
     /// How long the shards may be left alone if nothing arrives.
     pub fn wake_in(&self) -> Duration {
         let each = self.shards.iter().map(|one| one.shard.wake_in());
-        each.min().expect("a broker has a shard")
+        let shards = each.min().expect("a broker has a shard");
+        shards.min(self.coordinators_wake_in())
     }
 
     /// Flushes that have come up, in the order in which threads would begin them. Each waits for its
@@ -264,13 +290,14 @@ impl Steered {
         let view = self.partitions.get(id).ok_or_else(|| unknown_partition(id))?;
         let batches = validate(&produce.batches, &topic.config)?;
         let (reply, outcome) = oneshot::channel();
+        let (asks, unverified) = oneshot::channel();
         let command = Command::Produce(shard::Produce {
             partition: id,
             batches,
             leader_epoch: produce.leader_epoch,
             base_offset: None,
-            guard: None,
-            unverified: None,
+            guard: produce.guard,
+            unverified: Some(asks),
             acks: produce.acks,
             durability: produce.durability,
             deadline_ms: self.clock.monotonic_ms() + produce.timeout_ms,
@@ -279,19 +306,34 @@ impl Steered {
             reply,
         });
         self.tell(view.shard.index, command);
-        Ok(Ticket { outcome })
+        Ok(Ticket { outcome, unverified: Some(unverified) })
     }
 
-    /// Reads what is committed, as a client does.
+    /// Hands the end of a transaction to the shard of one of its partitions.
+    pub fn write_marker(
+        &mut self,
+        id: TopicPartition,
+        producer: ProducerIdentity,
+        marker: Marker,
+        timeout_ms: u64,
+    ) -> Result<Ticket, Failure> {
+        let view = self.partitions.get(id).ok_or_else(|| unknown_partition(id))?;
+        let (reply, outcome) = oneshot::channel();
+        let deadline_ms = self.clock.monotonic_ms() + timeout_ms;
+        let write = shard::WriteMarker { partition: id, producer, marker, deadline_ms, reply };
+        self.tell(view.shard.index, Command::WriteMarker(write));
+        Ok(Ticket { outcome, unverified: None })
+    }
+
+    /// Reads what is committed, or only what is decided, as a client does.
     pub fn read(
         &mut self,
         id: TopicPartition,
         leader_epoch: Option<LeaderEpoch>,
-        offset: Offset,
-        max_bytes: usize,
+        (offset, max_bytes): (Offset, usize),
+        isolation: Isolation,
     ) -> Result<SteeredRead, Failure> {
         let view = self.partitions.get(id).ok_or_else(|| unknown_partition(id))?;
-        let isolation = Isolation::ReadUncommitted;
         let wanted = Wanted { leader_epoch, offset, max_bytes, isolation };
         let read = reads::read(&self.cold_reads, &view, wanted, &self.metrics);
         let read = read.now_or_never().expect("an inline read waits for nobody")?;
@@ -300,6 +342,8 @@ impl Steered {
             high_watermark: read.high_watermark,
             log_start_offset: read.log_start_offset,
             leader_epoch: read.leader_epoch,
+            next_offset: read.next_offset,
+            stable: read.stable,
         })
     }
 

@@ -1,4 +1,5 @@
-//! What must hold, one file per property, named as `correctness.md` numbers them (S1 to S15, S25, S26; L1 to L12).
+//! What must hold, one file per property, named as `correctness.md` numbers them (S1 to S20, S22, S25, S26; L1 to
+//! L9, L11, L12).
 //!
 //! The oracles see what nobody in the cluster can: every log at once, everything that was ever committed, who has lost
 //! what. They look after every step, at what the step has changed, so that a look costs little; each says what it found
@@ -6,11 +7,13 @@
 
 #![expect(clippy::ref_option, unreachable_pub, reason = "oracles are handed what the ghost has")]
 
+mod atomicity;
 mod bounds;
 mod candidate_completeness;
 mod commit_immutable;
 mod epochs;
 mod ghost;
+mod idempotence;
 mod isr_cas;
 mod leader_completeness;
 pub mod liveness;
@@ -19,11 +22,15 @@ mod metadata;
 mod metadata_matching;
 mod min_isr_gate;
 mod no_loss;
+mod producer_fencing;
 mod quorum_superset;
 mod raft;
 mod recovery;
+mod scan;
 mod single_leader;
+mod stable_offset;
 mod unclean_exclusion;
+mod verified;
 mod watermark;
 
 use std::fmt;
@@ -31,6 +38,7 @@ use std::fmt;
 pub use self::{
     ghost::{Ghost, Mark, Observed, ReplicaKey, marks_of},
     no_loss::Acknowledged,
+    scan::Scan,
     unclean_exclusion::Loss,
 };
 

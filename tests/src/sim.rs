@@ -17,6 +17,7 @@
 
 pub mod bugs;
 pub mod client;
+mod coordinated;
 pub mod core;
 mod faults;
 pub mod figures;

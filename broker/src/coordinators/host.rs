@@ -17,14 +17,14 @@ use tokio::{
 
 use super::{
     Ask, Coordinator, DecisionOf, Mailbox,
-    led::Led,
+    led::{Append, Led},
     load::{self, Unloadable, load},
     not_here,
 };
 use crate::{
     broker::Broker,
     partitions::{PartitionView, Waiter, Watching},
-    shard::ProduceOutcome,
+    shard::{Command, ProduceOutcome},
     tasks::Shutdown,
 };
 
@@ -399,7 +399,7 @@ impl<C: Coordinator> Host<C> {
         for at in 0..self.slots.len() {
             let State::Serving(led) = &mut self.slots[at].state else { continue };
             let leader_epoch = led.leader_epoch;
-            match led.append(&self.broker).await {
+            match append(led, &self.broker).await {
                 Ok(appends) => {
                     for outcome in appends {
                         let appended = async move {
@@ -444,6 +444,17 @@ impl<C: Coordinator> Host<C> {
         }
         self.mailbox.counts.set((serving, loading, broken));
     }
+}
+
+/// Sends what was decided to the partition's owner: one wait for each batch, in order.
+async fn append<C: Coordinator>(led: &mut Led<C>, broker: &Broker) -> Result<Vec<Append>, Failure> {
+    let drafts = led.drafts(&broker.clock)?;
+    let mut appends = Vec::with_capacity(drafts.len());
+    for (produce, outcome) in drafts {
+        led.view.shard.send(Command::Produce(produce)).await?;
+        appends.push(outcome);
+    }
+    Ok(appends)
 }
 
 fn index(slot: usize) -> PartitionIndex {

@@ -18,10 +18,10 @@ use tokio::sync::oneshot;
 
 use super::{Coordinator, DecisionOf, Reply};
 use crate::{
-    broker::Broker,
+    clock::Clock,
     metrics::Protocol,
     partitions::PartitionView,
-    shard::{Command, Produce, ProduceOutcome},
+    shard::{Produce, ProduceOutcome},
 };
 
 /// Batches that may be on their way into the log. While there are so many, requests wait, and go together into the next.
@@ -34,14 +34,14 @@ const WAITING_MAX: usize = 32 * 1024;
 const BATCH_BYTES: usize = 1 << 20;
 
 /// The wait for an append.
-pub(super) type Append = oneshot::Receiver<ProduceOutcome>;
+pub(crate) type Append = oneshot::Receiver<ProduceOutcome>;
 
-pub(super) struct Led<C: Coordinator> {
-    pub(super) machine: C,
-    pub(super) leader_epoch: LeaderEpoch,
-    view: Arc<PartitionView>,
+pub(crate) struct Led<C: Coordinator> {
+    pub(crate) machine: C,
+    pub(crate) leader_epoch: LeaderEpoch,
+    pub(crate) view: Arc<PartitionView>,
     /// End of the log, and of what is about to be appended.
-    next_offset: Offset,
+    pub(crate) next_offset: Offset,
     /// What goes into the next batch.
     records: Vec<Record>,
     records_bytes: usize,
@@ -52,7 +52,7 @@ pub(super) struct Led<C: Coordinator> {
     waiting: HashMap<Token, Reply<C>>,
     next_token: Token,
     backlog: VecDeque<(C::Request, Reply<C>)>,
-    pub(super) wake_at_ms: Option<u64>,
+    pub(crate) wake_at_ms: Option<u64>,
 }
 
 /// Answers and effects that wait for a commit.
@@ -63,7 +63,7 @@ struct Held<C: Coordinator> {
 }
 
 impl<C: Coordinator> Led<C> {
-    pub(super) fn new(
+    pub(crate) fn new(
         machine: C,
         first: DecisionOf<C>,
         view: Arc<PartitionView>,
@@ -89,7 +89,7 @@ impl<C: Coordinator> Led<C> {
     }
 
     /// Has the machine decide the request, now or when there is room.
-    pub(super) fn request(&mut self, now: Now, request: C::Request, reply: Reply<C>) {
+    pub(crate) fn request(&mut self, now: Now, request: C::Request, reply: Reply<C>) {
         if self.appends >= APPENDS_MAX || !self.backlog.is_empty() {
             if self.backlog.len() < BACKLOG_MAX {
                 self.backlog.push_back((request, reply));
@@ -113,18 +113,18 @@ impl<C: Coordinator> Led<C> {
         self.take(decision);
     }
 
-    pub(super) fn on_timer(&mut self, now: Now) {
+    pub(crate) fn on_timer(&mut self, now: Now) {
         let decision = self.machine.on_timer(now);
         self.take(decision);
     }
 
-    pub(super) fn on_excerpt(&mut self, excerpt: &C::Excerpt) {
+    pub(crate) fn on_excerpt(&mut self, excerpt: &C::Excerpt) {
         let decision = self.machine.on_excerpt(excerpt);
         self.take(decision);
     }
 
     /// An append has succeeded: there is room for what waits.
-    pub(super) fn appended(&mut self, now: Now) {
+    pub(crate) fn appended(&mut self, now: Now) {
         self.appends -= 1;
         while self.appends < APPENDS_MAX
             && let Some((request, reply)) = self.backlog.pop_front()
@@ -168,12 +168,13 @@ impl<C: Coordinator> Led<C> {
         self.complete.push((end - records.len() as u64, records));
     }
 
-    /// Sends what was decided to the partition's owner: one wait for each batch, in order.
-    pub(super) async fn append(&mut self, broker: &Broker) -> Result<Vec<Append>, Failure> {
+    /// What was decided, for the partition's owner, in order: each batch with the wait for it. All of them are sent, or the
+    /// coordinator ends.
+    pub(crate) fn drafts(&mut self, clock: &Clock) -> Result<Vec<(Produce, Append)>, Failure> {
         self.complete_batch(self.next_offset);
-        let mut appends = Vec::with_capacity(self.complete.len());
+        let mut drafts = Vec::with_capacity(self.complete.len());
         for (base_offset, records) in std::mem::take(&mut self.complete) {
-            let batch = batch(&records, broker.clock.wall_ms())?;
+            let batch = batch(&records, clock.wall_ms())?;
             let (reply, outcome) = oneshot::channel();
             let produce = Produce {
                 partition: self.view.id,
@@ -187,18 +188,17 @@ impl<C: Coordinator> Led<C> {
                 // Whoever asks has a deadline of their own; the coordinator waits as long as it leads.
                 deadline_ms: u64::MAX,
                 protocol: Protocol::Native,
-                queued_at: broker.clock.now(),
+                queued_at: clock.now(),
                 reply,
             };
-            self.view.shard.send(Command::Produce(produce)).await?;
             self.appends += 1;
-            appends.push(outcome);
+            drafts.push((produce, outcome));
         }
-        Ok(appends)
+        Ok(drafts)
     }
 
     /// Gives what is committed: answers at once, effects to the caller.
-    pub(super) fn release(&mut self) -> Vec<C::Effect> {
+    pub(crate) fn release(&mut self) -> Vec<C::Effect> {
         let committed = self.view.high_watermark();
         // Only now: a leadership that has ended shows before anything else of the log does, and what is committed then may be
         // what somebody else wrote at the same offsets.
@@ -221,7 +221,7 @@ impl<C: Coordinator> Led<C> {
     }
 
     /// Ends it: everybody who waits is told `why`.
-    pub(super) fn end(self, why: &Failure) {
+    pub(crate) fn end(self, why: &Failure) {
         let waiting = self.waiting.into_values();
         for reply in waiting.chain(self.backlog.into_iter().map(|(_, reply)| reply)) {
             drop(reply.send(Err(why.clone())));

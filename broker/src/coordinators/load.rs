@@ -13,7 +13,7 @@ const STEP_BYTES: usize = 1 << 20;
 
 /// Why there is no coordinator.
 #[derive(Debug)]
-pub(super) enum Unloadable {
+pub(crate) enum Unloadable {
     /// Trying again may help, or leadership has ended.
     ForNow(Failure),
     /// Somebody has to look. Nothing is served.
@@ -77,7 +77,7 @@ pub(super) async fn load<C: Coordinator>(
 }
 
 /// Replays what a batch holds from `from` on; says how many records that was.
-fn replay<C: Coordinator>(
+pub(crate) fn replay<C: Coordinator>(
     loader: &mut C::Loader,
     batch: Result<tidemark_protocol::batch::Batch, tidemark_protocol::batch::BatchError>,
     from: Offset,

@@ -167,6 +167,8 @@ impl Steered {
             high_watermark: read.high_watermark,
             log_start_offset: read.log_start_offset,
             leader_epoch: read.leader_epoch,
+            next_offset: read.next_offset,
+            stable: None,
         })
     }
 

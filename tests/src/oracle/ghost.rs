@@ -14,7 +14,8 @@ use tidemark_replication::FollowerStatus;
 use super::{
     Verdict, bounds, candidate_completeness, commit_immutable, epochs, leader_completeness,
     log_matching, metadata::Metadata, min_isr_gate, no_loss::Acknowledged, quorum_superset,
-    raft::Raft, recovery, require, single_leader, unclean_exclusion::Loss, violation, watermark,
+    raft::Raft, recovery, require, scan::Scan, single_leader, unclean_exclusion::Loss, violation,
+    watermark,
 };
 use crate::sim::figures::Figures;
 
@@ -196,6 +197,8 @@ pub struct Ghost {
     pub wiped: BTreeSet<TopicPartition>,
     /// Replicas on whose disk something has rotted.
     pub damaged: BTreeSet<ReplicaKey>,
+    /// What is committed, read.
+    pub scan: Scan,
 }
 
 impl Ghost {

@@ -1,8 +1,10 @@
-//! L1 to L8, L11, L12: what must come to be when nothing is in the way any more. Each goal that is not reached says what
+//! L1 to L9, L11, L12: what must come to be when nothing is in the way any more. Each goal that is not reached says what
 //! it waits for; which one that is after all the time there was, is the failure.
 //!
 //! First the cluster has to come to order; then fresh writes must succeed and be read; then everybody stops writing, and
 //! all replicas must become equal.
+
+mod coordination;
 
 use std::collections::BTreeMap;
 
@@ -52,8 +54,14 @@ impl Goals {
             for producer in world.producers.values_mut() {
                 producer.is_done = true;
             }
+            for transactor in world.transactors.values_mut() {
+                transactor.is_done = true;
+            }
         }
-        is_answered(world).or_else(|| are_equal(world)).or_else(|| are_queues_short(world))
+        coordination::unmet(world)
+            .or_else(|| is_answered(world))
+            .or_else(|| are_equal(world))
+            .or_else(|| are_queues_short(world))
     }
 }
 
@@ -137,6 +145,9 @@ fn is_in_order(world: &World) -> Option<Violation> {
 
 fn are_writes_read(world: &World, ordered: &BTreeMap<TopicPartition, Offset>) -> Option<Violation> {
     for (partition, before) in ordered {
+        if !world.is_plain(*partition) {
+            continue;
+        }
         if world.ghost.true_end(*partition) <= *before {
             return Some(violation(
                 "L11",
@@ -181,7 +192,7 @@ fn are_equal(world: &mut World) -> Option<Violation> {
                 return Some(violation("L7", text));
             }
         }
-        for consumer in world.consumers.values() {
+        for consumer in world.consumers.values().filter(|_| world.is_plain(partition)) {
             let at = consumer.positions().get(&partition).copied().unwrap_or(0);
             if at < end {
                 let text = format!("a consumer of {partition} is at {at} of {end}");

@@ -3,17 +3,25 @@
 
 pub mod admin;
 pub mod consumer;
+mod numbers;
 pub mod producer;
+pub mod reader;
+pub mod transactor;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use tidemark_client::RequestError;
-use tidemark_protocol::{Failure, LeaderEpoch, NodeId, TopicId, TopicPartition};
+use tidemark_protocol::{
+    Failure, LeaderEpoch, NodeId, PartitionIndex, TopicId, TopicPartition,
+    partitioner::partition_for_key,
+};
 
+pub use self::numbers::Written;
 use super::{
     core::{Core, Event, MS, Micros},
     message::{Correlation, Message, Request, Response, TopicView},
     network::{Address, ConnectionId, Delivery, Network, Parcel},
+    shape::is_plain,
 };
 use crate::history::Partition;
 
@@ -128,8 +136,13 @@ impl Caller {
 
     /// Asks any node where the leaders are.
     pub fn refresh(&mut self, reach: &mut Reach<'_>) -> Correlation {
+        self.ask_anybody(Request::Metadata, reach)
+    }
+
+    /// Asks any node.
+    pub fn ask_anybody(&mut self, request: Request, reach: &mut Reach<'_>) -> Correlation {
         let node = *reach.core.random.pick(&self.nodes);
-        self.ask(node, Request::Metadata, reach)
+        self.ask(node, request, reach)
     }
 
     /// Takes in what a connection brings, and gives the answers that are in it.
@@ -229,14 +242,35 @@ impl Caller {
         Some(((*leader)?, *epoch))
     }
 
-    /// Every partition of every topic known.
+    /// Every partition of every topic known that is for those who know nothing of coordinators.
     pub fn partitions(&self) -> Vec<TopicPartition> {
-        let of = |topic: &TopicView| {
-            let (topic_id, count) = (topic.id, topic.partitions.len());
-            (0..).take(count).map(move |partition| TopicPartition { topic_id, partition })
-        };
-        self.topics.iter().flat_map(of).collect()
+        let plain = self.topics.iter().filter(|topic| is_plain(&topic.name));
+        plain.flat_map(partitions_of).collect()
     }
+
+    /// Every partition of a topic.
+    pub fn partitions_of(&self, name: &str) -> Vec<TopicPartition> {
+        self.topics.iter().filter(|topic| topic.name == name).flat_map(partitions_of).collect()
+    }
+
+    /// Partition, leader and leader epoch of whoever coordinates this key.
+    pub fn coordinator(&self, topic: &str, key: &str) -> Option<(PartitionIndex, NodeId)> {
+        let topic = self.topics.iter().find(|it| it.name == topic)?;
+        let count = u32::try_from(topic.partitions.len()).ok()?;
+        let partition = partition_for_key(key.as_bytes(), count);
+        let (leader, _) = topic.partitions.get(partition as usize)?;
+        Some((partition, (*leader)?))
+    }
+
+    /// The metadata that it has learned last.
+    pub fn metadata_index(&self) -> u64 {
+        self.learned_index
+    }
+}
+
+fn partitions_of(topic: &TopicView) -> impl Iterator<Item = TopicPartition> + use<> {
+    let (topic_id, count) = (topic.id, topic.partitions.len());
+    (0..).take(count).map(move |partition| TopicPartition { topic_id, partition })
 }
 
 /// A partition as a history names it: by the topic's id, since names come back.

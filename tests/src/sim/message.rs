@@ -3,11 +3,17 @@
 
 use bytes::Bytes;
 use tidemark_controller::{Answer, Command};
+use tidemark_coordinator::{
+    groups::{GroupRequest, GroupResponse},
+    transactions::{Markers, TransactionRequest, TransactionResponse},
+};
 use tidemark_protocol::{
-    BrokerEpoch, BrokerId, Failure, LeaderEpoch, NodeId, Offset, TopicId, TopicPartition,
+    BrokerEpoch, BrokerId, Failure, LeaderEpoch, NodeId, Offset, PartitionIndex, TopicId,
+    TopicPartition,
     messages::{
         Acks, FetchMetadataRequest, FetchMetadataResponse, HeartbeatRequest, HeartbeatResponse,
-        ProduceReceipt, ReplicaPosition, ReplicaPushHeader, VoterId,
+        Isolation, ProduceReceipt, ProducerIdentity, ReplicaPosition, ReplicaPushHeader,
+        StablePart, VoterId,
     },
 };
 
@@ -53,16 +59,32 @@ pub enum Request {
         acks: Acks,
         timeout_ms: u64,
         batches: Bytes,
+        /// Whose transaction the batches are part of.
+        transactional_id: Option<String>,
     },
     Fetch {
         partition: TopicPartition,
         leader_epoch: Option<LeaderEpoch>,
         offset: Offset,
         max_bytes: usize,
+        isolation: Isolation,
     },
     ListOffsets {
         partition: TopicPartition,
         earliest: bool,
+    },
+    /// An identity for a producer without transactions.
+    InitProducer,
+    Group(PartitionIndex, Box<GroupRequest>),
+    Transaction {
+        partition: PartitionIndex,
+        request: TransactionRequest,
+        /// What the coordinator has to know of the metadata first.
+        metadata_index: u64,
+    },
+    WriteMarkers {
+        markers: Markers,
+        partitions: Vec<TopicPartition>,
     },
 }
 
@@ -84,6 +106,10 @@ pub enum Response {
         offset: Offset,
         leader_epoch: LeaderEpoch,
     },
+    Producer(ProducerIdentity),
+    Group(GroupResponse),
+    Transaction(TransactionResponse),
+    Markers(Vec<(TopicPartition, Result<(), Failure>)>),
 }
 
 /// A command that was carried out.
@@ -100,6 +126,8 @@ pub struct Fetched {
     pub high_watermark: Offset,
     pub log_start_offset: Offset,
     pub leader_epoch: LeaderEpoch,
+    pub next_offset: Offset,
+    pub stable: Option<StablePart>,
 }
 
 /// A topic as a client sees it.

@@ -6,6 +6,7 @@
 
 mod commands;
 mod controller;
+mod coordination;
 mod member;
 mod metadata;
 mod peers;
@@ -17,7 +18,7 @@ mod streams;
 use std::{collections::VecDeque, path::Path};
 
 use tidemark_broker::steered::FlushId;
-use tidemark_protocol::{BrokerId, DirectoryId, NodeId, messages::VoterId};
+use tidemark_protocol::{BrokerId, DirectoryId, NodeId, PartitionIndex, messages::VoterId};
 use tidemark_storage::disk::{Mishaps, SimDisk};
 
 pub use self::{
@@ -71,6 +72,10 @@ pub enum NodeTimer {
     Feed,
     Upkeep,
     Checkpoint,
+    /// Another attempt to make a partition part of a transaction.
+    Join(coordination::JobId),
+    /// Another attempt to get producer ids for a coordinator.
+    Ids(PartitionIndex),
 }
 
 /// Something that comes to a process from outside.

@@ -11,6 +11,16 @@ use super::{
 };
 use crate::random::Random;
 
+/// Where transactions write.
+pub const LEDGER: &str = "ledger";
+pub const TRANSACTIONS: &str = "__transactions";
+pub const GROUPS: &str = "__groups";
+
+/// Whether a topic is for those who know nothing of coordinators.
+pub fn is_plain(topic: &str) -> bool {
+    topic.starts_with("topic-")
+}
+
 /// A class of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FaultClass {
@@ -127,6 +137,12 @@ pub struct Shape {
     /// How long metadata may take from the controller's mouth to the broker's ear.
     pub metadata_lag_us: Micros,
     pub flush_us: Micros,
+    /// What coordinators need; none in half of all runs.
+    pub coordinated: Vec<TopicShape>,
+    /// Producers with transactions; two of them share an id.
+    pub transactors: u32,
+    /// After so many epochs a transactional producer gets another id.
+    pub epoch_max: i16,
 }
 
 impl Shape {
@@ -143,7 +159,7 @@ impl Shape {
             (0..random.between(1, 4)).map(|at| draw_topic(random, at, nodes.len())).collect();
         let faults = FaultClass::ALL.iter().copied().filter(|_| random.one_in(2)).collect();
         let max_us = random.between(300, 3 * MS);
-        Self {
+        let mut shape = Self {
             controllers: (1..=controllers).collect(),
             nodes,
             shards: usize::try_from(random.between(1, 3)).expect("a few"),
@@ -167,7 +183,30 @@ impl Shape {
             fault_pause_us: random.between(500 * MS, 8 * SECOND),
             metadata_lag_us: random.between(MS, 2 * SECOND),
             flush_us: random.between(100, 20 * MS),
+            coordinated: Vec::new(),
+            transactors: 0,
+            epoch_max: i16::MAX,
+        };
+        if random.one_in(2) {
+            shape.coordinate(random);
         }
+        shape
+    }
+
+    /// Draws what coordinators and their clients are like.
+    fn coordinate(&mut self, random: &mut Random) {
+        let replication_factor = u16::try_from(self.nodes.len().min(3)).expect("a few");
+        let topic = |name: &str, partitions| TopicShape {
+            name: name.to_owned(),
+            partitions,
+            replication_factor,
+            min_insync_replicas: if replication_factor < 3 { 1 } else { 2 },
+            durable: true,
+            segment_ms: 20_000,
+        };
+        self.coordinated = vec![topic(TRANSACTIONS, 2), topic(LEDGER, 3)];
+        self.transactors = u32::try_from(random.between(1, 5)).expect("a few");
+        self.epoch_max = *random.pick(&[3, 10, i16::MAX]);
     }
 
     pub fn has(&self, class: FaultClass) -> bool {

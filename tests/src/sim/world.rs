@@ -7,11 +7,14 @@ use std::{
 };
 
 use tidemark_controller::Command;
-use tidemark_protocol::{NodeId, Offset, TopicId, messages::VoterId};
+use tidemark_protocol::{NodeId, Offset, TopicId, TopicPartition, messages::VoterId};
 use tidemark_storage::disk::Faults;
 
 use super::{
-    client::{Reach, admin::Admin, consumer::Consumer, producer::Producer},
+    client::{
+        Reach, admin::Admin, consumer::Consumer, producer::Producer, reader::Reader,
+        transactor::Transactor,
+    },
     core::{Core, Event, MS, Mend, Micros},
     network::{Address, Delivery, Network},
     node::{Boot, Input, Node, NodeTimer, Seen},
@@ -32,6 +35,8 @@ const LOOK_US: Micros = 500 * MS;
 pub const FIRST_PRODUCER: u32 = 1;
 pub const FIRST_CONSUMER: u32 = 100;
 const ADMIN: u32 = 200;
+pub const FIRST_TRANSACTOR: u32 = 300;
+pub const FIRST_READER: u32 = 400;
 
 /// Everything there is.
 pub struct World {
@@ -41,6 +46,8 @@ pub struct World {
     pub nodes: BTreeMap<NodeId, Node>,
     pub producers: BTreeMap<u32, Producer>,
     pub consumers: BTreeMap<u32, Consumer>,
+    pub transactors: BTreeMap<u32, Transactor>,
+    pub readers: BTreeMap<u32, Reader>,
     pub admin: Admin,
     pub history: History,
     pub ghost: Ghost,
@@ -54,6 +61,8 @@ pub struct World {
     pub are_faults_on: bool,
     /// The next replica that some leader lets in loses its disk.
     pub is_ambush_set: bool,
+    /// Partitions of which more may be committed since they were read.
+    pub unscanned: Vec<TopicPartition>,
 }
 
 impl World {
@@ -88,6 +97,8 @@ impl World {
             nodes,
             producers,
             consumers,
+            transactors: BTreeMap::new(),
+            readers: BTreeMap::new(),
             admin,
             history: History::default(),
             ghost: Ghost::default(),
@@ -97,9 +108,11 @@ impl World {
             wiped: BTreeSet::new(),
             are_faults_on: true,
             is_ambush_set: false,
+            unscanned: Vec::new(),
             shape,
         };
         world.begin();
+        world.begin_coordinated();
         world
     }
 
@@ -172,10 +185,14 @@ impl World {
                     producer.deliver(delivery, &mut self.history, &mut reach);
                 } else if let Some(consumer) = self.consumers.get_mut(&client) {
                     consumer.deliver(delivery, &mut self.history, &mut reach)?;
+                } else if let Some(transactor) = self.transactors.get_mut(&client) {
+                    transactor.deliver(delivery, &mut reach);
+                } else if let Some(reader) = self.readers.get_mut(&client) {
+                    reader.deliver(delivery, &mut reach)?;
                 } else {
                     self.admin.deliver(delivery, &mut reach);
                 }
-                Ok(())
+                self.after_client(client)
             }
         }
     }
@@ -186,10 +203,14 @@ impl World {
             producer.timer(timer, &mut self.history, &mut reach);
         } else if let Some(consumer) = self.consumers.get_mut(&client) {
             consumer.timer(timer, &mut self.history, &mut reach)?;
+        } else if let Some(transactor) = self.transactors.get_mut(&client) {
+            transactor.timer(timer, &mut reach);
+        } else if let Some(reader) = self.readers.get_mut(&client) {
+            reader.timer(timer, &mut reach)?;
         } else {
             self.admin.timer(timer, &mut reach);
         }
-        Ok(())
+        self.after_client(client)
     }
 
     fn timer(&mut self, node: NodeId, life: u64, timer: NodeTimer) -> Verdict {
@@ -280,6 +301,9 @@ impl World {
         for (replica, followers) in process.broker.observe() {
             let observed = Observed::of(id, &replica, &followers);
             let partition = observed.partition;
+            if observed.led.is_some() {
+                self.unscanned.push(partition);
+            }
             if self.is_ambush_set
                 && let Some(newcomer) = observed.newcomer()
             {
@@ -300,6 +324,10 @@ impl World {
                 }
             }
         }
+        self.scan(id)?;
+        let Some(process) = self.nodes.get_mut(&id).and_then(Node::process_mut) else {
+            return Ok(());
+        };
         for (partition, end) in process.take_acknowledged() {
             self.ghost.acknowledged(partition, end)?;
         }

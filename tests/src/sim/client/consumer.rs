@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use tidemark_protocol::{ErrorCode, Failure, NodeId, Offset, TopicPartition, batch::batches};
+use tidemark_protocol::{
+    ErrorCode, Failure, NodeId, Offset, TopicPartition, batch::batches, messages::Isolation,
+};
 
 use super::{Answer, Caller, ClientId, REFRESH_US, Reach, named};
 use crate::{
@@ -119,6 +121,7 @@ impl Consumer {
                 leader_epoch: Some(leader_epoch),
                 offset: position.unwrap_or(0),
                 max_bytes: self.max_bytes,
+                isolation: Isolation::ReadUncommitted,
             }
         };
         let action = if is_list {

@@ -1,16 +1,20 @@
 //! A producer: sends values nobody else sends, one batch at a time to each of a few partitions, and writes down what it
-//! was told. One kind never repeats what may have been carried out; another kind does.
+//! was told. One kind never repeats what may have been carried out; another kind does; a third numbers its batches, and has
+//! each written once, however often it is sent.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use tidemark_protocol::{
-    NodeId, TopicPartition,
+    ErrorCode, NodeId, TopicPartition,
     batch::{BatchBuilder, Compression},
     messages::Acks,
 };
 
-use super::{Answer, Caller, ClientId, REFRESH_US, Reach, named};
+use super::{
+    Answer, Caller, ClientId, REFRESH_US, Reach, named,
+    numbers::{Number, Numbers, Written},
+};
 use crate::{
     history::{Action, History, OpId, Outcome, Repeats, Send, Value},
     sim::{
@@ -37,6 +41,9 @@ struct Sending {
     batch: Bytes,
     deadline_us: Micros,
     maybe_written: bool,
+    number: Option<Number>,
+    /// A broker does not know how its number goes on from those before: counting begins anew.
+    is_miscounted: bool,
     /// `None`: it waits for its next try.
     asked: Option<Correlation>,
 }
@@ -45,8 +52,12 @@ struct Sending {
 #[derive(Debug)]
 pub struct Producer {
     caller: Caller,
-    /// Repeats also what may have been written.
-    repeats: bool,
+    /// Whether it repeats also what may have been written.
+    repeats: Repeats,
+    numbers: Numbers,
+    identifying: Option<Correlation>,
+    /// What brokers say is written, under which number: for the oracles.
+    pub written: Vec<Written>,
     acks: Acks,
     think_us: Micros,
     window: usize,
@@ -63,7 +74,14 @@ impl Producer {
         core.after(core.now_us().max(MS), Event::Client { client: id, timer: NEXT });
         Self {
             caller: Caller::new(id, nodes),
-            repeats: core.chance(400),
+            repeats: match core.draw(0, 99) {
+                0..40 => Repeats::Numbered,
+                40..65 => Repeats::Blindly,
+                _ => Repeats::Never,
+            },
+            numbers: Numbers::default(),
+            identifying: None,
+            written: Vec::new(),
             acks: if core.chance(800) { Acks::All } else { Acks::Leader },
             think_us,
             window: usize::try_from(core.draw(1, 3)).expect("a few"),
@@ -121,18 +139,23 @@ impl Producer {
             return self.refresh(reach);
         }
         let partition = *reach.core.random.pick(&free);
+        if self.repeats == Repeats::Numbered && !self.numbers.has_identity() {
+            return self.identify(reach);
+        }
         let count = reach.core.draw(1, 4);
         let values: Vec<Value> = (0..count).map(|at| self.value(at)).collect();
         self.next_value += count;
-        let batch = build(&values, reach.core);
+        let is_numbered = self.repeats == Repeats::Numbered;
+        let records = u32::try_from(values.len()).expect("a few");
+        let number = is_numbered.then(|| self.numbers.take(partition, records)).flatten();
+        let batch = build(&values, number, false, reach.core);
         let topic = self.caller.topics.iter().find(|topic| topic.id == partition.topic_id);
         let name = topic.map(|topic| topic.name.as_str()).unwrap_or_default();
         let survives = self.survives.get(name).copied().unwrap_or(false);
-        let repeats = if self.repeats { Repeats::Blindly } else { Repeats::Never };
         let send = Send {
             values,
             survives: survives && self.acks == Acks::All,
-            ..Send::durable(named(partition), 0, repeats)
+            ..Send::durable(named(partition), 0, self.repeats)
         };
         let op = history.invoke(self.caller.id, reach.core.now_us() * 1_000, Action::Send(send));
         self.sending.push(Sending {
@@ -141,6 +164,8 @@ impl Producer {
             batch,
             deadline_us: reach.core.now_us() + DELIVERY_US,
             maybe_written: false,
+            number,
+            is_miscounted: false,
             asked: None,
         });
         self.try_all(history, reach);
@@ -153,6 +178,12 @@ impl Producer {
     fn refresh(&mut self, reach: &mut Reach<'_>) {
         if self.refreshing.is_none() {
             self.refreshing = Some(self.caller.refresh(reach));
+        }
+    }
+
+    fn identify(&mut self, reach: &mut Reach<'_>) {
+        if self.identifying.is_none() {
+            self.identifying = Some(self.caller.ask_anybody(Request::InitProducer, reach));
         }
     }
 
@@ -174,6 +205,7 @@ impl Producer {
                 acks: self.acks,
                 timeout_ms: 1_000,
                 batches: sending.batch.clone(),
+                transactional_id: None,
             };
             sending.asked = Some(self.caller.ask(leader, request, reach));
         }
@@ -205,11 +237,20 @@ impl Producer {
             reach.core.after(pause_us, Event::Client { client, timer: AGAIN });
             return;
         }
+        if self.identifying.take_if(|it| *it == correlation).is_some() {
+            if let Answer::Response(Response::Producer(identity)) = answer {
+                self.numbers.identify(identity);
+            }
+            return;
+        }
         let mine = self.sending.iter().position(|sending| sending.asked == Some(correlation));
         let Some(at) = mine else { return };
         if let Answer::Response(Response::Produce(receipt)) = answer {
             let sending = self.sending.remove(at);
             let (offset, epoch) = (receipt.base_offset, receipt.leader_epoch);
+            if let Some(number) = sending.number.filter(|_| self.acks == Acks::All) {
+                self.written.push(Written { partition: sending.partition, number, offset });
+            }
             history.acknowledge(sending.op, reach.core.now_us() * 1_000, offset, epoch);
             reach.core.figures.operation("produce ok");
             let who = Who::Client(self.caller.id);
@@ -225,7 +266,9 @@ impl Producer {
         reach.core.note(Who::Client(self.caller.id), "not acked", [0, 0], || {
             format!("{}: {answer:?}", sending.partition)
         });
-        if answer.is_retriable() && (!indeterminate || self.repeats) {
+        sending.is_miscounted |= sending.number.is_some() && is_about_numbers(&answer);
+        let may_repeat = !indeterminate || self.repeats != Repeats::Never;
+        if answer.is_retriable() && may_repeat && !sending.is_miscounted {
             if sending.maybe_written {
                 reach.core.figures.fault("requests repeated blindly");
             }
@@ -236,7 +279,11 @@ impl Producer {
         self.end(&sending, history, reach);
     }
 
-    fn end(&self, sending: &Sending, history: &mut History, reach: &mut Reach<'_>) {
+    fn end(&mut self, sending: &Sending, history: &mut History, reach: &mut Reach<'_>) {
+        if let Some(number) = sending.number {
+            let is_over = sending.maybe_written || sending.is_miscounted;
+            self.numbers.give_up(sending.partition, number, is_over);
+        }
         let outcome = if sending.maybe_written { Outcome::Info } else { Outcome::Fail };
         history.complete(sending.op, reach.core.now_us() * 1_000, outcome);
         let name = if sending.maybe_written { "produce unknown" } else { "produce failed" };
@@ -244,8 +291,26 @@ impl Producer {
     }
 }
 
-fn build(values: &[Value], core: &mut Core) -> Bytes {
+/// Whether a broker does not know how the number goes on from those before.
+pub(super) fn is_about_numbers(answer: &Answer) -> bool {
+    let Answer::Refused(failure) = answer else { return false };
+    matches!(failure.code, ErrorCode::OutOfOrderSequence | ErrorCode::InvalidProducerEpoch)
+}
+
+/// A batch of these values.
+pub(super) fn build(
+    values: &[Value],
+    number: Option<Number>,
+    is_transactional: bool,
+    core: &mut Core,
+) -> Bytes {
     let mut builder = BatchBuilder::new(Compression::None);
+    if let Some(Number { producer, sequence }) = number {
+        builder.set_producer(producer.producer_id, producer.epoch, sequence);
+    }
+    if is_transactional {
+        builder.set_transactional();
+    }
     let padding = if core.chance(100) { PADDING_MAX * 8 } else { PADDING_MAX };
     for value in values {
         let mut bytes = value.to_be_bytes().to_vec();

@@ -7,7 +7,7 @@ use tidemark_controller::Command;
 use tidemark_protocol::{ErrorCode, Failure, NodeId, TopicPartition};
 use tidemark_replication::IsrChange;
 
-use super::{Io, NodeTimer, peers::pause_us};
+use super::{Io, NodeTimer, coordination::NeedsIds, peers::pause_us};
 use crate::sim::{
     core::{Micros, SECOND},
     message::Committed,
@@ -26,6 +26,8 @@ pub(super) enum Wanted {
     AlterIsr(Vec<(TopicPartition, IsrChange)>),
     /// Others are to lead.
     Relinquish,
+    /// A block of producer ids.
+    ProducerIds(NeedsIds),
 }
 
 /// How it ended.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tidemark_protocol::{ErrorCode, Failure, NodeId};
 
-use super::{CommandId, Io, NodeTimer};
+use super::{CommandId, Io, NodeTimer, coordination::JobId};
 use crate::sim::{
     core::{MS, Micros},
     message::{Correlation, Message, Request, Response},
@@ -26,8 +26,14 @@ pub(super) fn pause_us(failures: u32) -> Micros {
 pub(super) enum Purpose {
     Command(CommandId),
     Beat,
-    OpenStream { leader: NodeId },
+    OpenStream {
+        leader: NodeId,
+    },
     Feed,
+    /// A partition becomes part of a transaction.
+    Join(JobId),
+    /// Ends of transactions, to one leader.
+    Markers(JobId),
 }
 
 /// The answer to a question, or what became of it.

@@ -1,6 +1,7 @@
 //! One process of a node: starts, takes in what comes from outside and passes it on. The machines decide, it does not.
 
 mod care;
+mod coordinate;
 mod isr;
 mod outside;
 
@@ -25,6 +26,7 @@ use super::{
     Input, Io, Node, NodeTimer,
     commands::{Commands, Outcome, Wanted},
     controller::{Controller, Local, Seen},
+    coordination::{self, Coordination, MarkersFor, NeedsIds},
     member::{Beat, Member},
     metadata::{Feed, Metadata},
     peers::{Answered, Peers, Purpose},
@@ -96,6 +98,9 @@ pub struct Process {
     isr_changes: Vec<(TopicPartition, IsrChange)>,
     is_altering: bool,
     wake_at_us: Micros,
+    coordination: Coordination,
+    /// Where a coordinator and its log differ.
+    pub differences: Vec<String>,
 }
 
 impl Process {
@@ -115,6 +120,7 @@ impl Process {
             disk_reserve_bytes: 0,
             open_files_max: 16,
             replica_lag_ms: io.shape.replica_lag_ms,
+            coordinators: coordination::settings(io.shape),
         };
         let broker = Steered::open(&node.disk, root(), identity, Arc::clone(&hands), config)
             .map_err(|error| StartError(format!("cannot use the data directory: {error}")))?;
@@ -155,6 +161,8 @@ impl Process {
             isr_changes: Vec::new(),
             is_altering: false,
             wake_at_us: Micros::MAX,
+            coordination: Coordination::default(),
+            differences: Vec::new(),
         };
         if recovered.metadata_index() > 0 {
             process.follow(&recovered, io);
@@ -288,6 +296,14 @@ impl Process {
                 io.send(connection, answer);
                 self.sessions.begin(connection, follower, &mut self.broker);
             }
+            Request::InitProducer => self.need_ids(NeedsIds::Client(asker), io),
+            Request::Group(partition, request) => self.ask_groups(asker, partition, *request, io),
+            Request::Transaction { partition, request, metadata_index } => {
+                self.ask_transactions(asker, partition, request, metadata_index, io);
+            }
+            Request::WriteMarkers { markers, partitions } => {
+                self.write_markers(MarkersFor::Peer(asker), &markers, partitions);
+            }
             request => {
                 self.serving.serve(asker, request, &self.followed, &mut self.broker, io);
             }
@@ -350,6 +366,8 @@ impl Process {
                 // One that was not written costs the next start some reading.
                 self.broker.write_checkpoints().ok();
             }
+            NodeTimer::Join(job) => self.join(job, io),
+            NodeTimer::Ids(partition) => self.need_ids(NeedsIds::Coordinator(partition), io),
         }
     }
 
@@ -367,7 +385,8 @@ impl Process {
             let effects = self.broker.take_port_effects();
             let local = self.controller.as_mut().map(|it| std::mem::take(&mut it.local));
             let local = local.unwrap_or_default();
-            if effects.is_empty() && local.is_empty() {
+            let has_coordinated = self.coordinate(io);
+            if effects.is_empty() && local.is_empty() && !has_coordinated {
                 break;
             }
             for effect in effects {
@@ -377,7 +396,7 @@ impl Process {
                 self.local(local, io);
             }
         }
-        self.serving.answer(io);
+        self.differences.append(&mut self.broker.compare_coordinators());
         self.wake_in_time(io);
     }
 
@@ -516,6 +535,8 @@ impl Process {
             Purpose::OpenStream { leader } => {
                 self.streams.opened(leader, outcome, &mut self.broker, io);
             }
+            Purpose::Join(job) => self.joined(job, outcome, io),
+            Purpose::Markers(job) => self.markers_answered(job, outcome),
             Purpose::Feed => {
                 let Self { metadata, peers, .. } = self;
                 let news = metadata.feed.as_mut().and_then(|it| it.answered(outcome, peers, io));
@@ -541,6 +562,7 @@ impl Process {
                 self.member.registered(outcome, io);
             }
             Wanted::Relinquish => {}
+            Wanted::ProducerIds(needs) => self.got_ids(needs, outcome, io),
             Wanted::AlterIsr(changes) => {
                 self.is_altering = false;
                 if let Ok(committed) = outcome

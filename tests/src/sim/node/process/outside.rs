@@ -15,6 +15,11 @@ impl Process {
         std::mem::take(&mut self.serving.acknowledged)
     }
 
+    /// What readers of what is decided were shown since the last call: last stable offsets.
+    pub fn take_shown(&mut self) -> Vec<(TopicPartition, u64)> {
+        std::mem::take(&mut self.serving.shown)
+    }
+
     pub fn followed(&self) -> &Arc<Image> {
         &self.followed
     }
@@ -73,6 +78,7 @@ impl Process {
             + self.streams.waiting()
             + self.sessions.waiting()
             + self.serving.waiting()
+            + self.coordination.waiting()
             + self.isr_changes.len()
     }
 

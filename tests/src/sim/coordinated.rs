@@ -1,0 +1,151 @@
+//! The part of the world that is about producers and coordinators: their clients and topics, and what the oracles are told
+//! of them after each step.
+
+use std::collections::BTreeMap;
+
+use tidemark_controller::Command;
+use tidemark_protocol::{NodeId, TopicPartition};
+
+use super::{
+    client::{reader::Reader, transactor::Transactor},
+    node::Node,
+    shape::{LEDGER, TRANSACTIONS, is_plain},
+    world::{FIRST_READER, FIRST_TRANSACTOR, World},
+};
+use crate::oracle::{Ghost, Verdict, violation};
+
+impl World {
+    /// Makes the topics and the clients, if this run has any.
+    pub(super) fn begin_coordinated(&mut self) {
+        if self.shape.coordinated.is_empty() {
+            return;
+        }
+        for topic in self.shape.coordinated.clone() {
+            let command = Command::CreateTopic(topic.command(&mut self.core));
+            self.wish(command);
+        }
+        let nodes = self.shape.nodes.clone();
+        for at in 0..self.shape.transactors {
+            let id = FIRST_TRANSACTOR + at;
+            let name = format!("tx-{}", at / 2);
+            let transactor = Transactor::new(id, name, nodes.clone(), &mut self.core);
+            self.transactors.insert(id, transactor);
+        }
+        let max_bytes = self.shape.fetch_bytes;
+        let reader = Reader::new(FIRST_READER, nodes, max_bytes, &mut self.core);
+        self.readers = BTreeMap::from([(FIRST_READER, reader)]);
+    }
+
+    /// Whether a partition is for those who know nothing of coordinators.
+    pub fn is_plain(&self, partition: TopicPartition) -> bool {
+        let topic = self.ghost.metadata.image.topic_by_id(partition.topic_id);
+        topic.is_none_or(|topic| is_plain(&topic.name))
+    }
+
+    /// Whether coordinators and their topics are there, and nothing of them was given up.
+    pub fn can_coordinate(&self) -> bool {
+        let image = &self.ghost.metadata.image;
+        let names = [TRANSACTIONS, LEDGER];
+        let are_there = names.iter().all(|name| image.topic(name).is_some());
+        are_there && !names.iter().any(|name| self.is_given_up(name))
+    }
+
+    /// Whether something that was committed in a topic is owed to nobody any more.
+    fn is_given_up(&self, name: &str) -> bool {
+        let Some(topic) = self.ghost.metadata.image.topic(name) else { return false };
+        let mut partitions = (0..topic.partition_count())
+            .map(|at| TopicPartition { topic_id: topic.id, partition: at });
+        partitions.any(|partition| !self.is_owed(partition))
+    }
+
+    /// Whether what is committed in a partition is there to stay.
+    fn is_owed(&self, partition: TopicPartition) -> bool {
+        let ghost = &self.ghost;
+        let is_given_up = ghost.truths.get(&partition).is_some_and(|truth| truth.given_up);
+        let is_lost = ghost.lossy.contains(&partition) || ghost.lost.contains(&partition);
+        !is_given_up && !is_lost
+    }
+
+    /// Whether something that coordinators have committed could not be read yet.
+    fn is_behind(&self) -> bool {
+        is_behind(&self.ghost)
+    }
+
+    /// Reads what has been committed by a node's step: what coordinators say first.
+    pub(super) fn scan(&mut self, id: NodeId) -> Verdict {
+        let unscanned = std::mem::take(&mut self.unscanned);
+        let is_off = self.is_given_up(TRANSACTIONS);
+        let coordinators = self.ghost.metadata.image.topic(TRANSACTIONS).map(|topic| topic.id);
+        let is_first = |partition: &TopicPartition| Some(partition.topic_id) == coordinators;
+        let (first, rest): (Vec<_>, Vec<_>) = unscanned.into_iter().partition(is_first);
+        let Self { nodes, ghost, core, .. } = self;
+        let Some(process) = nodes.get_mut(&id).and_then(Node::process_mut) else { return Ok(()) };
+        for partition in first.into_iter().chain(rest) {
+            let (from, end) = (ghost.scan.end(partition), ghost.true_end(partition));
+            let is_excused = ghost.lossy.contains(&partition) || ghost.lost.contains(&partition);
+            if from >= end || is_off || is_excused {
+                continue;
+            }
+            core.figures.check("commits read");
+            let bytes = || process.broker.read_log(partition, from, end);
+            if is_first(&partition) {
+                let image = &ghost.metadata.image;
+                let exists = |id: TopicPartition| image.partition(id).is_some();
+                ghost.scan.take_coordinated(partition, &bytes(), end, exists)?;
+            } else if coordinators.is_none() || !is_behind(ghost) {
+                ghost.scan.take(partition, &bytes(), end)?;
+            }
+        }
+        for (partition, last_stable_offset) in process.take_shown() {
+            if !is_off && ghost.scan.end(partition) >= ghost.true_end(partition) {
+                core.figures.check("last stable offsets");
+                ghost.scan.shown(partition, last_stable_offset)?;
+            }
+        }
+        match std::mem::take(&mut process.differences).first() {
+            Some(difference) if !is_off => Err(violation("S22", difference.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks at what a client was told.
+    pub(super) fn after_client(&mut self, client: u32) -> Verdict {
+        let (mut written, mut told, mut read) = (Vec::new(), Vec::new(), Vec::new());
+        if let Some(producer) = self.producers.get_mut(&client) {
+            written.append(&mut producer.written);
+        } else if let Some(transactor) = self.transactors.get_mut(&client) {
+            written.append(&mut transactor.written);
+            told.append(&mut transactor.told);
+        } else if let Some(reader) = self.readers.get_mut(&client) {
+            read.append(&mut reader.read);
+        }
+        for written in written {
+            if !self.is_owed(written.partition) {
+                continue;
+            }
+            self.core.figures.check("acknowledged numbers");
+            self.ghost.scan.acknowledged(&written)?;
+        }
+        if self.is_given_up(TRANSACTIONS) || self.is_behind() {
+            return Ok(());
+        }
+        for told in told {
+            let producer = (told.producer.producer_id, told.producer.epoch);
+            self.core.figures.check("ends of transactions");
+            self.ghost.scan.told(producer, told.commit)?;
+        }
+        for (partition, header) in read {
+            self.core.figures.check("decided batches read");
+            self.ghost.scan.read(partition, &header)?;
+        }
+        Ok(())
+    }
+}
+
+fn is_behind(ghost: &Ghost) -> bool {
+    let Some(topic) = ghost.metadata.image.topic(TRANSACTIONS) else { return false };
+    let topic_id = topic.id;
+    let mut partitions =
+        (0..topic.partition_count()).map(|partition| TopicPartition { topic_id, partition });
+    partitions.any(|partition| ghost.scan.end(partition) < ghost.true_end(partition))
+}
