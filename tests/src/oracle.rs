@@ -1,5 +1,5 @@
-//! What must hold, one file per property, named as `correctness.md` numbers them (S1 to S20, S22, S25, S26; L1 to
-//! L9, L11, L12).
+//! What must hold, one file per property, named as `correctness.md` numbers them (S1 to S23, S25, S26; L1 to
+//! L12).
 //!
 //! The oracles see what nobody in the cluster can: every log at once, everything that was ever committed, who has lost
 //! what. They look after every step, at what the step has changed, so that a look costs little; each says what it found
@@ -11,8 +11,10 @@ mod atomicity;
 mod bounds;
 mod candidate_completeness;
 mod commit_immutable;
+mod committed_offsets;
 mod epochs;
 mod ghost;
+mod group_fencing;
 mod idempotence;
 mod isr_cas;
 mod leader_completeness;
@@ -36,7 +38,9 @@ mod watermark;
 use std::fmt;
 
 pub use self::{
+    committed_offsets::CommittedOffsets,
     ghost::{Ghost, Mark, Observed, ReplicaKey, marks_of},
+    group_fencing::Claims,
     no_loss::Acknowledged,
     scan::Scan,
     unclean_exclusion::Loss,

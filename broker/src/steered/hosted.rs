@@ -337,7 +337,9 @@ fn catch_up<C: Steer>(
     loop {
         let (pool, metrics) = (around.cold_reads, around.metrics);
         let read = reads::read_for_replica(pool, view, leader_epoch, *end, STEP_BYTES, metrics);
-        let read = read.now_or_never().expect("an inline read waits for nobody")?;
+        // Damage is not the machine's doing: whoever has a whole log is to lead.
+        let read = read.now_or_never().expect("an inline read waits for nobody");
+        let read = read.map_err(Unloadable::ForNow)?;
         if read.bytes.is_empty() {
             return Ok(());
         }

@@ -12,10 +12,10 @@ use tidemark_protocol::{BrokerId, LeaderEpoch, NodeId, Offset, TopicPartition, b
 use tidemark_replication::FollowerStatus;
 
 use super::{
-    Verdict, bounds, candidate_completeness, commit_immutable, epochs, leader_completeness,
-    log_matching, metadata::Metadata, min_isr_gate, no_loss::Acknowledged, quorum_superset,
-    raft::Raft, recovery, require, scan::Scan, single_leader, unclean_exclusion::Loss, violation,
-    watermark,
+    Claims, CommittedOffsets, Verdict, bounds, candidate_completeness, commit_immutable, epochs,
+    leader_completeness, log_matching, metadata::Metadata, min_isr_gate, no_loss::Acknowledged,
+    quorum_superset, raft::Raft, recovery, require, scan::Scan, single_leader,
+    unclean_exclusion::Loss, violation, watermark,
 };
 use crate::sim::figures::Figures;
 
@@ -199,6 +199,8 @@ pub struct Ghost {
     pub damaged: BTreeSet<ReplicaKey>,
     /// What is committed, read.
     pub scan: Scan,
+    pub claims: Claims,
+    pub offsets: CommittedOffsets,
 }
 
 impl Ghost {

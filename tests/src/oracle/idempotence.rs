@@ -1,7 +1,8 @@
 //! S16, idempotence: in each partition the sequences that a producer has committed in one epoch follow each other, without a
 //! gap and each once; and what a broker says is written is there, where it says.
 //!
-//! A producer that a broker does not know may begin anywhere, but here nobody is ever forgotten.
+//! A producer that is not known in a partition may begin anywhere: where only the leader acknowledges, what it had before may
+//! be lost with the leader. Where all do, it is there, and that is checked when it is acknowledged.
 
 use tidemark_protocol::{TopicPartition, batch::BatchHeader};
 
@@ -17,10 +18,10 @@ pub(super) fn check(
     header: &BatchHeader,
 ) -> Verdict {
     let known = committed.producers.get(&header.producer_id);
-    let next = known
-        .filter(|producer| producer.epoch == header.producer_epoch)
-        .and_then(|producer| producer.next_sequence)
-        .unwrap_or(0);
+    let next = known.map_or(header.base_sequence, |producer| {
+        let same_epoch = producer.epoch == header.producer_epoch;
+        producer.next_sequence.filter(|_| same_epoch).unwrap_or(0)
+    });
     require(header.base_sequence == next, "S16", || {
         format!(
             "{partition}: producer {} in epoch {} has sequence {} at {}, after which {next} was next",

@@ -1,4 +1,4 @@
-//! L1 to L9, L11, L12: what must come to be when nothing is in the way any more. Each goal that is not reached says what
+//! L1 to L12: what must come to be when nothing is in the way any more. Each goal that is not reached says what
 //! it waits for; which one that is after all the time there was, is the failure.
 //!
 //! First the cluster has to come to order; then fresh writes must succeed and be read; then everybody stops writing, and
@@ -56,6 +56,9 @@ impl Goals {
             }
             for transactor in world.transactors.values_mut() {
                 transactor.is_done = true;
+            }
+            for member in world.members.values_mut() {
+                member.is_done = true;
             }
         }
         coordination::unmet(world)

@@ -7,12 +7,16 @@ use tidemark_controller::Command;
 use tidemark_protocol::{NodeId, TopicPartition};
 
 use super::{
-    client::{reader::Reader, transactor::Transactor},
+    client::{
+        member::{GroupEvent, Member},
+        reader::Reader,
+        transactor::Transactor,
+    },
     node::Node,
-    shape::{LEDGER, TRANSACTIONS, is_plain},
-    world::{FIRST_READER, FIRST_TRANSACTOR, World},
+    shape::{GROUPS, TRANSACTIONS, is_plain},
+    world::{FIRST_MEMBER, FIRST_READER, FIRST_TRANSACTOR, World},
 };
-use crate::oracle::{Ghost, Verdict, violation};
+use crate::oracle::{Ghost, Verdict, liveness, violation};
 
 impl World {
     /// Makes the topics and the clients, if this run has any.
@@ -31,6 +35,11 @@ impl World {
             let transactor = Transactor::new(id, name, nodes.clone(), &mut self.core);
             self.transactors.insert(id, transactor);
         }
+        for at in 0..self.shape.members {
+            let (id, group) = (FIRST_MEMBER + at, format!("group-{}", at / 3));
+            let member = Member::new(id, group, nodes.clone(), &mut self.core);
+            self.members.insert(id, member);
+        }
         let max_bytes = self.shape.fetch_bytes;
         let reader = Reader::new(FIRST_READER, nodes, max_bytes, &mut self.core);
         self.readers = BTreeMap::from([(FIRST_READER, reader)]);
@@ -42,12 +51,17 @@ impl World {
         topic.is_none_or(|topic| is_plain(&topic.name))
     }
 
-    /// Whether coordinators and their topics are there, and nothing of them was given up.
+    /// Whether coordinators and their topics are there and led, and nothing of them was given up.
     pub fn can_coordinate(&self) -> bool {
         let image = &self.ghost.metadata.image;
-        let names = [TRANSACTIONS, LEDGER];
-        let are_there = names.iter().all(|name| image.topic(name).is_some());
-        are_there && !names.iter().any(|name| self.is_given_up(name))
+        let served = liveness::served(self);
+        let is_here = |name: &str| {
+            let topic = image.topic(name)?;
+            let count = served.iter().filter(|id| id.topic_id == topic.id).count();
+            (count == topic.partitions.len() && !self.is_given_up(name)).then_some(())
+        };
+        let mut topics = self.shape.coordinated.iter();
+        !self.shape.coordinated.is_empty() && topics.all(|topic| is_here(&topic.name).is_some())
     }
 
     /// Whether something that was committed in a topic is owed to nobody any more.
@@ -75,6 +89,7 @@ impl World {
     pub(super) fn scan(&mut self, id: NodeId) -> Verdict {
         let unscanned = std::mem::take(&mut self.unscanned);
         let is_off = self.is_given_up(TRANSACTIONS);
+        let is_groups_off = self.is_given_up(GROUPS);
         let coordinators = self.ghost.metadata.image.topic(TRANSACTIONS).map(|topic| topic.id);
         let is_first = |partition: &TopicPartition| Some(partition.topic_id) == coordinators;
         let (first, rest): (Vec<_>, Vec<_>) = unscanned.into_iter().partition(is_first);
@@ -103,13 +118,57 @@ impl World {
             }
         }
         match std::mem::take(&mut process.differences).first() {
-            Some(difference) if !is_off => Err(violation("S22", difference.clone())),
+            Some(difference) if !is_off && !is_groups_off => {
+                Err(violation("S22", difference.clone()))
+            }
             _ => Ok(()),
         }
     }
 
+    /// Looks at what a member of a group was told.
+    fn after_member(&mut self, client: u32) -> Verdict {
+        let Some(member) = self.members.get_mut(&client) else { return Ok(()) };
+        let (group, name) = (member.group.clone(), member.name());
+        let events = std::mem::take(&mut member.events);
+        let now_us = self.core.now_us();
+        if events.is_empty() || self.is_given_up(GROUPS) {
+            return Ok(());
+        }
+        for event in events {
+            self.core.figures.check("what members were told");
+            match event {
+                GroupEvent::Claims { partition, until_us } => {
+                    let of = (group.clone(), partition);
+                    self.ghost.claims.claimed(of, &name, now_us, until_us)?;
+                }
+                GroupEvent::Drops { partition } => {
+                    // Whichever process of this member it was.
+                    let prefix = format!("member-{client}-");
+                    self.ghost.claims.dropped(&(group.clone(), partition), &prefix, now_us);
+                }
+                GroupEvent::Committed { partition, offset, sent_us, is_known } => {
+                    let of = (group.clone(), partition);
+                    if is_known {
+                        self.ghost.claims.accepted(&of, &name, sent_us)?;
+                    }
+                    let acknowledged_us = is_known.then_some(now_us);
+                    self.ghost.offsets.committed(of, offset, sent_us, acknowledged_us);
+                }
+                GroupEvent::Fetched { partition, offset, sent_us } => {
+                    let mates = self.members.values().filter(|member| member.group == group);
+                    let pending: Vec<_> =
+                        mates.flat_map(|member| member.pending(partition)).collect();
+                    let of = (group.clone(), partition);
+                    self.ghost.offsets.fetched(&of, offset, sent_us, &pending)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Looks at what a client was told.
     pub(super) fn after_client(&mut self, client: u32) -> Verdict {
+        self.after_member(client)?;
         let (mut written, mut told, mut read) = (Vec::new(), Vec::new(), Vec::new());
         if let Some(producer) = self.producers.get_mut(&client) {
             written.append(&mut producer.written);

@@ -141,6 +141,8 @@ pub struct Shape {
     pub coordinated: Vec<TopicShape>,
     /// Producers with transactions; two of them share an id.
     pub transactors: u32,
+    /// Members of groups; at least two in each group.
+    pub members: u32,
     /// After so many epochs a transactional producer gets another id.
     pub epoch_max: i16,
 }
@@ -185,6 +187,7 @@ impl Shape {
             flush_us: random.between(100, 20 * MS),
             coordinated: Vec::new(),
             transactors: 0,
+            members: 0,
             epoch_max: i16::MAX,
         };
         if random.one_in(2) {
@@ -204,8 +207,9 @@ impl Shape {
             durable: true,
             segment_ms: 20_000,
         };
-        self.coordinated = vec![topic(TRANSACTIONS, 2), topic(LEDGER, 3)];
-        self.transactors = u32::try_from(random.between(1, 5)).expect("a few");
+        self.coordinated = vec![topic(TRANSACTIONS, 2), topic(GROUPS, 2), topic(LEDGER, 3)];
+        self.transactors = u32::try_from(random.between(0, 5)).expect("a few");
+        self.members = u32::try_from(random.between(0, 5)).expect("a few");
         self.epoch_max = *random.pick(&[3, 10, i16::MAX]);
     }
 

@@ -12,8 +12,8 @@ use tidemark_storage::disk::Faults;
 
 use super::{
     client::{
-        Reach, admin::Admin, consumer::Consumer, producer::Producer, reader::Reader,
-        transactor::Transactor,
+        Reach, admin::Admin, consumer::Consumer, member::Member, producer::Producer,
+        reader::Reader, transactor::Transactor,
     },
     core::{Core, Event, MS, Mend, Micros},
     network::{Address, Delivery, Network},
@@ -37,6 +37,7 @@ pub const FIRST_CONSUMER: u32 = 100;
 const ADMIN: u32 = 200;
 pub const FIRST_TRANSACTOR: u32 = 300;
 pub const FIRST_READER: u32 = 400;
+pub const FIRST_MEMBER: u32 = 500;
 
 /// Everything there is.
 pub struct World {
@@ -48,6 +49,7 @@ pub struct World {
     pub consumers: BTreeMap<u32, Consumer>,
     pub transactors: BTreeMap<u32, Transactor>,
     pub readers: BTreeMap<u32, Reader>,
+    pub members: BTreeMap<u32, Member>,
     pub admin: Admin,
     pub history: History,
     pub ghost: Ghost,
@@ -99,6 +101,7 @@ impl World {
             consumers,
             transactors: BTreeMap::new(),
             readers: BTreeMap::new(),
+            members: BTreeMap::new(),
             admin,
             history: History::default(),
             ghost: Ghost::default(),
@@ -189,6 +192,8 @@ impl World {
                     transactor.deliver(delivery, &mut reach);
                 } else if let Some(reader) = self.readers.get_mut(&client) {
                     reader.deliver(delivery, &mut reach)?;
+                } else if let Some(member) = self.members.get_mut(&client) {
+                    member.deliver(delivery, &mut reach);
                 } else {
                     self.admin.deliver(delivery, &mut reach);
                 }
@@ -207,6 +212,8 @@ impl World {
             transactor.timer(timer, &mut reach);
         } else if let Some(reader) = self.readers.get_mut(&client) {
             reader.timer(timer, &mut reach)?;
+        } else if let Some(member) = self.members.get_mut(&client) {
+            member.timer(timer, &mut reach);
         } else {
             self.admin.timer(timer, &mut reach);
         }

@@ -1,4 +1,9 @@
-//! L9: transactions end, whoever has begun them, and what is decided is read to its end.
+//! L9: transactions end, whoever has begun them, and what is decided is read to its end. L10: groups settle, every partition
+//! with one member.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tidemark_protocol::TopicPartition;
 
 use super::{Violation, served, violation};
 use crate::sim::{shape::LEDGER, world::World};
@@ -15,6 +20,9 @@ pub(super) fn unmet(world: &World) -> Option<Violation> {
     if let Some(unended) = world.ghost.scan.unended() {
         return Some(violation("L9", unended));
     }
+    if let Some(unsettled) = unsettled(world) {
+        return Some(violation("L10", unsettled));
+    }
     let ledger = world.ghost.metadata.image.topic(LEDGER)?;
     for partition in served(world).into_iter().filter(|id| id.topic_id == ledger.id) {
         let end = world.ghost.true_end(partition);
@@ -28,4 +36,23 @@ pub(super) fn unmet(world: &World) -> Option<Violation> {
         }
     }
     None
+}
+
+/// What groups have yet to agree on.
+fn unsettled(world: &World) -> Option<String> {
+    let ledger = world.ghost.metadata.image.topic(LEDGER)?;
+    let mut given: BTreeMap<&str, (usize, BTreeSet<TopicPartition>)> = BTreeMap::new();
+    for member in world.members.values() {
+        let Some(has) = member.settled() else {
+            return Some(format!("{} of {} is not settled", member.name(), member.group));
+        };
+        let (count, all) = given.entry(&member.group).or_default();
+        *count += has.len();
+        all.extend(has);
+    }
+    let partitions = ledger.partitions.len();
+    let is_whole =
+        |(count, all): &(usize, BTreeSet<_>)| *count == partitions && all.len() == partitions;
+    let (group, given) = given.iter().find(|(_, given)| !is_whole(given))?;
+    Some(format!("{group} has given {given:?} of {partitions} partitions"))
 }
