@@ -31,7 +31,7 @@ impl Claims {
     /// A member was told that it has a partition, until then if nothing else is heard.
     pub fn claimed(
         &mut self,
-        of: OfGroup,
+        of: &OfGroup,
         member: &str,
         now_us: Micros,
         until_us: Micros,
@@ -60,8 +60,8 @@ impl Claims {
 
     /// A commit that a member sent then was accepted.
     pub fn accepted(&self, of: &OfGroup, member: &str, sent_us: Micros) -> Verdict {
-        let claims = self.claims.get(of).into_iter().flatten();
-        let last = claims.filter(|claim| claim.since_us < sent_us).last();
+        let mut claims = self.claims.get(of).into_iter().flatten();
+        let last = claims.rfind(|claim| claim.since_us < sent_us);
         require(last.is_none_or(|claim| claim.member == member), "S21", || {
             format!("a commit of {member} for {of:?}, sent at {sent_us}, is accepted: {last:?}")
         })

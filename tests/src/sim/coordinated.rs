@@ -139,7 +139,7 @@ impl World {
             match event {
                 GroupEvent::Claims { partition, until_us } => {
                     let of = (group.clone(), partition);
-                    self.ghost.claims.claimed(of, &name, now_us, until_us)?;
+                    self.ghost.claims.claimed(&of, &name, now_us, until_us)?;
                 }
                 GroupEvent::Drops { partition } => {
                     // Whichever process of this member it was.

@@ -234,6 +234,8 @@ impl Member {
             owned: (!is_joining && !is_leave).then_some(owned),
             ..Heartbeat::default()
         };
+        // Who asks again listens to no earlier answer.
+        self.asked.retain(|_, (asked, _)| !matches!(asked, Asked::Heartbeat { .. }));
         // Until it is answered; an answer that does not come is asked for again, on whatever connection there is then.
         self.next_beat_us = reach.core.now_us() + 600 * MS;
         self.ask(GroupRequest::Heartbeat(heartbeat), Asked::Heartbeat { is_leave }, reach);
@@ -341,7 +343,7 @@ impl Member {
                     }
                 }
             }
-            (asked, answer) => self.refused(asked, answer, sent_us, reach),
+            (asked, answer) => self.refused(&asked, answer, sent_us, reach),
         }
     }
 
@@ -377,9 +379,9 @@ impl Member {
         reach.core.figures.operation("heartbeats answered");
     }
 
-    fn refused(&mut self, asked: Asked, answer: &Answer, sent_us: Micros, reach: &mut Reach<'_>) {
+    fn refused(&mut self, asked: &Asked, answer: &Answer, sent_us: Micros, reach: &mut Reach<'_>) {
         if answer.is_indeterminate() || answer.is_retriable() {
-            self.in_doubt(&asked, sent_us);
+            self.in_doubt(asked, sent_us);
         }
         let code = match answer {
             Answer::Refused(failure) => Some(failure.code),

@@ -4,6 +4,7 @@ mod care;
 mod coordinate;
 mod isr;
 mod outside;
+mod start;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -124,7 +125,7 @@ impl Process {
         };
         let broker = Steered::open(&node.disk, root(), identity, Arc::clone(&hands), config)
             .map_err(|error| StartError(format!("cannot use the data directory: {error}")))?;
-        let (controller, recovered) = open_controller(node, boot, &broker, io)?;
+        let (controller, recovered) = start::open_controller(node, boot, &broker, io)?;
         let feed = controller.is_none().then(|| Feed::new(boot.controllers.clone()));
         let incarnation = [io.core.random.next_u64(), io.core.random.next_u64()];
         let incarnation = incarnation.map(u64::to_be_bytes).concat();
@@ -587,21 +588,6 @@ impl Process {
         let is_clean = self.broker.close().unwrap_or(false);
         epoch.filter(|_| is_clean)
     }
-}
-
-fn open_controller(
-    node: &Node,
-    boot: &Boot,
-    broker: &Steered,
-    io: &mut Io<'_>,
-) -> Result<(Option<Controller>, Arc<Image>), StartError> {
-    if !boot.controllers.contains(&node.id) {
-        return Ok((None, Arc::default()));
-    }
-    let dir = broker.metadata_dir();
-    let opened = Controller::open(&node.disk, &dir, node.voter(), boot.voters.as_deref(), io);
-    let (controller, image) = opened.map_err(|error| StartError(error.to_string()))?;
-    Ok((Some(controller), image))
 }
 
 fn wall_ms(now_us: Micros, skew_ms: i64) -> i64 {
