@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tidemark_controller::{TopicConfig, TopicDurability};
 use tidemark_protocol::{ErrorCode, Failure, Offset};
-use tidemark_replication::{Event, Replica, StorageDurability};
+use tidemark_replication::{Event, Replica, Settings, StorageDurability};
 use tidemark_storage::{Checkpoint, Cleanup, FlushDone, FlushError, LogConfig, StorageError};
 
 use super::{Hands, effects, produce::storage_failed};
@@ -72,15 +72,6 @@ impl Partition {
         if let Some(deadline_ms) = self.replica.next_deadline_ms() {
             hands.next_expiry_ms = hands.next_expiry_ms.min(deadline_ms);
         }
-    }
-
-    pub(super) fn configure(&mut self, config: &TopicConfig, hands: &mut Hands) {
-        self.log.set_config(log_config(config));
-        let event = Event::SetConfig {
-            durability: storage_durability(config.durability),
-            min_insync_replicas: config.min_insync_replicas,
-        };
-        self.step(event, hands);
     }
 
     /// Takes note of what was just appended, before any of it is committed.
@@ -256,6 +247,14 @@ pub(crate) fn log_config(config: &TopicConfig) -> LogConfig {
         min_compaction_lag_ms: config.min_compaction_lag_ms,
         index_interval_bytes: INDEX_INTERVAL_BYTES,
         max_batch_bytes: config.max_batch_bytes.into(),
+    }
+}
+
+/// A topic's settings as its replicas take them.
+pub(super) fn replica_settings(config: &TopicConfig) -> Settings {
+    Settings {
+        durability: storage_durability(config.durability),
+        min_insync_replicas: config.min_insync_replicas,
     }
 }
 

@@ -20,8 +20,8 @@ use tidemark_storage::{Checkpoint, Disk as _, LogIdentity, ReadOutcome, Residenc
 use tokio::sync::oneshot;
 
 use super::super::{
-    Adoption, Command, FollowerPosition, LeaderAnswer, Produce, ProduceOutcome, Shard, ShardConfig,
-    ShardHandle, log_config,
+    Adoption, Assigned, Command, FollowerPosition, LeaderAnswer, Produce, ProduceOutcome, Shard,
+    ShardConfig, ShardHandle, log_config,
 };
 use crate::{
     clock::{Clock, ClockHands},
@@ -241,7 +241,9 @@ impl Pair {
             isr: isr.to_vec(),
             elr: Vec::new(),
         };
-        self[node].tell(Command::Assign { partition: ID, assignment });
+        let config = TopicConfig { min_insync_replicas: 1, ..TopicConfig::default() };
+        let assigned = Box::new(Assigned { config, assignment });
+        self[node].tell(Command::Assign { partition: ID, assigned });
         self[node].work();
     }
 

@@ -47,6 +47,7 @@ impl World {
 
     /// A flush has failed: of what was not flushed anything may be gone, although the power was not.
     pub(in crate::sim) fn flush_failed(&mut self, id: NodeId) {
+        self.ghost.unsynced.insert(id);
         for partition in self.in_memory_on(id) {
             self.ghost.loss.lost_replica(id, partition);
         }
