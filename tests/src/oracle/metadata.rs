@@ -80,11 +80,11 @@ impl Ghost {
     ) -> Verdict {
         for record in &entry.records {
             match record {
-                MetadataRecord::BrokerRegistered { broker_id, incarnation, .. } => {
-                    if self.loss.is_running(*broker_id, *incarnation) {
-                        self.heard_of_disk(*broker_id, before);
-                        self.loss.registered(*broker_id, entry.index, after)?;
-                    }
+                MetadataRecord::BrokerRegistered { broker_id, incarnation, .. }
+                    if self.loss.is_running(*broker_id, *incarnation) =>
+                {
+                    self.heard_of_disk(*broker_id, before);
+                    self.loss.registered(*broker_id, entry.index, after)?;
                 }
                 MetadataRecord::TopicDeleted { topic_id } => {
                     self.truths.retain(|id, _| id.topic_id != *topic_id);
