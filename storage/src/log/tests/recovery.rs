@@ -334,21 +334,42 @@ fn only_a_directory_without_a_completed_flush_can_be_nobodys() {
     assert!(!is_nobodys_log_dir(disk, &bench.dir).unwrap());
 }
 
+/// Flips a bit of the sixth batch's leader epoch in a log of ten. No index was saved that would vouch for it.
+fn rot_an_epoch(bench: &Bench, log_bytes: u64) {
+    let epoch_at = usize::try_from(5 * log_bytes / 10).unwrap() + 12;
+    let path = last_log(bench);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[epoch_at] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+}
+
 #[test]
 fn a_rotten_epoch_is_not_believed_where_the_next_batch_contradicts_it() {
     let bench = Bench::new();
     let mut log = bench.create();
     fill(&mut log, 10);
     flush(&mut log);
-    let batch_bytes = log.size_bytes() / 10;
+    let log_bytes = log.size_bytes();
     drop(log);
-    // The epoch of the sixth batch: no index was saved yet that would vouch for it.
-    let epoch_at = usize::try_from(5 * batch_bytes).unwrap() + 12;
-    let path = last_log(&bench);
-    let mut bytes = std::fs::read(&path).unwrap();
-    bytes[epoch_at] ^= 1;
-    std::fs::write(&path, bytes).unwrap();
+    rot_an_epoch(&bench, log_bytes);
     let (log, recovery) = bench.open(None);
     assert_eq!((log.log_end_offset(), log.epochs().latest()), (25, Some(1)));
     assert!(recovery.torn_bytes > 0);
+}
+
+#[test]
+fn a_rotten_epoch_in_front_of_the_checkpoint_is_never_served() {
+    let bench = Bench::new();
+    let mut log = bench.create();
+    fill(&mut log, 10);
+    let log_bytes = log.size_bytes();
+    let checkpoint = Checkpoint { clean: true, ..log.close().unwrap() };
+    rot_an_epoch(&bench, log_bytes);
+    let (mut log, _) = bench.open(Some(checkpoint));
+    fill(&mut log, 1);
+    for offset in [0, 25, 49] {
+        let refused = log.reader().read(offset, 55, 1000, Residency::Any);
+        assert!(matches!(refused, Err(ReadError::Corrupt { .. })), "{offset}: {refused:?}");
+    }
+    assert!(log.reader().read(50, 55, 1000, Residency::Any).is_ok());
 }
