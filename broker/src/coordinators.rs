@@ -12,6 +12,7 @@ mod load;
 mod nudges;
 pub(crate) mod topics;
 mod transactions;
+pub(crate) mod watch;
 
 use std::{
     fmt,

@@ -11,6 +11,7 @@ use tidemark_protocol::BrokerId;
 
 use crate::{
     broker::Broker,
+    coordinators::Counts,
     metrics::{Scrape, ScrapeSource, table},
     partitions::PartitionView,
     service::describe_replicas::{lag_bytes, lag_ms},
@@ -20,10 +21,17 @@ impl ScrapeSource for Broker {
     fn scrape(&self, scrape: &Scrape) {
         let mut segments = 0;
         let mut sizes: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut undecided: BTreeMap<&str, u64> = BTreeMap::new();
         let views = self.partitions.all();
         for view in &views {
             segments += view.reader.segment_count() as u64;
             *sizes.entry(&view.topic).or_default() += view.reader.size_bytes();
+            if view.leader_epoch(None).is_ok() {
+                // In this order: what is stable grows with the watermark.
+                let stable = view.last_stable_offset();
+                let lacking = view.high_watermark().saturating_sub(stable);
+                *undecided.entry(&view.topic).or_default() += lacking;
+            }
             if scrape.wants_partitions() {
                 let labels = [&*view.topic, &view.id.partition.to_string()];
                 scrape.gauge(&table::LOG_START_OFFSET, &labels, view.reader.log_start_offset());
@@ -34,6 +42,9 @@ impl ScrapeSource for Broker {
         scrape.gauge(&table::SEGMENTS, &[], segments);
         for (topic, bytes) in sizes {
             scrape.gauge(&table::LOG_SIZE, &[topic], bytes);
+        }
+        for (topic, records) in undecided {
+            scrape.gauge(&table::UNDECIDED_RECORDS, &[topic], records);
         }
         self.scrape_lag(scrape, &views);
         self.scrape_cluster(scrape);
@@ -69,12 +80,13 @@ impl Broker {
 
     fn scrape_coordinators(&self, scrape: &Scrape) {
         self.lag.scrape(self, scrape);
-        let counts = self.groups.counts();
-        for (state, count) in
-            [("serving", &counts.serving), ("loading", &counts.loading), ("broken", &counts.broken)]
-        {
-            let labels = ["groups", state];
-            scrape.gauge(&table::COORDINATORS, &labels, count.load(Ordering::Relaxed));
+        let kinds =
+            [("groups", self.groups.counts()), ("transactions", self.transactions.counts())];
+        for (kind, counts) in kinds {
+            let Counts { serving, loading, broken } = counts;
+            for (state, count) in [("serving", serving), ("loading", loading), ("broken", broken)] {
+                scrape.gauge(&table::COORDINATORS, &[kind, state], count.load(Ordering::Relaxed));
+            }
         }
     }
 
@@ -84,7 +96,7 @@ impl Broker {
         let fenced = image.brokers().filter(|broker| broker.fenced).count() as u64;
         scrape.gauge(&table::CLUSTER_BROKERS, &["active"], image.brokers().len() as u64 - fenced);
         scrape.gauge(&table::CLUSTER_BROKERS, &["fenced"], fenced);
-        let mut counts = Counts::default();
+        let mut counts = PartitionCounts::default();
         for topic in image.topics() {
             for partition in &topic.partitions {
                 counts.add(self.id, topic, partition);
@@ -99,7 +111,7 @@ impl Broker {
 
 /// Partitions counted over the metadata.
 #[derive(Default)]
-struct Counts {
+struct PartitionCounts {
     led: u64,
     followed: u64,
     under_replicated: u64,
@@ -110,7 +122,7 @@ struct Counts {
     reassigning: u64,
 }
 
-impl Counts {
+impl PartitionCounts {
     fn add(&mut self, me: BrokerId, topic: &Topic, partition: &Partition) {
         let (in_sync, replicas) = (partition.isr.len(), partition.target_replicas().count());
         let min = partition.min_insync_replicas(&topic.config);

@@ -13,6 +13,7 @@ pub mod requests;
 pub mod scrape;
 pub mod table;
 pub mod traffic;
+pub mod transactions;
 
 use std::{
     fmt,
@@ -23,12 +24,14 @@ use metrics_exporter_prometheus::PrometheusRecorder;
 
 use self::{
     cluster::ClusterMetrics, connections::ConnectionMetrics, groups::GroupMetrics, traffic::Topics,
+    transactions::TransactionMetrics,
 };
 pub use self::{
     disk::DiskMetrics,
     requests::{ApiMetrics, RequestMetrics, Stage},
     scrape::{Scrape, ScrapeDetail, ScrapeSource},
     traffic::{Flow, Protocol, TopicMetrics},
+    transactions::TransactionEnd,
 };
 use crate::{
     clock::Clock,
@@ -50,6 +53,7 @@ struct Inner {
     disk: DiskMetrics,
     cluster: ClusterMetrics,
     groups: GroupMetrics,
+    transactions: TransactionMetrics,
     topics: Topics,
     sources: Mutex<Vec<Weak<dyn ScrapeSource>>>,
 }
@@ -72,6 +76,7 @@ impl Metrics {
             disk: DiskMetrics::new(&recorder),
             cluster: ClusterMetrics::new(&recorder),
             groups: GroupMetrics::new(&recorder),
+            transactions: TransactionMetrics::new(&recorder),
             topics: Topics::default(),
             sources: Mutex::default(),
             recorder,
@@ -97,6 +102,10 @@ impl Metrics {
 
     pub fn groups(&self) -> &GroupMetrics {
         &self.inner.groups
+    }
+
+    pub fn transactions(&self) -> &TransactionMetrics {
+        &self.inner.transactions
     }
 
     /// The counters of a topic. Takes a lock: look them up when a partition is opened, and keep them.

@@ -371,6 +371,8 @@ impl Server {
         };
         tasks.spawn("janitor", janitor.run(shutdown.clone()));
         tasks.spawn("lag", lag::watch::run(Arc::clone(broker), shutdown.clone()));
+        let counting = coordinators::watch::run(Arc::clone(broker), shutdown.clone());
+        tasks.spawn("coordinator-watch", counting);
         tasks.spawn("compactor", compactor::run(Arc::clone(broker), shutdown.clone()));
     }
 

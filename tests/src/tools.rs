@@ -28,8 +28,11 @@ pub fn debian_program(package: &str, program: &str) -> Result<PathBuf> {
     Ok(unpacked_program)
 }
 
+/// All at once: several tests may want the same package at the same time.
 fn unpack(package: &str, into: &Path) -> Result<()> {
-    std::fs::create_dir_all(into)?;
+    let parent = into.parent().context("a folder for all packages")?;
+    std::fs::create_dir_all(parent)?;
+    let unpacked = tempfile::tempdir_in(parent)?;
     let downloads = tempfile::tempdir()?;
     // Without package lists, as on a new machine, they are fetched first.
     if run(Command::new("apt-get").args(["download", package]).current_dir(&downloads)).is_err() {
@@ -38,7 +41,12 @@ fn unpack(package: &str, into: &Path) -> Result<()> {
     }
     let mut entries = std::fs::read_dir(&downloads)?;
     let archive = entries.next().context("apt-get download leaves a file")??.path();
-    run(Command::new("dpkg-deb").arg("-x").arg(archive).arg(into))
+    run(Command::new("dpkg-deb").arg("-x").arg(archive).arg(unpacked.path()))?;
+    match std::fs::rename(unpacked.path(), into) {
+        Err(error) if !into.is_dir() => Err(error.into()),
+        // Done, or somebody else was quicker.
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn run(command: &mut Command) -> Result<()> {

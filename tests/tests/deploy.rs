@@ -3,12 +3,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     path::Path,
+    process::Command,
 };
 
+use anyhow::{Result, ensure};
 use serde::Deserialize as _;
-use serde_json::Value;
-use tidemark_tests::repository::{read, tracked};
+use serde_json::{Value, json};
+use tidemark_tests::{
+    repository::{read, root, tracked},
+    tools::debian_program,
+};
 
 /// Labels that Prometheus adds, or that belong to the buckets of a histogram.
 const LABELS_OF_PROMETHEUS: &[&str] = &["job", "instance", "le"];
@@ -40,6 +46,33 @@ fn every_metric_of_alerts_and_dashboards_exists_and_has_the_labels_it_is_asked_f
     }
     assert!(named > 80, "only {named} uses of metrics found");
     assert!(missing.is_empty(), "no such metrics or labels: {missing:#?}");
+}
+
+#[test]
+fn prometheus_understands_its_configuration_the_alerts_and_every_query() -> Result<()> {
+    let promtool = debian_program("prometheus", "promtool")?;
+    let check = |what: &str, file: &Path| -> Result<()> {
+        let output = Command::new(&promtool).args(["check", what]).arg(file).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{}: {said}", file.display());
+        Ok(())
+    };
+    check("config", &root().join("deploy/prometheus/prometheus.yml"))?;
+    check("rules", &root().join("deploy/prometheus/alerts.yml"))?;
+    // As rules, since only those are checked without a server. The variables are Grafana's, and so is `label_values`.
+    let queries = expressions().into_iter().map(|(_, expression)| expression);
+    let queries = queries.filter(|expression| !expression.starts_with("label_values("));
+    let rules: Vec<Value> = queries
+        .map(|query| query.replace("$__rate_interval", "1m"))
+        .zip(0..)
+        .map(|(query, number)| json!({ "record": format!("query_{number}"), "expr": query }))
+        .collect();
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("queries.yml");
+    // JSON is YAML, too.
+    let all = json!({ "groups": [{ "name": "queries", "rules": rules }] });
+    fs::write(&file, all.to_string())?;
+    check("rules", &file)
 }
 
 #[test]

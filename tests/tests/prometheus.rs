@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tidemark_client::{Client, ClientConfig, NewTopic, ProducerRecord, TransactionalConfig};
 use tidemark_tests::{
     http,
     process::BrokerConfig,
@@ -97,4 +98,32 @@ fn prometheus_reads_what_was_produced() -> Result<()> {
         .wait_for("sum(tidemark_request_seconds_count{api=\"produce\",stage=\"total\"})", 7.0)
         .context("latency histograms")?;
     Ok(())
+}
+
+#[test]
+fn a_transaction_shows_while_it_is_open_and_once_it_has_ended() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let broker = BrokerConfig::new(dir.path())?.start()?;
+    let prometheus = Prometheus::start(broker.http_address())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = Client::connect(ClientConfig::new(broker.address())).await?;
+        client.admin().create_topic(NewTopic::new("open").partitions(1)).await?;
+        let mut producer = client.transactional_producer(TransactionalConfig::new("one")).await?;
+        let undecided = "sum(tidemark_undecided_records{topic=\"open\"})";
+        producer.begin()?;
+        for value in ["a", "b"] {
+            producer.send(ProducerRecord::to("open").partition(0).value(value)).await?.await?;
+        }
+        prometheus.wait_for("sum(tidemark_transactions{state=\"open\"})", 1.0)?;
+        prometheus.wait_for("sum(tidemark_transaction_oldest_open_seconds > bool 0)", 1.0)?;
+        prometheus.wait_for(undecided, 2.0)?;
+        producer.commit().await?;
+        prometheus
+            .wait_for("sum(tidemark_transactions_ended_total{outcome=\"committed\"})", 1.0)?;
+        prometheus.wait_for("sum(tidemark_transactions{state=\"open\"})", 0.0)?;
+        prometheus.wait_for(undecided, 0.0)?;
+        producer.close().await;
+        Ok(())
+    })
 }

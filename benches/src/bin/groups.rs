@@ -1,12 +1,18 @@
 //! `groups`: how fast a large group settles, whom that disturbs, and how many commits one broker takes.
 //!
 //! A hundred members share three hundred partitions, into each of which a record is written again and again at a steady pace.
-//! A member joins, one leaves, one falls silent; each time it is measured how long it took until every partition was read
-//! again, and for how long a partition that stayed with its member gave no record. Times are reported, not judged.
-#![expect(clippy::print_stdout, reason = "a program that reports to a person")]
+//! Again and again a member joins, one leaves, one falls silent; each time it is measured how long it took until every member
+//! had what it was to have, and for how long a partition that stayed with its member gave no record. The same is measured
+//! while nothing happens, to compare with. Times are reported, not judged.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program that reports to a person"
+)]
 
 use std::{
     collections::BTreeMap,
+    fmt,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -32,6 +38,8 @@ const GROUP: &str = "groups";
 const PATIENCE: Duration = Duration::from_mins(2);
 /// How long partitions are watched before and after a change.
 const SETTLED: Duration = Duration::from_secs(3);
+/// How often the coordinator is asked whether all is in order: how finely that is seen.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Measures how groups settle, and how many commits a broker takes.
 #[derive(Parser, Serialize)]
@@ -43,6 +51,9 @@ struct Arguments {
     /// Between two records of one partition, in milliseconds: how finely a pause is seen.
     #[arg(long, default_value_t = 50)]
     pace_ms: u64,
+    /// How often a member joins, leaves and falls silent.
+    #[arg(long, default_value_t = 10)]
+    rounds: usize,
     /// How long commits are measured.
     #[arg(long, default_value_t = 10)]
     commit_seconds: u64,
@@ -101,18 +112,17 @@ struct Member {
     task: JoinHandle<()>,
 }
 
-#[derive(Serialize)]
+/// One kind of change, over all rounds. Every vector is sorted.
+#[derive(Default, Serialize)]
 struct Change {
     what: &'static str,
     /// Until every member had what it was to have, as the coordinator says.
-    settled_ms: f64,
+    settled_ms: Vec<f64>,
     moved: usize,
-    /// Longest time without a record, of partitions that stayed where they were.
-    unmoved_pause_median_ms: f64,
-    unmoved_pause_p99_ms: f64,
+    /// Longest time without a record, of every partition that stayed where it was.
+    unmoved_pauses_ms: Vec<f64>,
     /// The same of partitions that changed hands.
-    moved_pause_median_ms: f64,
-    moved_pause_p99_ms: f64,
+    moved_pauses_ms: Vec<f64>,
 }
 
 #[derive(Serialize)]
@@ -137,17 +147,7 @@ fn main() -> Result<()> {
         anyhow::Ok((changes, commits(&arguments, &address).await?))
     })?;
     for change in &changes {
-        println!(
-            "{}: settled in {:.0} ms, {} partitions moved; pause of the others: median {:.0} ms, p99 {:.0} ms; of those that moved: \
-             median {:.0} ms, p99 {:.0} ms",
-            change.what,
-            change.settled_ms,
-            change.moved,
-            change.unmoved_pause_median_ms,
-            change.unmoved_pause_p99_ms,
-            change.moved_pause_median_ms,
-            change.moved_pause_p99_ms,
-        );
+        println!("{change}");
     }
     println!(
         "commits: {:.0} a minute; p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms, max {:.2} ms",
@@ -167,10 +167,12 @@ async fn connect(address: &[String]) -> Result<Client> {
     Ok(Client::connect(config).await?)
 }
 
-async fn rebalances(arguments: &Arguments, address: &[String]) -> Result<Vec<Change>> {
+async fn rebalances(arguments: &Arguments, address: &[String]) -> Result<[Change; 4]> {
     let client = connect(address).await?;
     let admin = client.admin().with_timeout(PATIENCE);
-    admin.create_topic(NewTopic::new(TOPIC).partitions(arguments.partitions)).await?;
+    // In memory: what is measured is the group, and not how many flushes a second the disk takes.
+    let topic = NewTopic::new(TOPIC).partitions(arguments.partitions);
+    admin.create_topic(topic.setting("durability", "memory")).await?;
     let board = Arc::<Board>::default();
     let mut members = Vec::new();
     for number in 0..arguments.members {
@@ -180,24 +182,44 @@ async fn rebalances(arguments: &Arguments, address: &[String]) -> Result<Vec<Cha
     let writing = Arc::new(AtomicBool::new(true));
     let pace = Duration::from_millis(arguments.pace_ms);
     let writer = spawn(write(client.clone(), arguments.partitions, pace, Arc::clone(&writing)));
-    let mut changes = Vec::new();
-
-    let next = members.len();
-    let changed = async |what, count| measure(&client, &board, what, count).await;
+    let mut changes =
+        ["nothing", "join", "leave", "crash"].map(|what| Change { what, ..Change::default() });
+    let [nothing, join_, leave, crash] = &mut changes;
+    let count = members.len();
+    let mut number = count;
+    let mut joined = |members: &mut Vec<Member>| {
+        members.push(join(&client, number, &board));
+        number += 1;
+    };
     tokio::time::sleep(SETTLED).await;
-    board.begin();
-    members.push(join(&client, next, &board));
-    changes.push(changed("join", next + 1).await?);
+    for round in 0..arguments.rounds {
+        eprintln!("round {} of {}", round + 1, arguments.rounds);
+        board.begin();
+        nothing.measure(&client, &board, count).await?;
 
-    board.begin();
-    let leaver = members.remove(0);
-    leaver.stop.send_replace(true);
-    changes.push(changed("leave", next).await?);
-    leaver.task.await?;
+        board.begin();
+        joined(&mut members);
+        join_.measure(&client, &board, count + 1).await?;
 
-    board.begin();
-    members.remove(0).task.abort();
-    changes.push(changed("crash", next - 1).await?);
+        board.begin();
+        let leaver = members.remove(0);
+        leaver.stop.send_replace(true);
+        leave.measure(&client, &board, count).await?;
+        leaver.task.await?;
+
+        board.begin();
+        members.remove(0).task.abort();
+        crash.measure(&client, &board, count - 1).await?;
+        joined(&mut members);
+        settled(&client, count).await?;
+    }
+    for change in &mut changes {
+        for times in
+            [&mut change.settled_ms, &mut change.unmoved_pauses_ms, &mut change.moved_pauses_ms]
+        {
+            times.sort_unstable_by(f64::total_cmp);
+        }
+    }
 
     writing.store(false, Ordering::Relaxed);
     writer.await??;
@@ -256,39 +278,48 @@ async fn settled(client: &Client, count: usize) -> Result<()> {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "{count} members do not settle");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }
 
-async fn measure(
-    client: &Client,
-    board: &Board,
-    what: &'static str,
-    count: usize,
-) -> Result<Change> {
-    let begun = Instant::now();
-    settled(client, count).await?;
-    let settled_ms = milliseconds(begun.elapsed());
-    tokio::time::sleep(SETTLED).await;
-    let (moved, stayed): (Vec<_>, Vec<_>) =
-        board.look().into_values().partition(|reading| reading.changed_hands);
-    Ok(Change {
-        what,
-        settled_ms,
-        moved: moved.len(),
-        unmoved_pause_median_ms: percentile(&stayed, 50),
-        unmoved_pause_p99_ms: percentile(&stayed, 99),
-        moved_pause_median_ms: percentile(&moved, 50),
-        moved_pause_p99_ms: percentile(&moved, 99),
-    })
+impl Change {
+    /// Waits until everything is in order again with so many members, and takes note of how long it took.
+    async fn measure(&mut self, client: &Client, board: &Board, count: usize) -> Result<()> {
+        let begun = Instant::now();
+        settled(client, count).await?;
+        self.settled_ms.push(milliseconds(begun.elapsed()));
+        tokio::time::sleep(SETTLED).await;
+        for reading in board.look().into_values() {
+            let pause_ms = milliseconds(reading.longest);
+            if reading.changed_hands {
+                self.moved += 1;
+                self.moved_pauses_ms.push(pause_ms);
+            } else {
+                self.unmoved_pauses_ms.push(pause_ms);
+            }
+        }
+        Ok(())
+    }
 }
 
-/// The nearest rank.
-fn percentile(readings: &[Reading], percent: usize) -> f64 {
-    let mut pauses: Vec<_> = readings.iter().map(|reading| reading.longest).collect();
-    pauses.sort_unstable();
-    let rank = (pauses.len() * percent).div_ceil(100).max(1);
-    pauses.get(rank - 1).map_or(f64::NAN, |pause| milliseconds(*pause))
+impl fmt::Display for Change {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, settled_ms, moved, unmoved_pauses_ms, moved_pauses_ms } = self;
+        write!(out, "{what}: settled in {}", spread(settled_ms))?;
+        write!(out, "; pause of partitions that stayed {}", spread(unmoved_pauses_ms))?;
+        write!(out, "; {moved} moved, pause {}", spread(moved_pauses_ms))
+    }
+}
+
+fn spread(sorted: &[f64]) -> String {
+    let Some(max) = sorted.last() else { return "-".to_owned() };
+    let (median, p99) = (percentile(sorted, 50), percentile(sorted, 99));
+    format!("median {median:.0} ms, p99 {p99:.0} ms, max {max:.0} ms")
+}
+
+/// The nearest rank. There is at least one.
+fn percentile(sorted: &[f64], percent: usize) -> f64 {
+    sorted[(sorted.len() * percent).div_ceil(100).max(1) - 1]
 }
 
 fn milliseconds(time: Duration) -> f64 {

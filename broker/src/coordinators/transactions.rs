@@ -18,7 +18,10 @@ use tidemark_protocol::{
 use tokio::time::sleep;
 
 use super::{Coordinator, DecisionOf, Start, topics};
-use crate::{broker::Broker, producer_ids, service::transactions::markers::write_markers};
+use crate::{
+    broker::Broker, metrics::TransactionEnd, producer_ids,
+    service::transactions::markers::write_markers,
+};
 
 /// How long the leaders of partitions have for markers. After a while the coordinator asks for them again.
 const MARKERS_TIMEOUT_MS: u32 = 10_000;
@@ -83,11 +86,16 @@ impl Coordinator for TransactionCoordinator {
                 });
             }
             TransactionEffect::Aborted { id, producer, cause } => {
-                let why = match cause {
-                    AbortCause::TimedOut => "it was open for too long",
-                    AbortCause::Operator => "an operator has asked for it",
-                    AbortCause::Fenced => "another process began under its id",
+                let (end, why) = match cause {
+                    AbortCause::TimedOut => (TransactionEnd::TimedOut, "it was open for too long"),
+                    AbortCause::Operator => {
+                        (TransactionEnd::Operator, "an operator has asked for it")
+                    }
+                    AbortCause::Fenced => {
+                        (TransactionEnd::Fenced, "another process began under its id")
+                    }
                 };
+                broker.metrics.transactions().ended(end);
                 tracing::warn!(
                     transactional_id = id,
                     producer_id = producer.producer_id,

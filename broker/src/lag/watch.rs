@@ -17,7 +17,7 @@ use tokio::time::MissedTickBehavior;
 use super::measure_anywhere;
 use crate::{
     broker::Broker,
-    coordinators::topics::GROUPS,
+    coordinators::{topics::GROUPS, watch::led},
     metrics::{Scrape, table},
     tasks::Shutdown,
 };
@@ -197,13 +197,8 @@ async fn round(broker: &Broker) {
 
 /// Every committed offset of the groups that are coordinated here.
 async fn committed(broker: &Broker) -> Vec<(String, TopicPartition, Offset)> {
-    let image = broker.image();
-    let Some(topic) = image.topic(GROUPS) else { return Vec::new() };
     let mut found = Vec::new();
-    for (partition, index) in topic.partitions.iter().zip(0..) {
-        if partition.leader != Some(broker.id) {
-            continue;
-        }
+    for index in led(broker, GROUPS) {
         let room = OFFSETS_MAX - found.len();
         let visited = broker.groups.visit(index, move |machine| offsets_of(machine.state(), room));
         // An error: it is being read, or elsewhere by now.

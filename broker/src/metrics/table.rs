@@ -168,7 +168,7 @@ metrics! {
         "End of what readers may see. Only with ?collect[]=partition.";
 
     COORDINATORS = Kind::Gauge, "tidemark_coordinators" ["kind", "state"]
-        "Partitions of internal topics led here, by kind (groups) and state: serving, loading, broken (their log cannot be read).";
+        "Partitions of internal topics led here, by kind (groups, transactions) and state: serving, loading, broken (their log cannot be read).";
     GROUP_COMMITS = Kind::Counter, "tidemark_group_commits_total" []
         "Offsets that members of groups, or others for them, have committed here, counted one by one.";
     GROUP_LAG_RECORDS = Kind::Gauge, "tidemark_group_lag_records" ["group", "topic"]
@@ -187,6 +187,21 @@ metrics! {
         "Records of one partition that a group has not read. Only with ?collect[]=partition.";
     GROUP_REMOVALS = Kind::Counter, "tidemark_group_removals_total" ["reason"]
         "Members that are gone, by why: left, missed_processing_deadline, session_timed_out, missed_rebalance_deadline, kicked, replaced.";
+
+    GROUPS = Kind::Gauge, "tidemark_groups" ["state"]
+        "Groups that are coordinated here, by state: stable, rebalancing, empty (no members).";
+    GROUP_MEMBERS = Kind::Gauge, "tidemark_group_members" ["group"]
+        "Members of a group, on its coordinator; beyond 1000 groups the rest is `other`.";
+    TRANSACTIONS = Kind::Gauge, "tidemark_transactions" ["state"]
+        "Transactions that are coordinated here: open, ending (decided, and some of their markers are not written yet).";
+    TRANSACTION_OLDEST = Kind::Gauge, "tidemark_transaction_oldest_open_seconds" []
+        "Age of the oldest open transaction that is coordinated here; 0 when none is. Readers of committed records wait for it.";
+    TRANSACTIONS_ENDED = Kind::Counter, "tidemark_transactions_ended_total" ["outcome"]
+        "Transactions that were decided here: committed, aborted (by their producer), timed_out, operator (`txn abort`), fenced (another process began under the id).";
+    UNDECIDED_RECORDS = Kind::Gauge, "tidemark_undecided_records" ["topic"]
+        "Records below the high watermarks of partitions led here that `read_committed` does not show yet, because a transaction before them is open.";
+    BATCHES_REPEATED = Kind::Counter, "tidemark_batches_repeated_total" []
+        "Numbered batches that had been appended before, and were answered with their offsets and not appended again.";
 
     FSYNC_SECONDS = Kind::Histogram(SECONDS), "tidemark_fsync_seconds" []
         "Time of one group commit.";

@@ -22,6 +22,7 @@ use super::timeout;
 use crate::{
     broker::Broker,
     coordinators::topics::{TRANSACTIONS, partition_of},
+    metrics::TransactionEnd,
 };
 
 /// The identity of a producer under a transactional id.
@@ -51,6 +52,8 @@ pub(crate) async fn end_transaction(
     let end = EndTxn { id: id.clone(), producer: to_machine(producer), commit };
     match ask(&broker, &id, timeout_ms, TransactionRequest::EndTxn(end)).await? {
         TransactionResponse::EndTxn(producer) => {
+            let end = if commit { TransactionEnd::Committed } else { TransactionEnd::Aborted };
+            broker.metrics.transactions().ended(end);
             Ok(EndTransactionResponse { producer: from_machine(producer) })
         }
         other => Err(wrong_answer(&other)),

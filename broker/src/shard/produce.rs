@@ -104,7 +104,10 @@ impl Shard {
         let hands = &mut self.hands;
         match partition.append(&produce, hands) {
             Ok(Taken::Appended(appended)) => partition.appended(produce, &appended, began, hands),
-            Ok(Taken::Repeated(offsets)) => partition.repeated(produce, offsets, hands),
+            Ok(Taken::Repeated(offsets)) => {
+                hands.metrics.transactions().repeated(produce.batches.len() as u64);
+                partition.repeated(produce, offsets, hands);
+            }
             Ok(Taken::Unverified(guard)) => unverified(guard, produce, id),
             Err(failure) => {
                 let records =

@@ -179,6 +179,10 @@ fn every_documented_metric_is_exposed_and_every_exposed_one_documented() {
         "tidemark_api_unsupported_total{api=\"65534\"} 1",
         "tidemark_high_watermark{topic=\"orders\",partition=\"0\"} 1",
         "tidemark_connections 1",
+        "tidemark_groups{state=\"empty\"} 2",
+        "tidemark_group_members{group=\"at-the-end\"} 0",
+        "tidemark_undecided_records{topic=\"orders\"} 0",
+        "tidemark_transactions_ended_total{outcome=\"committed\"} 0",
     ] {
         assert!(exposition.lines().any(|known| known == line), "no `{line}` in:\n{exposition}");
     }

@@ -72,7 +72,8 @@ pub struct MemberDescription {
 }
 
 impl GroupCoordinator {
-    pub(super) fn list_groups(&self) -> Vec<GroupListing> {
+    /// Every group, by name. What is decided and not committed yet counts.
+    pub fn list_groups(&self) -> Vec<GroupListing> {
         let mut names: BTreeSet<&str> = self.state.groups().map(|(name, _)| name).collect();
         names
             .extend(self.live.iter().filter(|(_, l)| l.classic.is_some()).map(|(n, _)| n.as_str()));
