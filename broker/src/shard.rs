@@ -396,6 +396,10 @@ impl Shard {
 
     fn flushed(&mut self, flushed: Flushed) {
         let Some(partition) = self.partitions.get_mut(&flushed.partition) else { return };
+        if flushed.log != partition.token {
+            // Of the log that was here before: what is durable of it says nothing about this one.
+            return;
+        }
         let succeeded = flushed.outcome.is_ok();
         partition.flushed(flushed.outcome, &mut self.hands);
         if let Some(closing) = &mut self.closing {

@@ -12,7 +12,7 @@ use super::{Hands, effects, produce::storage_failed};
 use crate::{
     disk::{Log, SummaryJob},
     disk_watch::DiskState,
-    flusher::Flush,
+    flusher::{Flush, LogToken},
     metrics::disk::Deletion,
     partitions::{PartitionView, check_epoch},
     producers::Producers,
@@ -27,6 +27,8 @@ pub(super) struct Partition {
     pub(super) producers: Producers,
     pub(super) replica: Replica,
     pub(super) view: Arc<PartitionView>,
+    /// Of this log; its flushes carry it.
+    pub(super) token: LogToken,
     flushing: bool,
     /// Whether somebody waits for the flush under way.
     flushing_urgently: bool,
@@ -49,6 +51,7 @@ impl Partition {
             producers,
             replica,
             view,
+            token: LogToken::default(),
             flushing: false,
             flushing_urgently: false,
             flush_wanted: 0,
@@ -124,8 +127,9 @@ impl Partition {
         }
         if let Some(job) = self.log.flush_job() {
             (self.flushing, self.flushing_urgently) = (true, urgent);
+            let (partition, log) = (self.view.id, self.token.clone());
             let done = hands.flushed.clone();
-            hands.flusher.submit(Flush { partition: self.view.id, job, urgent, done });
+            hands.flusher.submit(Flush { partition, log, job, urgent, done });
         }
     }
 

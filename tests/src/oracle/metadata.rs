@@ -68,6 +68,7 @@ impl Ghost {
         self.metadata.image = Arc::clone(&after);
         let changed = isr_cas::check(&before, &after, &entry.records, figures)?;
         figures.check("metadata entries");
+        self.judge_in_sync(&after, &changed, figures);
         self.draw_conclusions(&before, &after, entry, &changed)
     }
 
