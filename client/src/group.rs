@@ -20,7 +20,9 @@ use std::{
 
 use tidemark_protocol::{
     Offset, PartitionIndex, TopicPartition,
-    messages::{CoordinatorKind, FetchOffsetsRequest, MetadataRequest, OffsetToCommit},
+    messages::{
+        CoordinatorKind, FetchOffsetsRequest, GroupMember, MetadataRequest, OffsetToCommit,
+    },
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -190,6 +192,16 @@ impl GroupConsumer {
     /// The id under which the group knows this member.
     pub fn member_id(&self) -> &str {
         &self.id
+    }
+
+    /// How the group knows this member now: for [`crate::TransactionalProducer::send_offsets`], which the group refuses once the
+    /// member was put out or the partition was taken from it. The epoch is 0 until the group has answered.
+    pub fn member(&self) -> GroupMember {
+        GroupMember {
+            member: self.id.to_string(),
+            epoch: self.membership.borrow().epoch,
+            instance: self.config.instance.clone(),
+        }
     }
 
     /// The next records, at most `poll_records_max`; waits for the first one, none when there is none within `max_wait`.

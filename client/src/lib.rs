@@ -38,5 +38,5 @@ pub use tidemark_protocol as protocol;
 pub use tidemark_protocol::{
     Compression, ErrorCode, Failure,
     batch::RecordHeader,
-    messages::{Acks, Durability, Isolation},
+    messages::{Acks, Durability, GroupMember, Isolation},
 };

@@ -20,6 +20,7 @@ mod isr_cas;
 mod leader_completeness;
 pub mod liveness;
 mod log_matching;
+mod marks;
 mod metadata;
 mod metadata_matching;
 mod min_isr_gate;
@@ -39,7 +40,7 @@ use std::fmt;
 
 pub use self::{
     committed_offsets::CommittedOffsets,
-    ghost::{Ghost, Mark, Observed, ReplicaKey, marks_of},
+    ghost::{Ghost, Mark, Observed, ReplicaKey},
     group_fencing::Claims,
     no_loss::Acknowledged,
     scan::Scan,

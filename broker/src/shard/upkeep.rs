@@ -71,7 +71,8 @@ impl Partition {
             // A follower gives up what its leader has given up, and nothing by itself.
             return;
         }
-        match self.log.apply_retention(self.replica.high_watermark(), hands.wall_ms) {
+        // What is not decided has not been read by whoever reads only what is (S24): it is at most the watermark.
+        match self.log.apply_retention(self.view.last_stable_offset(), hands.wall_ms) {
             Ok(deleted) if deleted.segments > 0 => {
                 tracing::info!(
                     topic = %self.view.topic, partition = self.view.id.partition,

@@ -130,6 +130,8 @@ enum State {
 pub struct TransactionalProducer {
     producer: Producer,
     coordinator: Coordinator,
+    /// Of the group whose offsets were committed last.
+    group: Option<Coordinator>,
     config: TransactionalConfig,
     identity: ProducerIdentity,
     state: State,
@@ -150,7 +152,8 @@ impl TransactionalProducer {
         let identity = init(&coordinator, &config, None).await?;
         let producer = Producer::start_as(cluster, config.producer.clone(), Some(id));
         producer.shared.begin_as(identity);
-        Ok(Self { producer, coordinator, config, identity, state: State::Ready, is_empty: true })
+        let (state, is_empty, group) = (State::Ready, true, None);
+        Ok(Self { producer, coordinator, group, config, identity, state, is_empty })
     }
 
     /// Who this producer is at the moment: the epoch is the transaction's.
@@ -178,11 +181,12 @@ impl TransactionalProducer {
         self.require_open()?;
         record.acks = None;
         self.is_empty = false;
-        Ok(self.producer.send(record).await?)
+        // What was not taken is missing from the transaction, whether or not the program notices.
+        Ok(self.producer.send(record).await.inspect_err(|_| self.state = State::Broken)?)
     }
 
     /// Commits a group's offsets with the transaction: the next record to read, for each partition. `member`: who reads;
-    /// `None` for a group without members.
+    /// `None` for a group without members. After an error, or when the future was dropped before its end, abort.
     pub async fn send_offsets<T: AsRef<str>>(
         &mut self,
         group: &str,
@@ -190,19 +194,11 @@ impl TransactionalProducer {
         offsets: impl IntoIterator<Item = (T, PartitionIndex, Offset)>,
     ) -> Result<(), TransactionError> {
         self.require_open()?;
-        let deadline = self.deadline();
-        let cluster = self.coordinator.cluster().clone();
-        let mut committed = Vec::new();
-        for (topic, partition, offset) in offsets {
-            let name: Arc<str> = topic.as_ref().into();
-            let known = cluster.topic(&name, deadline).await;
-            let known = known.map_err(|source| request_error("looking up a topic", source))?;
-            let topic_id = known.ok_or(TransactionError::UnknownTopic { topic: name })?.id;
-            let partition = TopicPartition { topic_id, partition };
-            let metadata = String::new();
-            committed.push(OffsetToCommit { partition, offset, leader_epoch: None, metadata });
-        }
         self.is_empty = false;
+        // Without its offsets the transaction must not count: not if this fails, and not if nobody waits for its end.
+        self.state = State::Broken;
+        let deadline = self.deadline();
+        let committed = self.named(offsets, deadline).await?;
         let request = CommitTransactionalOffsetsRequest {
             transactional_id: self.config.transactional_id.to_string(),
             producer: self.identity,
@@ -211,16 +207,41 @@ impl TransactionalProducer {
             offsets: committed,
             timeout_ms: self.timeout_ms(),
         };
-        let groups = Coordinator::new(cluster, CoordinatorKind::Group, group.into());
+        let known = self.group.take().filter(|known| known.key() == group);
+        let coordinator = known.unwrap_or_else(|| {
+            let cluster = self.coordinator.cluster().clone();
+            Coordinator::new(cluster, CoordinatorKind::Group, group.into())
+        });
         // Once more is the same as once: an offset of the same transaction replaces the one before.
-        let answer = groups.ask(&request, Repeat::Always, deadline).await;
+        let answer = coordinator.ask(&request, Repeat::Always, deadline).await;
+        self.group = Some(coordinator);
         let answer = answer.map_err(|source| self.failed("committing offsets", source))?;
         for outcome in answer.partitions {
             outcome.map_err(|failure| {
                 self.failed("committing offsets", RequestError::Refused(failure))
             })?;
         }
+        self.state = State::Open;
         Ok(())
+    }
+
+    /// The offsets, as they are sent: topics by their ids.
+    async fn named<T: AsRef<str>>(
+        &self,
+        offsets: impl IntoIterator<Item = (T, PartitionIndex, Offset)>,
+        deadline: Instant,
+    ) -> Result<Vec<OffsetToCommit>, TransactionError> {
+        let mut named = Vec::new();
+        for (topic, partition, offset) in offsets {
+            let name: Arc<str> = topic.as_ref().into();
+            let known = self.coordinator.cluster().topic(&name, deadline).await;
+            let known = known.map_err(|source| request_error("looking up a topic", source))?;
+            let topic_id = known.ok_or(TransactionError::UnknownTopic { topic: name })?.id;
+            let partition = TopicPartition { topic_id, partition };
+            let metadata = String::new();
+            named.push(OffsetToCommit { partition, offset, leader_epoch: None, metadata });
+        }
+        Ok(named)
     }
 
     /// Waits until everything sent is written, and commits. After an error that [`TransactionError::is_indeterminate`] call it

@@ -96,10 +96,10 @@ impl<D: Disk> Log<D> {
     }
 
     /// Deletes segments that are older or more than the settings allow, oldest first, and none with
-    /// records at or above `high_watermark`.
+    /// records at or above `decided`: the high watermark, or the last stable offset where there are transactions.
     pub fn apply_retention(
         &mut self,
-        high_watermark: Offset,
+        decided: Offset,
         now_ms: u64,
     ) -> Result<Deleted, StorageError> {
         let before = self.log_start_offset();
@@ -117,7 +117,7 @@ impl<D: Disk> Log<D> {
             let oversize =
                 self.config.retention_bytes.is_some_and(|max| total - segment.end() >= max);
             // Size never asks for the segment being written: at least its own bytes are wanted.
-            if end > high_watermark || !(expired || (oversize && !last)) || segment.end() == 0 {
+            if end > decided || !(expired || (oversize && !last)) || segment.end() == 0 {
                 break;
             }
             total -= segment.end();

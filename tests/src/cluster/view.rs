@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use tidemark_protocol::{
     NodeId, PartitionIndex,
     messages::{
-        DescribeLogDirsRequest, MetadataRequest, MetadataResponse, PartitionMetadata, TopicMetadata,
+        CoordinatorKind, DescribeLogDirsRequest, FindCoordinatorRequest, FindCoordinatorResponse,
+        MetadataRequest, MetadataResponse, PartitionMetadata, TopicMetadata,
     },
 };
 
@@ -97,6 +98,28 @@ impl Cluster {
         let what = format!("a leader of {topic}/{index}");
         let metadata = self.await_metadata(&what, |metadata| leader(metadata).is_some())?;
         leader(&metadata).context("just seen")
+    }
+
+    /// Waits until nodes that are up know a coordinator of the group or transactional id, and it is one of them.
+    pub fn await_coordinator(
+        &self,
+        kind: CoordinatorKind,
+        key: &str,
+    ) -> Result<FindCoordinatorResponse> {
+        let request = FindCoordinatorRequest { kind, key: key.to_owned(), timeout_ms: 10_000 };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            for id in self.ids().into_iter().filter(|id| self.is_up(*id)) {
+                let mut raw = Raw::open_at(self.place(id)?.listen, PATIENCE)?;
+                if let Ok(found) = raw.call(&request, &[])?.0
+                    && self.is_up(found.broker)
+                {
+                    return Ok(found);
+                }
+            }
+            ensure!(Instant::now() < deadline, "nobody coordinates {key}");
+            thread::sleep(LOOK_AGAIN_AFTER);
+        }
     }
 
     /// Waits until every replica of every partition of the topic is in the ISR.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use tidemark_client::{Client, ErrorCode};
 use tidemark_protocol::{
     TopicPartition,
-    messages::{CoordinatorKind, FindCoordinatorRequest, FindCoordinatorResponse, OffsetToCommit},
+    messages::{CoordinatorKind, FindCoordinatorResponse, OffsetToCommit},
 };
 use tidemark_tests::{
     checker,
@@ -19,7 +19,6 @@ use tidemark_tests::{
     effort,
     history::{Action, History, Outcome, Partition},
     http,
-    raw::Raw,
 };
 
 use super::rig::{Worker, await_all, block_on, client, config, create, group, produce};
@@ -27,26 +26,8 @@ use super::rig::{Worker, await_all, block_on, client, config, create, group, pro
 /// Kills in the ordinary run; `TIDEMARK_TEST_KILLS` asks for more.
 const KILLS: u64 = 2;
 
-/// Asks any node that is up, until the coordinator is one that is.
 fn coordinator(cluster: &Cluster, group: &str) -> Result<FindCoordinatorResponse> {
-    let request = FindCoordinatorRequest {
-        kind: CoordinatorKind::Group,
-        key: group.to_owned(),
-        timeout_ms: 10_000,
-    };
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        for id in cluster.ids().into_iter().filter(|id| cluster.is_up(*id)) {
-            let mut raw = Raw::open_at(cluster.place(id)?.listen, PATIENCE)?;
-            if let Ok(found) = raw.call(&request, &[])?.0
-                && cluster.is_up(found.broker)
-            {
-                return Ok(found);
-            }
-        }
-        ensure!(Instant::now() < deadline, "nobody coordinates {group}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    cluster.await_coordinator(CoordinatorKind::Group, group)
 }
 
 #[test]

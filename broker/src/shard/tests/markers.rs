@@ -1,6 +1,7 @@
 //! Transactions in one partition, across two shards: verified first, ended by markers, and read when they are decided.
 
 use bytes::Bytes;
+use tidemark_controller::TopicConfig;
 use tidemark_coordinator::producer_state::{Guard, Marker};
 use tidemark_protocol::{
     ErrorCode, Offset,
@@ -161,4 +162,24 @@ fn a_guard_is_given_once() {
     let (second, _outcome) = pair.unverified(part(1, 0));
     let guards: [Guard; 2] = [first.guard, second.guard];
     assert_ne!(guards[0], guards[1]);
+}
+
+/// Whoever reads only what is decided has not seen them yet.
+#[test]
+fn retention_deletes_no_records_of_an_open_transaction_and_none_behind_them() {
+    let mut pair = Pair::new();
+    pair.lead(1, 1, &[1, 2]);
+    let config = TopicConfig { retention_ms: Some(1), ..TopicConfig::default() };
+    pair[1].tell(Command::Configure { partition: ID, config });
+    let asked = pair.unverified(part(0, 0));
+    pair.verified(asked).unwrap();
+    pair.wall_ms += 1000;
+    pair[1].upkeep();
+    let ends = pair.ends(1);
+    assert_eq!((ends.log_start_offset, ends.high_watermark, pair.stable(1)), (0, 1, 0));
+    pair.end(1, 1, true, COORDINATOR_EPOCH).unwrap();
+    // The marker carries the time at which it was written.
+    pair.wall_ms += 1000;
+    pair[1].upkeep();
+    assert_eq!(pair.ends(1).log_start_offset, 2, "it is over, and old");
 }
