@@ -16,6 +16,7 @@ use tidemark_coordinator::{
 use tidemark_protocol::{
     ErrorCode, Failure, Offset, TopicPartition,
     batch::{Batch, BatchHeader, batches},
+    bug,
     messages::ProducerIdentity,
 };
 use tidemark_storage::{
@@ -89,6 +90,9 @@ impl Producers {
 
     /// The log was cut: what was known of the rest is forgotten. Blocks on the disk.
     pub(crate) fn reload(&mut self, log: &Log) -> Result<(), DiskError> {
+        if bug::is_put_back("truncation-keeps-producers") {
+            return Ok(());
+        }
         let end = log.log_end_offset();
         self.prepared = self.prepared.take().filter(|prepared| prepared.end_offset <= end);
         self.mark = None;
@@ -206,6 +210,9 @@ impl Producers {
 
     /// Takes note of what a follower has appended.
     pub(crate) fn followed(&mut self, batches: &[Batch]) {
+        if bug::is_put_back("followers-forget-producers") {
+            return;
+        }
         for batch in batches {
             self.take(batch, batch.header);
         }

@@ -12,6 +12,7 @@ use tidemark_coordinator::{Now, Record, Token, decision};
 use tidemark_protocol::{
     Compression, ErrorCode, Failure, LeaderEpoch, Offset,
     batch::{Batch, BatchBuilder},
+    bug,
     messages::{Acks, Durability},
 };
 use tokio::sync::oneshot;
@@ -206,7 +207,8 @@ impl<C: Coordinator> Led<C> {
             return Vec::new();
         }
         let mut effects = Vec::new();
-        while self.held.front().is_some_and(|held| held.end_offset <= committed)
+        let is_early = bug::is_put_back("coordinator-answers-before-commit");
+        while self.held.front().is_some_and(|held| is_early || held.end_offset <= committed)
             && let Some(held) = self.held.pop_front()
         {
             for decision::Reply { token, outcome } in held.replies {

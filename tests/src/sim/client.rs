@@ -146,6 +146,19 @@ impl Caller {
         self.ask(node, request, reach)
     }
 
+    /// Gives up the connection that a question went over, as the shipped client does when no answer comes.
+    pub fn give_up(
+        &mut self,
+        correlation: Correlation,
+        reach: &mut Reach<'_>,
+    ) -> Vec<(Correlation, Answer)> {
+        let Some((_, connection)) = self.asked.get(&correlation).copied() else {
+            return Vec::new();
+        };
+        reach.net.close(reach.core, connection, Address::Client(self.id));
+        self.lost(connection)
+    }
+
     /// Takes in what a connection brings, and gives the answers that are in it.
     pub fn take_in(
         &mut self,

@@ -76,8 +76,7 @@ impl World {
     fn is_owed(&self, partition: TopicPartition) -> bool {
         let ghost = &self.ghost;
         let is_given_up = ghost.truths.get(&partition).is_some_and(|truth| truth.given_up);
-        let is_lost = ghost.lossy.contains(&partition) || ghost.lost.contains(&partition);
-        !is_given_up && !is_lost
+        !is_given_up && !ghost.is_beyond_promise(partition)
     }
 
     /// Whether something that coordinators have committed could not be read yet.
@@ -97,8 +96,7 @@ impl World {
         let Some(process) = nodes.get_mut(&id).and_then(Node::process_mut) else { return Ok(()) };
         for partition in first.into_iter().chain(rest) {
             let (from, end) = (ghost.scan.end(partition), ghost.true_end(partition));
-            let is_excused = ghost.lossy.contains(&partition) || ghost.lost.contains(&partition);
-            if from >= end || is_off || is_excused {
+            if from >= end || is_off || ghost.is_beyond_promise(partition) {
                 continue;
             }
             core.figures.check("commits read");

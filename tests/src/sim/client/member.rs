@@ -24,6 +24,8 @@ use crate::sim::{
 /// Timer: the next look.
 const NEXT: u64 = 1;
 const LOOK_US: Micros = 40 * MS;
+/// How long an answer is waited for before another connection is tried.
+const PATIENCE_US: Micros = 500 * MS;
 /// Partitions are given up within this. Longer than a session: who is paused for so long has none any more.
 const REBALANCE_MS: u32 = 5_000;
 
@@ -57,6 +59,8 @@ pub struct Member {
     epoch: i32,
     sequence: u64,
     told: BTreeSet<TopicPartition>,
+    /// What it has consumed, up to where: its application may commit that late.
+    left: BTreeMap<TopicPartition, Offset>,
     /// What it consumes, and from where; `None`: it has yet to learn.
     reading: BTreeMap<TopicPartition, Option<Offset>>,
     ends_at_us: Option<Micros>,
@@ -78,6 +82,7 @@ impl Member {
             epoch: JOIN_EPOCH,
             sequence: 0,
             told: BTreeSet::new(),
+            left: BTreeMap::new(),
             reading: BTreeMap::new(),
             ends_at_us: None,
             next_beat_us: 0,
@@ -173,6 +178,7 @@ impl Member {
             self.in_doubt(&asked, sent_us);
         }
         self.life += 1;
+        self.left.clear();
         (self.epoch, self.sequence, self.ends_at_us) = (JOIN_EPOCH, 0, None);
         self.next_beat_us = at_us;
     }
@@ -191,10 +197,11 @@ impl Member {
     /// Consumes what it was told to, and nothing else. Whoever was told must know at once.
     fn take_told(&mut self) {
         let before = self.reading.len();
-        let Self { reading, told, events, .. } = self;
-        reading.retain(|partition, _| {
+        let Self { reading, told, events, left, .. } = self;
+        reading.retain(|partition, position| {
             let stays = told.contains(partition);
             if !stays {
+                left.extend(position.map(|position| (*partition, position)));
                 events.push(GroupEvent::Drops { partition: *partition });
             }
             stays
@@ -204,6 +211,7 @@ impl Member {
         }
         for partition in &self.told {
             self.reading.entry(*partition).or_insert(None);
+            self.left.remove(partition);
         }
     }
 
@@ -234,8 +242,19 @@ impl Member {
             owned: (!is_joining && !is_leave).then_some(owned),
             ..Heartbeat::default()
         };
-        // Who asks again listens to no earlier answer.
+        // Who asks again listens to no earlier answer, and goes over another connection if it waited for too long.
+        let is_beat = |(_, (asked, _)): &(&Correlation, &(Asked, Micros))| {
+            matches!(asked, Asked::Heartbeat { .. })
+        };
+        let earlier = self.asked.iter().find(is_beat).map(|(id, (_, sent_us))| (*id, *sent_us));
         self.asked.retain(|_, (asked, _)| !matches!(asked, Asked::Heartbeat { .. }));
+        if let Some((correlation, sent_us)) = earlier
+            && reach.core.now_us() >= sent_us + PATIENCE_US
+        {
+            for (correlation, answer) in self.caller.give_up(correlation, reach) {
+                self.answered(correlation, &answer, reach);
+            }
+        }
         // Until it is answered; an answer that does not come is asked for again, on whatever connection there is then.
         self.next_beat_us = reach.core.now_us() + 600 * MS;
         self.ask(GroupRequest::Heartbeat(heartbeat), Asked::Heartbeat { is_leave }, reach);
@@ -281,7 +300,10 @@ impl Member {
 
     fn commit(&mut self, reach: &mut Reach<'_>) {
         let known = self.reading.iter().filter_map(|(id, position)| Some((*id, (*position)?)));
-        let offsets: Vec<_> = known.collect();
+        let mut offsets: Vec<_> = known.collect();
+        if reach.core.chance(300) {
+            offsets.extend(std::mem::take(&mut self.left));
+        }
         if offsets.is_empty() || self.has_asked(|asked| matches!(asked, Asked::Commit(_))) {
             return;
         }

@@ -6,7 +6,8 @@ mod isr;
 mod outside;
 mod start;
 
-use std::{fmt, sync::Arc, time::Duration};
+pub use self::start::StartError;
+use std::{sync::Arc, time::Duration};
 
 use tidemark_broker::{
     clock::ClockHands,
@@ -59,16 +60,6 @@ pub struct Boot {
     pub controllers: Vec<NodeId>,
     /// The voters a cluster begins with; nobody begins another once one has.
     pub voters: Option<Vec<VoterId>>,
-}
-
-/// Why a process did not start.
-#[derive(Debug)]
-pub struct StartError(pub String);
-
-impl fmt::Display for StartError {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.0)
-    }
 }
 
 /// A running process.

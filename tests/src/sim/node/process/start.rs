@@ -1,6 +1,18 @@
 //! What a process opens when it starts.
 
-use super::{Arc, Boot, Controller, Image, Io, Node, StartError, Steered};
+use std::fmt;
+
+use super::{Arc, Boot, Controller, Image, Io, Node, Steered};
+
+/// Why a process did not start.
+#[derive(Debug)]
+pub struct StartError(pub String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
 
 /// The node's controller, if it has one, with what it has recovered.
 pub(super) fn open_controller(
