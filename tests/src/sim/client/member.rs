@@ -63,6 +63,8 @@ pub struct Member {
     left: BTreeMap<TopicPartition, Offset>,
     /// What it consumes, and from where; `None`: it has yet to learn.
     reading: BTreeMap<TopicPartition, Option<Offset>>,
+    /// The last heartbeat was answered.
+    is_heard: bool,
     ends_at_us: Option<Micros>,
     next_beat_us: Micros,
     paused_until_us: Micros,
@@ -84,6 +86,7 @@ impl Member {
             told: BTreeSet::new(),
             left: BTreeMap::new(),
             reading: BTreeMap::new(),
+            is_heard: false,
             ends_at_us: None,
             next_beat_us: 0,
             paused_until_us: 0,
@@ -227,6 +230,7 @@ impl Member {
     fn beat(&mut self, reach: &mut Reach<'_>) {
         let is_leave = self.epoch == LEAVE_EPOCH;
         self.sequence += 1;
+        self.is_heard = false;
         let is_joining = self.epoch == JOIN_EPOCH;
         let owned = self.reading.keys().chain(&self.told).copied().collect();
         let subscription = Subscription { topics: [LEDGER.to_owned()].into(), regex: None };
@@ -301,7 +305,8 @@ impl Member {
     fn commit(&mut self, reach: &mut Reach<'_>) {
         let known = self.reading.iter().filter_map(|(id, position)| Some((*id, (*position)?)));
         let mut offsets: Vec<_> = known.collect();
-        if reach.core.chance(300) {
+        // Only while it knows what it has: what a heartbeat under way gives it, it may commit for.
+        if self.is_heard && reach.core.chance(300) {
             offsets.extend(std::mem::take(&mut self.left));
         }
         if offsets.is_empty() || self.has_asked(|asked| matches!(asked, Asked::Commit(_))) {
@@ -390,6 +395,7 @@ impl Member {
         }
         self.ends_at_us = Some(self.ends_at_us.map_or(until_us, |at_us| at_us.max(until_us)));
         self.epoch = response.epoch;
+        self.is_heard = true;
         if let Some(assignment) = &response.assignment {
             self.told.clone_from(assignment);
         }
