@@ -25,7 +25,7 @@ use crate::{
     partitions::PartitionView,
     producers::Producers,
     roles,
-    shard::{Adoption, Command, ShardHandle},
+    shard::{Adoption, Assigned, Command, ShardHandle},
     tasks::Shutdown,
 };
 
@@ -161,9 +161,8 @@ impl Assignments {
 
     /// Passes on what has changed for a partition that is open.
     async fn update(&self, view: &PartitionView, placed: &Placed, assignment: Assignment) {
-        let (partition, config) = (view.id, placed.topic.config);
-        self.tell(&view.shard, Command::Configure { partition, config }).await;
-        self.tell(&view.shard, Command::Assign { partition, assignment }).await;
+        let assigned = Box::new(Assigned { config: placed.topic.config, assignment });
+        self.tell(&view.shard, Command::Assign { partition: view.id, assigned }).await;
     }
 
     /// Opens logs and hands them over; leaves off when the broker is told to stop.

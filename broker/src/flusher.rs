@@ -26,10 +26,21 @@ const BACKGROUND_THREADS_MAX: usize = 2;
 /// A checkpoint is due when this much was flushed since the last: about what a restart reads at most.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 
+/// Tells one log of a partition from the next: a partition may leave and come back while a flush of it is under way.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LogToken(Arc<()>);
+
+impl PartialEq for LogToken {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 /// What became of a flush, for the owner of the partition.
 #[derive(Debug)]
 pub(crate) struct Flushed {
     pub(crate) partition: TopicPartition,
+    pub(crate) log: LogToken,
     pub(crate) outcome: Result<FlushDone, FlushError>,
 }
 
@@ -40,6 +51,7 @@ pub(crate) type FlushedSender = mpsc::UnboundedSender<Flushed>;
 #[derive(Debug)]
 pub(crate) struct Flush {
     pub(crate) partition: TopicPartition,
+    pub(crate) log: LogToken,
     pub(crate) job: FlushJob,
     /// Whether somebody waits for it.
     pub(crate) urgent: bool,
@@ -168,7 +180,7 @@ impl Queue {
     }
 
     fn run(&self, flush: Flush, clock: &Clock, metrics: &Metrics) {
-        let Flush { partition, job, urgent: _, done } = flush;
+        let Flush { partition, log, job, urgent: _, done } = flush;
         let (began, bytes) = (clock.now(), job.bytes());
         let outcome = job.run();
         if outcome.is_ok() {
@@ -176,7 +188,7 @@ impl Queue {
             self.progress.add(bytes);
         }
         // The owner may be gone, at the end of the process.
-        drop(done.send(Flushed { partition, outcome }));
+        drop(done.send(Flushed { partition, log, outcome }));
     }
 
     /// The next flush to run; `None` when the queue is closed and empty.

@@ -7,7 +7,7 @@ use tidemark_controller::Topic;
 use tidemark_protocol::TopicPartition;
 use tidemark_storage::{
     Checkpoint, Disk as _, DiskError, LogIdentity, OpenError, Recovery, StorageError,
-    delete_log_dir, log_dir_owner,
+    delete_log_dir, is_nobodys_log_dir, log_dir_owner,
 };
 
 use crate::{
@@ -48,6 +48,7 @@ impl LogDirs {
         let identity = LogIdentity { partition: id };
         let config = log_config(&topic.config);
         let open = || {
+            self.clear_nobodys(&dir, checkpoint, now_ms)?;
             if checkpoint.is_none() && self.is_free(&dir)? {
                 // Tells this life of the partition here from others, which may have left checkpoints behind.
                 let log = Log::create(&self.files, &dir, identity, config.clone(), now_ms)?;
@@ -106,6 +107,22 @@ impl LogDirs {
             }
         }
         Ok(())
+    }
+
+    /// Moves away what a loss of power has left that does not say whose it is: perhaps it is of a topic that had this
+    /// name before. Nothing of it was promised to anybody.
+    fn clear_nobodys(
+        &self,
+        dir: &Path,
+        checkpoint: Option<&Checkpoint>,
+        now_ms: u64,
+    ) -> Result<(), OpenError> {
+        let was_flushed = checkpoint.is_some_and(|checkpoint| checkpoint.flushed_offset > 0);
+        if was_flushed || self.is_free(dir)? || !is_nobodys_log_dir(self.disk(), dir)? {
+            return Ok(());
+        }
+        tracing::warn!(dir = %dir.display(), "a directory does not say whose it is, and was never flushed");
+        Ok(self.left_behind.move_aside(dir, now_ms)?)
     }
 
     /// Whether nothing is there.

@@ -21,7 +21,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tidemark_controller::TopicConfig;
 use tidemark_protocol::{BrokerId, ErrorCode, Failure, Offset, PartitionEpoch, TopicPartition};
 use tidemark_replication::{Assignment, Event, ReplicaId, Token};
 use tidemark_storage::Checkpoint;
@@ -33,7 +32,7 @@ pub(crate) use self::{
     markers::WriteMarker,
     partition::{log_config, storage_durability},
     produce::{Produce, ProduceOutcome, Unverified},
-    replicate::{FollowerPosition, LeaderAnswer},
+    replicate::{Assigned, FollowerPosition, LeaderAnswer},
     seen::Glance,
 };
 use self::{closing::Closing, partition::Partition, produce::Awaiting, replicate::Incoming};
@@ -64,8 +63,8 @@ pub(crate) enum Command {
     WriteMarker(WriteMarker),
     /// Take over an open log. The reply comes when it is served as its state says, leadership included.
     Adopt { adoption: Box<Adoption>, reply: oneshot::Sender<()> },
-    /// Take over what the metadata says of a partition: whom it follows, whether it leads, who is in sync.
-    Assign { partition: TopicPartition, assignment: Assignment },
+    /// Take over what the metadata says of a partition: its settings, whom it follows, whether it leads, who is in sync.
+    Assign { partition: TopicPartition, assigned: Box<Assigned> },
     /// A follower says where it is.
     FollowerPosition(FollowerPosition),
     /// The stream of a follower is gone.
@@ -85,8 +84,6 @@ pub(crate) enum Command {
     /// Give a partition up, its log with it; everybody who waits is answered with `reason`. `None`: it is not
     /// here.
     Release { partition: TopicPartition, reason: ErrorCode, reply: oneshot::Sender<Option<Log>> },
-    /// Take new settings of the topic.
-    Configure { partition: TopicPartition, config: TopicConfig },
     /// Raise the log start offset, to at most the high watermark, which `None` stands for.
     Trim {
         partition: TopicPartition,
@@ -336,7 +333,7 @@ impl Shard {
                 // Whoever asked may have stopped.
                 reply.send(()).ok();
             }
-            Command::Assign { partition, assignment } => self.assign(partition, assignment),
+            Command::Assign { partition, assigned } => self.assign(partition, *assigned),
             Command::FollowerPosition(position) => self.follower_position(position),
             Command::FollowerLost { partition, follower } => {
                 self.step_one(partition, Event::FollowerLost { follower });
@@ -352,7 +349,6 @@ impl Shard {
             Command::Release { partition, reason, reply } => {
                 drop(reply.send(self.release(partition, reason)));
             }
-            Command::Configure { partition, config } => self.configure(partition, &config),
             Command::Trim { partition, before, reply } => {
                 drop(reply.send(self.trim(partition, before)));
             }
@@ -379,8 +375,11 @@ impl Shard {
         let partition = Partition::new((log, producers), view, replica);
         let before = self.partitions.insert(id, partition);
         assert!(before.is_none(), "partition {id} has two logs");
-        if let Some(assignment) = assignment {
-            self.assign(id, assignment);
+        if let Some(assignment) = assignment
+            && let Some(partition) = self.partitions.get_mut(&id)
+        {
+            let settings = partition.replica.config().settings();
+            partition.assign(assignment, settings, &mut self.hands);
         }
     }
 
@@ -390,12 +389,6 @@ impl Shard {
         Some(partition.log)
     }
 
-    fn configure(&mut self, partition: TopicPartition, config: &TopicConfig) {
-        if let Some(partition) = self.partitions.get_mut(&partition) {
-            partition.configure(config, &mut self.hands);
-        }
-    }
-
     fn trim(&mut self, id: TopicPartition, before: Option<Offset>) -> Result<Offset, Failure> {
         let partition = self.partitions.get_mut(&id).ok_or_else(|| unknown_partition(id))?;
         partition.trim(before, &mut self.hands)
@@ -403,6 +396,10 @@ impl Shard {
 
     fn flushed(&mut self, flushed: Flushed) {
         let Some(partition) = self.partitions.get_mut(&flushed.partition) else { return };
+        if flushed.log != partition.token {
+            // Of the log that was here before: what is durable of it says nothing about this one.
+            return;
+        }
         let succeeded = flushed.outcome.is_ok();
         partition.flushed(flushed.outcome, &mut self.hands);
         if let Some(closing) = &mut self.closing {

@@ -37,5 +37,5 @@ pub use log::{
     Compacted, CompactionDone, CompactionJob, Deleted, Extent, FlushDone, FlushJob, Log, LogReader,
     ReadOutcome, Recovery, Residency, SUMMARY_BYTES_MAX, Summary, SummaryJob, delete_log_dir,
 };
-pub use meta::log_dir_owner;
+pub use meta::{is_nobodys_log_dir, log_dir_owner};
 pub use segment_files::SegmentFiles;

@@ -31,6 +31,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 pub use compact::{Compacted, CompactionDone, CompactionJob};
+pub(crate) use flush::EPOCHS_FILE;
 pub use flush::{FlushDone, FlushJob};
 pub use read::{LogReader, ReadOutcome, Residency};
 pub use recover::{Extent, Recovery};
@@ -145,7 +146,8 @@ pub struct Log<D: Disk> {
     identity: LogIdentity,
     config: LogConfig,
     meta: PartitionMeta,
-    /// Whether `partition.meta` and the directory itself are known to be durable.
+    /// Whether `partition.meta` is there, and whether it and the directory itself are known to be durable.
+    meta_written: bool,
     meta_durable: bool,
     dir_exists: bool,
     tail: Option<Tail<D>>,
@@ -212,6 +214,7 @@ impl<D: Disk> Log<D> {
             identity: meta.identity(),
             config,
             meta,
+            meta_written: false,
             meta_durable: false,
             dir_exists: false,
             tail: None,

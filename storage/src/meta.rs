@@ -1,4 +1,8 @@
 //! `partition.meta`: which partition a directory belongs to, and which life of it.
+//!
+//! It is there before the first batch, so that whoever finds batches after the end of a process knows whose they are; durable
+//! it is with the first flush. A loss of power before that may leave batches that nobody vouches for: such a directory is
+//! nobody's ([`is_nobodys_log_dir`]).
 
 use std::path::Path;
 
@@ -7,8 +11,9 @@ use tidemark_protocol::{Offset, TopicPartition};
 
 use crate::{
     config::LogIdentity,
-    disk::Disk,
+    disk::{Disk, DiskError, DiskFile},
     error::OpenError,
+    log::EPOCHS_FILE,
     state_file::{self, Kind},
 };
 
@@ -18,6 +23,17 @@ pub(crate) const META_BYTES_MAX: usize = 4096;
 /// Whose log a directory holds; `None` when it does not say.
 pub fn log_dir_owner<D: Disk>(disk: &D, dir: &Path) -> Result<Option<TopicPartition>, OpenError> {
     Ok(PartitionMeta::read_any(disk, dir)?.map(|meta| meta.partition))
+}
+
+/// Whether a directory that may hold files of a log is nobody's: it does not say whose it is, and no flush has ever
+/// been completed there, since each first one leaves the identity and the history of epochs behind. Nothing in it was
+/// promised to anybody. A directory that is missing or empty is nobody's, too.
+pub fn is_nobodys_log_dir<D: Disk>(disk: &D, dir: &Path) -> Result<bool, OpenError> {
+    Ok(PartitionMeta::read_any(disk, dir)?.is_none() && !was_flushed(disk, dir)?)
+}
+
+fn was_flushed<D: Disk>(disk: &D, dir: &Path) -> Result<bool, DiskError> {
+    disk.exists(&dir.join(EPOCHS_FILE))
 }
 
 /// Identity of a log's data. Salts every checksum chain, so that a segment or index that strays
@@ -48,8 +64,26 @@ impl PartitionMeta {
         hasher.finalize()
     }
 
+    /// Writes the file where there is none that counts, without making it durable: an end of the process leaves it
+    /// whole or, killed in the middle, damaged in a directory without batches.
+    pub(crate) fn write_undurably<D: Disk>(&self, disk: &D, dir: &Path) -> Result<(), DiskError> {
+        let path = dir.join(META_FILE);
+        match disk.unlink(&path) {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+        let bytes = state_file::encode(Kind::PartitionMeta, self);
+        let length = bytes.len() as u64;
+        disk.create(&path, length, length)?.write_at(0, &bytes)
+    }
+
     fn read_any<D: Disk>(disk: &D, dir: &Path) -> Result<Option<Self>, OpenError> {
-        state_file::read(disk, &dir.join(META_FILE), Kind::PartitionMeta, META_BYTES_MAX)
+        let path = dir.join(META_FILE);
+        match state_file::read(disk, &path, Kind::PartitionMeta, META_BYTES_MAX) {
+            // Written, and never flushed: a loss of power leaves any part of it.
+            Err(OpenError::Damaged { .. }) if !was_flushed(disk, dir)? => Ok(None),
+            other => other,
+        }
     }
 
     /// Reads the file; refuses one that says the data is another partition's.

@@ -343,6 +343,7 @@ impl<D: Disk> Segment<D> {
             Some(file) => (file.entries, file.seal),
             None => (Vec::new(), first_entry(self.base, self.salt)),
         };
+        let trusted = entries.len();
         let mut indexed = entries.last().map_or(0, |entry| entry.position);
         let mut walk = Walk::new(self.file()?, at.position, until.position, true);
         loop {
@@ -356,6 +357,11 @@ impl<D: Disk> Segment<D> {
                 entries.push(at);
                 indexed = at.position;
             }
+        }
+        if at.position == until.position && (at.offset, at.chain) != (until.offset, until.chain) {
+            // Some header was changed where its batch's CRC does not reach, its leader epoch most likely. Boundaries that are
+            // made from it would vouch for it; without them, whoever reads there walks to `until` and finds it.
+            entries.truncate(trusted);
         }
         Ok(entries)
     }

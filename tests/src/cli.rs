@@ -82,6 +82,10 @@ impl Ran {
         self
     }
 
+    pub fn is_done(&self) -> bool {
+        self.output.status.success()
+    }
+
     /// Fails unless standard error has each of `words`.
     #[track_caller]
     pub fn says(&self, words: &[&str]) -> &Self {

@@ -15,6 +15,7 @@ mod isr_cas;
 mod leader_completeness;
 pub mod liveness;
 mod log_matching;
+mod marks;
 mod metadata;
 mod metadata_matching;
 mod min_isr_gate;
@@ -29,7 +30,7 @@ mod watermark;
 use std::fmt;
 
 pub use self::{
-    ghost::{Ghost, Mark, Observed, ReplicaKey, marks_of},
+    ghost::{Ghost, Mark, Observed, ReplicaKey},
     no_loss::Acknowledged,
     unclean_exclusion::Loss,
 };

@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,7 +17,7 @@ use tempfile::TempDir;
 use tidemark_tests::{
     cli::Cli,
     process::{BrokerConfig, program, programs_dir},
-    up::{Up, signal},
+    up::{PATIENCE, Up, signal},
 };
 
 /// Lines of real text that the tour runs on; there are a million where `apt-cache` has its lists.
@@ -93,7 +94,7 @@ fn the_commands_of_the_readme_do_what_it_shows() -> Result<()> {
     let data_dir = tempfile::tempdir()?;
     let config = BrokerConfig::new(data_dir.path())?;
     let mut broker = Some(config.start()?);
-    let (steps, _) = tour()?;
+    let Tour { one: steps, .. } = tour()?;
     assert!(steps.len() > 10, "the tour has shrunk to {} commands", steps.len());
     let mut terminal = Terminal::open(config.listen.to_string())?;
     for step in &steps {
@@ -114,7 +115,7 @@ fn the_commands_of_the_readme_do_what_it_shows() -> Result<()> {
 
 #[test]
 fn the_readmes_three_nodes_lose_their_leader_and_nothing_else() -> Result<()> {
-    let (_, steps) = tour()?;
+    let Tour { three: steps, .. } = tour()?;
     assert!(steps.len() > 7, "the tour has shrunk to {} commands", steps.len());
     // On a disk with room: how full the machine's is decides nothing.
     let dir = tempfile::tempdir()?;
@@ -147,6 +148,79 @@ fn the_readmes_three_nodes_lose_their_leader_and_nothing_else() -> Result<()> {
     let listed = up.cli().done(&["partition", "list", "ledger", "-o", "json"]).json();
     assert_eq!(listed["partitions"][0]["isr"].as_array().map(Vec::len), Some(3), "{listed}");
     check_digests(&terminal.transcript, 1)
+}
+
+#[test]
+fn the_readmes_group_loses_a_member_and_no_work() -> Result<()> {
+    let Tour { group: steps, .. } = tour()?;
+    assert!(steps.len() > 10, "the tour has shrunk to {} commands", steps.len());
+    let dir = tempfile::tempdir()?;
+    let broker = BrokerConfig::new(dir.path())?.start()?;
+    let cli = Cli::new(&broker);
+    let mut terminal = Terminal::open(broker.address())?;
+    let mut jobs = Vec::new();
+    let mut age_ms = u64::MAX;
+    for step in &steps {
+        // A quarter of the work is enough for a test.
+        let adapt = |command: &str| command.replace("$(seq 600)", "$(seq 150)");
+        if let Some(command) = step.command.strip_suffix(" &") {
+            jobs.push(terminal.background(&adapt(command))?);
+        } else if let Some(job) = step.command.strip_prefix("kill -9 %") {
+            jobs.remove(job.parse::<usize>()? - 1);
+        } else if step.command == "wait %1" {
+            ensure!(jobs[0].0.wait()?.success(), "{}", step.command);
+        } else if step.command.starts_with("sleep ") && jobs.len() == 1 {
+            await_records(&cli, 3000)?;
+        } else if step.command.starts_with("sleep ") {
+            // Only so that somebody sees more of it.
+        } else if step.command.ends_with("group lag crew") {
+            // The first job is the one that makes work.
+            age_ms = await_lag_below(&cli, age_ms, jobs.len() - 1)?;
+            terminal.run(step, adapt)?;
+        } else if step.command.ends_with("| wc -l") {
+            terminal.run(step, adapt)?;
+            ensure!(terminal.transcript.ends_with("\n15000\n"), "{}", terminal.transcript);
+        } else {
+            terminal.run(step, adapt)?;
+        }
+    }
+    let described = cli.done(&["group", "describe", "crew", "-o", "json"]).json();
+    assert_eq!(described["members"].as_array().map(Vec::len), Some(2), "{described}");
+    assert_eq!(described["removals"][0]["reason"], "not heard of", "{described}");
+    Ok(())
+}
+
+/// Waits until there is so much work.
+fn await_records(cli: &Cli, count: u64) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let described = cli.done(&["topic", "describe", "jobs", "-o", "json"]).json();
+        if described["topics"][0]["records"].as_u64().context("a count")? >= count {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{described}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Waits until so many read, and what they have not read is younger than it was. How old it is.
+fn await_lag_below(cli: &Cli, age_ms: u64, members: usize) -> Result<u64> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let described = cli.run(&["group", "describe", "crew", "-o", "json"]);
+        // It is not there before its first member is.
+        if described.is_done() {
+            let described = described.json();
+            let is_read = described["members"].as_array().map(Vec::len) == Some(members)
+                && described["state"] == "stable";
+            let age_now_ms = described["lag"]["age_ms"].as_u64().context("an age")?;
+            if is_read && age_now_ms < age_ms {
+                return Ok(age_now_ms);
+            }
+            ensure!(Instant::now() < deadline, "still {age_ms} ms: {described}");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// A process beside the test; killed when dropped.
@@ -183,15 +257,27 @@ impl Terminal {
         Ok(Self { work_dir, path, brokers, transcript: String::new() })
     }
 
+    fn command(&self, command: &str) -> Command {
+        let mut shell = Command::new("bash");
+        shell.args(["-o", "pipefail", "-c", command]).current_dir(&self.work_dir);
+        shell.env("PATH", &self.path).env("TIDEMARK_BROKERS", &self.brokers);
+        shell
+    }
+
+    /// Starts a command that goes on beside the others.
+    fn background(&mut self, command: &str) -> Result<Background> {
+        let command = command.replace("cargo tidemark", "tidemark");
+        writeln!(self.transcript, "$ {command} &")?;
+        // One program is to be the process that is killed, and not the child of a shell.
+        let exec = if command.starts_with("tidemark ") { "exec " } else { "" };
+        let mut shell = self.command(&format!("{exec}{command}"));
+        Ok(Background(shell.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
+    }
+
     /// Runs a command, with what `adapt` changes in it, and compares what it says with what is shown.
     fn run(&mut self, step: &Step, adapt: impl FnOnce(&str) -> String) -> Result<()> {
         let command = adapt(&step.command.replace("cargo tidemark", "tidemark"));
-        let output = Command::new("bash")
-            .args(["-o", "pipefail", "-c", &command])
-            .current_dir(&self.work_dir)
-            .env("PATH", &self.path)
-            .env("TIDEMARK_BROKERS", &self.brokers)
-            .output()?;
+        let output = self.command(&command).output()?;
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said);
         write!(self.transcript, "$ {command}\n{said}")?;
@@ -222,13 +308,20 @@ impl Step {
     }
 }
 
-/// The commands of the README's tour: those for one broker, and those for three.
-fn tour() -> Result<(Vec<Step>, Vec<Step>)> {
+/// The commands of the README's tour: those for one broker, for a group, and for three nodes.
+struct Tour {
+    one: Vec<Step>,
+    group: Vec<Step>,
+    three: Vec<Step>,
+}
+
+fn tour() -> Result<Tour> {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md"))?;
     let (_, tour) = readme.split_once("\n## Five minutes\n").context("the README has a tour")?;
     let tour = tour.split_once("\n## ").map_or(tour, |(tour, _)| tour);
-    let (one, three) = tour.split_once("\n**Three nodes.**").context("a cluster, too")?;
-    Ok((steps(one)?, steps(three)?))
+    let (one, rest) = tour.split_once("\n**A group.**").context("a group, too")?;
+    let (group, three) = rest.split_once("\n**Three nodes.**").context("a cluster, too")?;
+    Ok(Tour { one: steps(one)?, group: steps(group)?, three: steps(three)? })
 }
 
 /// The commands in `console` blocks, in order.

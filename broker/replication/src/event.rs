@@ -35,6 +35,21 @@ pub struct Config {
     pub replica_lag_ms: u64,
 }
 
+/// What of the topic's settings decides when a record is committed. May change while a replica is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub durability: StorageDurability,
+    /// At least 1, see [`Config::min_insync_replicas`].
+    pub min_insync_replicas: u16,
+}
+
+impl Config {
+    pub fn settings(&self) -> Settings {
+        let Self { durability, min_insync_replicas, .. } = *self;
+        Settings { durability, min_insync_replicas }
+    }
+}
+
 /// A broker in one run of its process: what it did in another run says nothing of this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReplicaId {
@@ -98,9 +113,10 @@ pub struct EpochEnd {
 /// Something that happened to the replica. Time comes beside it, see [`crate::Replica::step`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The metadata changed: the role follows from it. Changes in between may be missing, and the same may come
-    /// twice, but never an older one.
-    Assigned { assignment: Assignment, log: LogState },
+    /// The metadata changed: the role follows from it, and by which rule records are committed. Changes in between may be
+    /// missing, and the same may come twice, but never an older one. `settings` are of the same metadata as `assignment`:
+    /// the minimum of one and the in-sync set of another would commit what those who may be elected do not have.
+    Assigned { assignment: Assignment, settings: Settings, log: LogState },
     /// Leader: the log took the batches of a produce request. Sent in offset order, after
     /// [`crate::Replica::admit`].
     Produced(Produced),
@@ -129,8 +145,6 @@ pub enum Event {
     LogStartMoved { offset: Offset },
     /// Follower: a new stream to this broker stands.
     LeaderConnected { leader: BrokerId },
-    /// The topic's settings changed.
-    SetConfig { durability: StorageDurability, min_insync_replicas: u16 },
     /// Time passed. Every event expires deadlines; this one does nothing else.
     Tick,
     /// The log failed and takes no more writes. Final: only a restart recovers.

@@ -142,10 +142,6 @@ impl Following {
                     self.go_on(core, effects);
                 }
             }
-            Event::SetConfig { durability, min_insync_replicas } => {
-                core.set_config(durability, min_insync_replicas);
-                core.request_flush_if_behind(effects);
-            }
             Event::Tick => {
                 if self.next_deadline_ms().is_some_and(|until_ms| core.now_ms >= until_ms) {
                     self.go_on(core, effects);

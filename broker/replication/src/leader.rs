@@ -77,7 +77,7 @@ impl Leader {
         leader
     }
 
-    /// Same leadership, other members or another in-sync set.
+    /// Same leadership, other members, another in-sync set or other settings.
     pub(crate) fn reassigned(
         &mut self,
         core: &mut Core,
@@ -122,11 +122,6 @@ impl Leader {
             Event::LogStartMoved { offset } => {
                 core.log_start_moved(offset);
                 self.share(core, effects);
-            }
-            Event::SetConfig { durability, min_insync_replicas } => {
-                core.set_config(durability, min_insync_replicas);
-                self.advance(core, effects);
-                core.request_flush_if_behind(effects);
             }
             Event::Tick => self.advance(core, effects),
             // Answers of the leader we followed, come too late.

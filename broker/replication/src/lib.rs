@@ -19,7 +19,7 @@ pub mod replica;
 pub use event::{
     Answer, AnswerTo, Assignment, Config, Effect, EpochEnd, Event, Fetched, FollowerFetch,
     FollowerStatus, IsrChange, LogState, Member, ProduceOutcome, Produced, Receipt, ReplicaId,
-    StorageDurability, Token,
+    Settings, StorageDurability, Token,
 };
 pub use parked::PARKED_PRODUCES_MAX;
 pub use replica::Replica;

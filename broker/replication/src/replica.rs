@@ -8,7 +8,8 @@ use tidemark_protocol::{
 
 use crate::{
     event::{
-        AnswerTo, Assignment, Config, Effect, Event, FollowerStatus, LogState, StorageDurability,
+        AnswerTo, Assignment, Config, Effect, Event, FollowerStatus, LogState, Settings,
+        StorageDurability,
     },
     follower::{Following, Standing},
     followers::{Follower, counted},
@@ -93,7 +94,10 @@ impl Replica {
         let before = (self.leader_epoch(), self.core.high_watermark);
         match event {
             _ if matches!(self.role, Role::Ended(_)) => self.refuse(&event, effects),
-            Event::Assigned { assignment, log } => self.assigned(&assignment, log, effects),
+            Event::Assigned { assignment, settings, log } => {
+                let are_new = self.core.set_settings(settings);
+                self.assigned(&assignment, (log, are_new), effects);
+            }
             Event::StorageFailed => self.end(ErrorCode::StorageFailed, effects),
             Event::Stop { reason } => self.end(reason, effects),
             event => match &mut self.role {
@@ -183,7 +187,12 @@ impl Replica {
         }
     }
 
-    fn assigned(&mut self, assignment: &Assignment, log: LogState, effects: &mut Vec<Effect>) {
+    fn assigned(
+        &mut self,
+        assignment: &Assignment,
+        (log, are_settings_new): (LogState, bool),
+        effects: &mut Vec<Effect>,
+    ) {
         self.check_assignment(assignment);
         let is_busy = matches!(&self.role, Role::Follower(following) if following.is_busy());
         assert!(!is_busy, "an outcome is missing: {self:?}");
@@ -197,6 +206,10 @@ impl Replica {
         assert!(core.high_watermark <= log.log_end_offset, "committed records are gone");
         // Only what is committed is ever deleted.
         core.high_watermark = core.high_watermark.max(log.log_start_offset);
+        if are_settings_new && is_same {
+            // What was good enough in memory may have to be on disk now.
+            core.request_flush_if_behind(effects);
+        }
         let before = match std::mem::replace(&mut self.role, Role::Idle) {
             Role::Leader(mut leading) if is_same => {
                 leading.reassigned(core, assignment, effects);
@@ -252,9 +265,6 @@ impl Replica {
     /// What a replica without a role hears.
     fn idle(&mut self, event: &Event) {
         match *event {
-            Event::SetConfig { durability, min_insync_replicas } => {
-                self.core.set_config(durability, min_insync_replicas);
-            }
             Event::Flushed { end_offset } if self.assigned.is_some() => {
                 self.core.flushed(end_offset);
             }
@@ -345,10 +355,14 @@ impl Core {
         self.log.flushed_offset = self.log.flushed_offset.max(offset);
     }
 
-    pub(crate) fn set_config(&mut self, durability: StorageDurability, min_insync_replicas: u16) {
+    /// Takes over settings; says whether they are others than before.
+    fn set_settings(&mut self, settings: Settings) -> bool {
+        let Settings { durability, min_insync_replicas } = settings;
         assert!(min_insync_replicas >= 1, "settings are validated by the controller");
+        let before = self.config.settings();
         self.config.durability = durability;
         self.config.min_insync_replicas = min_insync_replicas;
+        before != settings
     }
 
     pub(crate) fn request_flush_if_behind(&self, effects: &mut Vec<Effect>) {

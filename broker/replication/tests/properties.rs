@@ -10,7 +10,8 @@ use tidemark_protocol::{
     messages::{Acks, Durability},
 };
 use tidemark_replication::{
-    Assignment, Config, Effect, Event, LogState, Member, Produced, Replica, StorageDurability,
+    Assignment, Config, Effect, Event, LogState, Member, Produced, Replica, Settings,
+    StorageDurability,
 };
 
 #[derive(Clone, Debug)]
@@ -116,7 +117,7 @@ impl World {
                 self.send(Event::Tick);
             }
             Step::Set { durability, min_insync_replicas } => {
-                self.send(Event::SetConfig { durability, min_insync_replicas });
+                self.assign(Settings { durability, min_insync_replicas });
             }
             Step::Restart => self.lead(),
         }
@@ -124,6 +125,11 @@ impl World {
 
     fn lead(&mut self) {
         self.epoch += 1;
+        self.assign(self.replica.config().settings());
+        assert!(self.waiting.is_empty(), "nobody waits across epochs");
+    }
+
+    fn assign(&mut self, settings: Settings) {
         let log_end_offset = self.replica.log_end_offset();
         let log = LogState { log_end_offset, flushed_offset: self.flushed, ..LogState::default() };
         // In sync alone: the others never report, and only the minimum cares about them.
@@ -136,8 +142,7 @@ impl World {
             isr: vec![1],
             elr: Vec::new(),
         };
-        self.send(Event::Assigned { assignment, log });
-        assert!(self.waiting.is_empty(), "nobody waits across epochs");
+        self.send(Event::Assigned { assignment, settings, log });
     }
 
     fn send(&mut self, event: Event) {

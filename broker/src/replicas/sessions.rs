@@ -115,13 +115,7 @@ impl Session {
     }
 
     fn put(&self, partition: TopicPartition, to: AnswerTo, due: Due) {
-        // What has moved goes along with an answer to the same question.
-        let is_covered = |older: &(AnswerTo, Due), newer: &(AnswerTo, Due)| {
-            matches!(newer.1, Due::Moved(_))
-                && !matches!(older.1, Due::Moved(_))
-                && older.0.round >= newer.0.round
-        };
-        self.due.put(partition, (to, due), is_covered);
+        self.due.put(partition, (to, due), stays);
     }
 
     /// Takes in the follower's new positions; none at all asks for a sign of life.
@@ -184,6 +178,16 @@ impl Session {
     fn lock_partitions(&self) -> MutexGuard<'_, BTreeSet<TopicPartition>> {
         self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether what is due already stays, and `newer` is dropped. What has moved goes along with an answer to the same question.
+/// And a leader that has refused a question, because it has not heard of its epoch yet, may still have batches for the one
+/// before: whoever asked waits for the refusal, and would do so for ever.
+fn stays(older: &(AnswerTo, Due), newer: &(AnswerTo, Due)) -> bool {
+    let question = |to: &AnswerTo| (to.leader_epoch, to.round);
+    let (before, now) = (question(&older.0), question(&newer.0));
+    let is_moved = |due: &Due| matches!(due, Due::Moved(_));
+    before > now || before == now && is_moved(&newer.1) && !is_moved(&older.1)
 }
 
 /// What to send for a partition.
@@ -266,5 +270,41 @@ impl Push {
     async fn send(&mut self, pushes: &impl ReplicaPushes) -> bool {
         let Self { header, payload, .. } = std::mem::take(self);
         pushes.push(header, payload).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FOLLOWER: ReplicaId = ReplicaId { broker_id: 2, broker_epoch: 7 };
+
+    fn to(leader_epoch: u32, round: u64) -> AnswerTo {
+        AnswerTo { follower: FOLLOWER, leader_epoch, round }
+    }
+
+    fn refusal() -> Due {
+        Due::Refusal(ReplicaRefusal::Error { code: ErrorCode::UnknownLeaderEpoch })
+    }
+
+    fn moved() -> Due {
+        Due::Moved(Moved { high_watermark: 1, log_start_offset: 0 })
+    }
+
+    #[test]
+    fn the_answer_to_a_later_question_is_not_replaced() {
+        let (late, soon) = ((to(4, 8), Due::Batches { offset: 3 }), (to(5, 9), refusal()));
+        assert!(stays(&soon, &late), "the follower waits for an answer in epoch 5");
+        assert!(!stays(&late, &soon));
+        assert!(stays(&soon, &(to(4, 8), moved())));
+    }
+
+    #[test]
+    fn what_has_moved_goes_along_with_the_answer_to_the_same_question() {
+        let batches = (to(4, 8), Due::Batches { offset: 3 });
+        assert!(stays(&batches, &(to(4, 8), moved())));
+        assert!(!stays(&(to(4, 8), moved()), &batches));
+        assert!(!stays(&(to(4, 8), moved()), &(to(4, 8), moved())), "the newest counts");
+        assert!(!stays(&batches, &(to(4, 9), moved())));
     }
 }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use tidemark_controller::{TopicConfig, TopicDurability};
 use tidemark_protocol::{ErrorCode, Failure, Offset};
-use tidemark_replication::{Event, Replica, StorageDurability};
+use tidemark_replication::{Event, Replica, Settings, StorageDurability};
 use tidemark_storage::{Checkpoint, Cleanup, FlushDone, FlushError, LogConfig, StorageError};
 
 use super::{Hands, effects, produce::storage_failed};
 use crate::{
     disk::{Log, SummaryJob},
     disk_watch::DiskState,
-    flusher::Flush,
+    flusher::{Flush, LogToken},
     metrics::disk::Deletion,
     partitions::{PartitionView, check_epoch},
     producers::Producers,
@@ -27,6 +27,8 @@ pub(super) struct Partition {
     pub(super) producers: Producers,
     pub(super) replica: Replica,
     pub(super) view: Arc<PartitionView>,
+    /// Of this log; its flushes carry it.
+    pub(super) token: LogToken,
     flushing: bool,
     /// Whether somebody waits for the flush under way.
     flushing_urgently: bool,
@@ -49,6 +51,7 @@ impl Partition {
             producers,
             replica,
             view,
+            token: LogToken::default(),
             flushing: false,
             flushing_urgently: false,
             flush_wanted: 0,
@@ -72,15 +75,6 @@ impl Partition {
         if let Some(deadline_ms) = self.replica.next_deadline_ms() {
             hands.next_expiry_ms = hands.next_expiry_ms.min(deadline_ms);
         }
-    }
-
-    pub(super) fn configure(&mut self, config: &TopicConfig, hands: &mut Hands) {
-        self.log.set_config(log_config(config));
-        let event = Event::SetConfig {
-            durability: storage_durability(config.durability),
-            min_insync_replicas: config.min_insync_replicas,
-        };
-        self.step(event, hands);
     }
 
     /// Takes note of what was just appended, before any of it is committed.
@@ -133,8 +127,9 @@ impl Partition {
         }
         if let Some(job) = self.log.flush_job() {
             (self.flushing, self.flushing_urgently) = (true, urgent);
+            let (partition, log) = (self.view.id, self.token.clone());
             let done = hands.flushed.clone();
-            hands.flusher.submit(Flush { partition: self.view.id, job, urgent, done });
+            hands.flusher.submit(Flush { partition, log, job, urgent, done });
         }
     }
 
@@ -256,6 +251,14 @@ pub(crate) fn log_config(config: &TopicConfig) -> LogConfig {
         min_compaction_lag_ms: config.min_compaction_lag_ms,
         index_interval_bytes: INDEX_INTERVAL_BYTES,
         max_batch_bytes: config.max_batch_bytes.into(),
+    }
+}
+
+/// A topic's settings as its replicas take them.
+pub(super) fn replica_settings(config: &TopicConfig) -> Settings {
+    Settings {
+        durability: storage_durability(config.durability),
+        min_insync_replicas: config.min_insync_replicas,
     }
 }
 

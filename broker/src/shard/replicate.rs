@@ -2,6 +2,7 @@
 //! means, the replica decides; here logs are asked, appended to and cut.
 
 use bytes::Bytes;
+use tidemark_controller::TopicConfig;
 use tidemark_protocol::{
     BrokerId, ErrorCode, LeaderEpoch, Offset, TopicPartition,
     batch::{Batch, batches},
@@ -10,11 +11,22 @@ use tidemark_protocol::{
 };
 use tidemark_replication::{
     Answer, AnswerTo, Assignment, EpochEnd, Event, Fetched, FollowerFetch, LogState, ReplicaId,
+    Settings,
 };
 use tidemark_storage::{AppendError, StorageError};
 
-use super::{Hands, Shard, partition::Partition};
+use super::{
+    Hands, Shard,
+    partition::{Partition, log_config, replica_settings},
+};
 use crate::disk_watch::DiskState;
+
+/// What the metadata says of one replica, all of the same image.
+#[derive(Debug)]
+pub(crate) struct Assigned {
+    pub(crate) config: TopicConfig,
+    pub(crate) assignment: Assignment,
+}
 
 /// What a follower says of one partition, and who it said it was on its stream.
 #[derive(Clone, Copy, Debug)]
@@ -56,9 +68,11 @@ impl LeaderAnswer {
 pub(super) type Incoming = Option<Result<Vec<Batch>, String>>;
 
 impl Shard {
-    pub(super) fn assign(&mut self, id: TopicPartition, assignment: Assignment) {
+    pub(super) fn assign(&mut self, id: TopicPartition, assigned: Assigned) {
+        let Assigned { config, assignment } = assigned;
         if let Some(partition) = self.partitions.get_mut(&id) {
-            partition.assign(assignment, &mut self.hands);
+            partition.log.set_config(log_config(&config));
+            partition.assign(assignment, replica_settings(&config), &mut self.hands);
         }
     }
 
@@ -99,14 +113,14 @@ impl Shard {
 }
 
 impl Partition {
-    pub(super) fn assign(&mut self, assignment: Assignment, hands: &mut Hands) {
+    pub(super) fn assign(&mut self, assignment: Assignment, settings: Settings, hands: &mut Hands) {
         let is_to_lead = assignment.leader == Some(self.replica.config().broker_id);
         if !is_to_lead {
             // Before anything changes that only a leader may show.
             self.view.set_leader_epoch(None);
         }
         let log = self.log_state();
-        self.step(Event::Assigned { assignment, log }, hands);
+        self.step(Event::Assigned { assignment, settings, log }, hands);
         // A log that failed can still be read, as long as nobody else leads.
         if !(is_to_lead && self.replica.has_ended()) {
             self.view.set_leader_epoch(self.replica.leader_epoch());

@@ -86,6 +86,23 @@ fn a_new_leader_says_that_it_does_not_know_the_latest_offset() {
 }
 
 #[test]
+fn a_flush_of_the_log_that_was_here_before_says_nothing_about_this_one() {
+    let mut pair = Pair::new();
+    pair.lead(1, 1, &[1, 2]);
+    let _flushed = pair.produce(1, 3, Acks::All);
+    pair.pump();
+    let _flushing = pair.produce(1, 3, Acks::All);
+    pair[1].come_back_before_a_flush();
+    let ends = pair.ends(1);
+    assert_eq!((ends.flushed_offset, ends.log_end_offset), (0, 0));
+    // And a flush of its own is not taken for one that is under way still.
+    pair.assign(1, 1, 2, &[1]);
+    let mut produced = pair.produce(1, 1, Acks::All);
+    pair[1].work();
+    assert!(produced.try_recv().expect("it is answered").is_ok());
+}
+
+#[test]
 fn what_is_damaged_on_its_way_is_asked_for_again() {
     let damages: [fn(&mut Vec<u8>); 4] = [
         |bytes| *bytes.last_mut().unwrap() ^= 1,

@@ -14,7 +14,7 @@ use crate::{
     log_dirs::Stray,
     partitions::PartitionView,
     roles,
-    shard::{Adoption, Command},
+    shard::{Adoption, Assigned, Command},
 };
 
 impl Steered {
@@ -74,7 +74,8 @@ impl Steered {
                 if let Some(view) = self.partitions.get(id)
                     && let Some(assignment) = self.assignment(topic, id)
                 {
-                    let assign = Command::Assign { partition: id, assignment };
+                    let assigned = Box::new(Assigned { config: topic.config, assignment });
+                    let assign = Command::Assign { partition: id, assigned };
                     self.tell(view.shard.index, assign);
                 }
             }
@@ -98,9 +99,9 @@ impl Steered {
 
     fn update(&mut self, view: &PartitionView, topic: &Topic) {
         let partition = view.id;
-        self.tell(view.shard.index, Command::Configure { partition, config: topic.config });
         if let Some(assignment) = self.assignment(topic, partition) {
-            self.tell(view.shard.index, Command::Assign { partition, assignment });
+            let assigned = Box::new(Assigned { config: topic.config, assignment });
+            self.tell(view.shard.index, Command::Assign { partition, assigned });
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 use tidemark_protocol::{Failure, LeaderEpoch, Offset, TopicPartition};
 use tidemark_replication::FollowerStatus;
-use tidemark_storage::{ReadOutcome, Residency};
+use tidemark_storage::{ReadError, ReadOutcome, Residency};
 
 use super::Steered;
 pub use crate::shard::SeenReplica;
@@ -36,7 +36,7 @@ impl Steered {
         self.partitions.get(id).is_some() || self.partitions.is_unopened(id)
     }
 
-    /// What the log holds from one offset to another, committed or not: as much of it as can be read.
+    /// What the log holds from one offset to another, committed or not: as much of it as can be read. Damage is left out.
     pub fn read_log(&self, id: TopicPartition, from: Offset, to: Offset) -> Bytes {
         let Some(view) = self.partitions.get(id) else { return Bytes::new() };
         let mut all = BytesMut::new();
@@ -47,6 +47,9 @@ impl Steered {
                     all.extend_from_slice(&bytes);
                     offset = next_offset;
                 }
+                // Found just now: what comes before it can be read.
+                Err(ReadError::Corrupt { range }) if range.start > offset => {}
+                Err(ReadError::Corrupt { range }) if range.end > offset => offset = range.end,
                 _ => break,
             }
         }

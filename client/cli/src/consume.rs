@@ -5,7 +5,10 @@ mod print;
 mod reader;
 mod slices;
 
-use std::{pin::pin, time::Duration};
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use tidemark_client::{Client, Consumer, ConsumerConfig, Isolation, Position};
@@ -70,6 +73,10 @@ pub(crate) struct ConsumeArgs {
     #[arg(short, long, value_name = "COUNT", value_parser = crate::quantity::parse_count)]
     num: Option<u64>,
 
+    /// Print at most so many records a second, about
+    #[arg(long, value_name = "COUNT", value_parser = parse_rate)]
+    rate: Option<u64>,
+
     /// Read as a member of this consumer group: it hands out the partitions and remembers how far it is
     #[arg(short, long, value_name = "GROUP")]
     group: Option<String>,
@@ -99,6 +106,38 @@ pub(crate) struct ConsumeArgs {
     grep: Option<String>,
 }
 
+fn parse_rate(text: &str) -> Result<u64, String> {
+    let rate = crate::quantity::parse_count(text)?;
+    if rate > 0 { Ok(rate) } else { Err("nothing would ever be printed".to_owned()) }
+}
+
+/// When records are due, if they are to come at a rate.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    began: Instant,
+    rate: Option<u64>,
+}
+
+impl Pace {
+    fn new(rate: Option<u64>) -> Self {
+        Self { began: Instant::now(), rate }
+    }
+
+    /// Waits until `printed` records may have been printed.
+    async fn wait(self, printed: u64) {
+        let Some(rate) = self.rate else { return };
+        #[expect(clippy::cast_precision_loss, reason = "a pace for people")]
+        let due = Duration::from_secs_f64(printed as f64 / rate as f64);
+        tokio::time::sleep(due.saturating_sub(self.began.elapsed())).await;
+    }
+}
+
+impl ConsumeArgs {
+    fn isolation(&self) -> Isolation {
+        if self.read_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted }
+    }
+}
+
 pub(crate) async fn run(session: &Session, args: ConsumeArgs) -> Result<Exit, CliError> {
     let mut range = Range::parse(&args.offset, session::now_ms())?;
     if args.exit_at_end && range.to.is_none() && args.group.is_none() {
@@ -115,15 +154,17 @@ pub(crate) async fn run(session: &Session, args: ConsumeArgs) -> Result<Exit, Cl
     if slices.is_done() || args.num == Some(0) {
         return Ok(Exit::Success);
     }
-    let isolation =
-        if args.read_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
-    let mut consumer = assigned(&client, &slices, isolation).await?;
+    let mut consumer = assigned(&client, &slices, args.isolation()).await?;
+    let pace = Pace::new(args.rate);
     let mut progress = Progress::new(args.num.or_else(|| slices.record_count()));
     let mut interrupt = pin!(tokio::signal::ctrl_c());
     let mut reader_gone = pin!(reader::gone());
     loop {
         let batches = tokio::select! {
-            batches = consumer.poll_batches(POLL_WAIT) => batches?,
+            batches = async {
+                pace.wait(printer.records()).await;
+                consumer.poll_batches(POLL_WAIT).await
+            } => batches?,
             () = &mut reader_gone => return Ok(Exit::Success),
             _ = &mut interrupt => {
                 printer.flush()?;

@@ -163,6 +163,11 @@ impl<D: Disk> Log<D> {
             create_dirs(self.shared.disk(), &self.shared.dir)?;
             self.dir_exists = true;
         }
+        if !self.meta_written {
+            // Batches without a name would be taken for those of whichever partition comes to this place next.
+            self.meta.write_undurably(self.shared.disk(), &self.shared.dir)?;
+            self.meta_written = true;
+        }
         let base = self.log_end_offset();
         let salt = self.meta.salt(base);
         let start = SegmentStart::empty(base, salt, capacity_bytes);

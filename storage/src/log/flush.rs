@@ -27,7 +27,7 @@ use crate::{
     state_file::{self, Kind},
 };
 
-pub(super) const EPOCHS_FILE: &str = "epochs";
+pub(crate) const EPOCHS_FILE: &str = "epochs";
 /// The index of the segment being written is saved each time it has grown by this much, so that a
 /// restart after a crash has little to index again.
 const INDEX_SAVE_BYTES: u64 = 64 << 20;
@@ -242,7 +242,7 @@ impl<D: Disk> Log<D> {
     pub(super) fn make_dir_durable(&mut self) -> Result<(), DiskError> {
         if !self.meta_durable {
             self.shared.make_dir_durable(&self.meta)?;
-            self.meta_durable = true;
+            (self.meta_written, self.meta_durable) = (true, true);
         }
         Ok(())
     }
@@ -273,7 +273,7 @@ impl<D: Disk> Log<D> {
 
     /// Takes note of what a job made durable. Called by the owner.
     pub fn flushed(&mut self, done: FlushDone) {
-        self.meta_durable = true;
+        (self.meta_written, self.meta_durable) = (true, true);
         self.names_synced = self.names_synced.max(done.names_created);
         self.epochs_saved = self.epochs_saved.max(done.epochs_version.unwrap_or(0));
         if done.truncations != self.truncations.count() {

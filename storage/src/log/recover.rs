@@ -114,6 +114,7 @@ impl<D: Disk> Log<D> {
         let mut log = Self::empty(files, dir, meta, config);
         log.dir_exists = dir_exists;
         // Only a flush that completed shows that the names of directory and identity are durable.
+        log.meta_written = has_meta;
         log.meta_durable = has_meta && plan.tip.is_some();
         log.opened_summary =
             summary.filter(|(incarnation, _)| *incarnation == meta.incarnation).map(|it| it.1);

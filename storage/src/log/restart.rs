@@ -36,11 +36,7 @@ impl<D: Disk> Log<D> {
         let incarnation = self.meta.incarnation + 1;
         self.mark(|truncations| truncations.begin_restart(Restart { offset, incarnation }))?;
         self.meta.incarnation = incarnation;
-        let outcome = self.start_over(offset);
-        if outcome.is_err() {
-            self.shared.fenced.store(true, Ordering::Release);
-        }
-        Ok(outcome?)
+        self.start_over(offset).map_err(|error| self.interrupted(error.into()))
     }
 
     /// Carries out a restart whose mark is set.

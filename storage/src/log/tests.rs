@@ -17,7 +17,12 @@ use tidemark_protocol::{
 };
 
 use super::*;
-use crate::{AppendError, disk::RealDisk, error::ReadError};
+use crate::{
+    AppendError,
+    disk::RealDisk,
+    error::ReadError,
+    meta::{is_nobodys_log_dir, log_dir_owner},
+};
 
 const NOW: u64 = 1_000_000;
 const IDENTITY: LogIdentity =

@@ -11,7 +11,7 @@ use tidemark_protocol::{Offset, bug};
 use super::{Dirty, Log, Tail, quarantine};
 use crate::{
     disk::{Disk, DiskError, DiskFile},
-    error::{ReadError, StorageError},
+    error::{FlushError, ReadError, StorageError},
     index::IndexEntry,
     segment::{Segment, SegmentStart, first_entry},
     state_file::{self, Kind},
@@ -51,11 +51,17 @@ impl<D: Disk> Log<D> {
         let (at, last_batch) = boundary(cut, offset)?;
         self.mark(|truncations| truncations.begin(at.offset))?;
         self.forget_epochs(offset);
-        let outcome = self.cut(cut, gone, at, last_batch);
-        if outcome.is_err() {
-            self.shared.fenced.store(true, Ordering::Release);
+        self.cut(cut, gone, at, last_batch).map_err(|error| self.interrupted(error))
+    }
+
+    /// What stopped a change that is marked. Even a full disk is no refusal any more, which would mean that nothing has
+    /// happened: the log is fenced, and says so.
+    pub(super) fn interrupted(&self, error: StorageError) -> StorageError {
+        self.shared.fenced.store(true, Ordering::Release);
+        match error {
+            StorageError::Disk(error) => FlushError::Failed(error).into(),
+            other => other,
         }
-        outcome
     }
 
     fn forget_epochs(&mut self, offset: Offset) {

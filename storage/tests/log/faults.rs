@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tidemark_protocol::{Offset, batch::Compression};
 use tidemark_storage::{
-    AppendError, Checkpoint, Log, ReadError, ReadOutcome, Residency,
+    AppendError, Checkpoint, Log, ReadError, ReadOutcome, Residency, StorageError,
     disk::{Disk, PAGE_BYTES},
     testing::{Faults, SimDisk},
 };
@@ -318,6 +318,44 @@ fn a_full_disk_refuses_appends_leaves_the_log_as_it_was_and_recovers_by_itself()
     model.append(&batch, 0);
     flush(&mut log).unwrap();
     model.check(&log);
+}
+
+/// Leaves so many pages.
+fn leave(disk: &SimDisk, pages: u64) {
+    const PLENTY_BYTES: u64 = 1 << 40;
+    disk.set_faults(Faults { capacity_bytes: Some(PLENTY_BYTES), ..Faults::default() });
+    let used_bytes = PLENTY_BYTES - disk.space(Path::new("/")).unwrap().free_bytes;
+    let capacity_bytes = Some(used_bytes + pages * PAGE_BYTES);
+    disk.set_faults(Faults { capacity_bytes, ..Faults::default() });
+}
+
+#[test]
+fn a_full_disk_refuses_to_start_over_or_says_that_it_was_begun() {
+    let (mut refused, mut interrupted, mut done) = (0, 0, 0);
+    for pages in 0..20 {
+        let disk = SimDisk::new(pages);
+        let place = Place::prepare(disk.clone(), Path::new("/"));
+        let mut log = place.create(&small_config());
+        leave(&disk, pages);
+        match log.restart_at(1000) {
+            Ok(()) => done += 1,
+            Err(StorageError::Disk(error)) if error.is_full() => {
+                assert!(!log.is_fenced() && log.log_end_offset() == 0, "with {pages} pages");
+                refused += 1;
+                continue;
+            }
+            Err(error) => {
+                assert!(log.is_fenced(), "with {pages} pages: {error}");
+                interrupted += 1;
+            }
+        }
+        drop(log);
+        disk.crash();
+        disk.set_faults(Faults::default());
+        let (log, _) = place.open(&small_config(), None).unwrap();
+        assert_eq!((log.log_start_offset(), log.log_end_offset()), (1000, 1000));
+    }
+    assert!(refused > 0 && interrupted > 0 && done > 0, "{refused}, {interrupted}, {done}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! S11, bounds: log start ≤ high watermark ≤ log end, and flushed ≤ log end, on every replica.
+//! S11, bounds: log start ≤ high watermark ≤ log end, and flushed ≤ log end, on every replica that has a role. Before the
+//! metadata of this run has given it one, a log has no watermark yet, and may begin anywhere.
 
 use tidemark_protocol::NodeId;
 
@@ -6,7 +7,8 @@ use super::{Observed, Verdict, require};
 
 pub(super) fn check(node: NodeId, seen: &Observed) -> Verdict {
     let Observed { log_start_offset, log_end_offset, flushed_offset, high_watermark, .. } = *seen;
-    let in_order = log_start_offset <= high_watermark
+    let has_role = seen.led.is_some() || seen.followed.is_some();
+    let in_order = (log_start_offset <= high_watermark || !has_role && high_watermark == 0)
         && high_watermark <= log_end_offset
         && log_start_offset <= flushed_offset
         && flushed_offset <= log_end_offset

@@ -7,7 +7,7 @@ use super::{Ghost, Verdict, require};
 
 /// Something was committed, or the controller's sets have changed.
 pub(super) fn check_partition(ghost: &mut Ghost, partition: TopicPartition) -> Verdict {
-    if ghost.lossy.contains(&partition) {
+    if ghost.is_beyond_promise(partition) {
         return Ok(());
     }
     let Some(assigned) = ghost.metadata.partition(partition) else { return Ok(()) };

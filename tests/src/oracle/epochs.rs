@@ -1,7 +1,7 @@
 //! S8, epochs monotone: leader epochs never decrease along a log, and no observer sees an epoch of a partition, of a broker
 //! or of the quorum go back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use tidemark_controller::Image;
 use tidemark_protocol::{LeaderEpoch, NodeId, PartitionEpoch, TopicPartition};
@@ -18,10 +18,10 @@ pub(super) struct Observers {
 pub(super) fn check_appended(
     (node, partition): ReplicaKey,
     shadow: &Shadow,
-    marks: &[Mark],
+    marks: &VecDeque<Option<Mark>>,
 ) -> Verdict {
     let mut last = shadow.marks.back().copied().flatten().map(|mark| mark.epoch);
-    for mark in marks {
+    for mark in marks.iter().flatten() {
         require(last.is_none_or(|last| last <= mark.epoch), "S8", || {
             format!("node {node} appends epoch {} to {partition} after {last:?}", mark.epoch)
         })?;

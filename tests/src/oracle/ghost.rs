@@ -8,13 +8,14 @@ use std::{
 
 use bytes::Bytes;
 use tidemark_broker::steered::SeenReplica;
-use tidemark_protocol::{BrokerId, LeaderEpoch, NodeId, Offset, TopicPartition, batch::batches};
+use tidemark_protocol::{BrokerId, LeaderEpoch, NodeId, Offset, TopicPartition};
 use tidemark_replication::FollowerStatus;
 
 use super::{
     Verdict, bounds, candidate_completeness, commit_immutable, epochs, leader_completeness,
-    log_matching, metadata::Metadata, min_isr_gate, no_loss::Acknowledged, quorum_superset,
-    raft::Raft, recovery, require, single_leader, unclean_exclusion::Loss, violation, watermark,
+    log_matching, marks::Held, metadata::Metadata, min_isr_gate, no_loss::Acknowledged,
+    quorum_superset, raft::Raft, recovery, require, single_leader, unclean_exclusion::Loss,
+    watermark,
 };
 use crate::sim::figures::Figures;
 
@@ -121,6 +122,9 @@ pub struct Shadow {
     pub agrees_to: Offset,
     /// How many of the marks are missing, at least: none are, if it is 0.
     pub damaged: usize,
+    /// Its node was no replica for a while: its process deletes the log whenever it hears of that, even if it is a replica
+    /// again by then, and may be killed in the middle of it. Until it is in sync again.
+    pub may_be_gone: bool,
 }
 
 impl Shadow {
@@ -194,6 +198,10 @@ pub struct Ghost {
     pub lost: BTreeSet<TopicPartition>,
     /// Partitions of which some disk was replaced.
     pub wiped: BTreeSet<TopicPartition>,
+    /// Nodes whose disk was replaced without the controller having heard of it.
+    pub replaced: BTreeSet<NodeId>,
+    /// Nodes of which a flush has failed since their process started.
+    pub unsynced: BTreeSet<NodeId>,
     /// Replicas on whose disk something has rotted.
     pub damaged: BTreeSet<ReplicaKey>,
 }
@@ -218,7 +226,7 @@ impl Ghost {
         if reopened {
             // Everything is read again: what a restart makes of a log is for the oracle of recoveries.
             let readable = read(seen.log_start_offset, seen.log_end_offset);
-            self.opened(key, life, seen, &readable, figures)?;
+            self.opened(key, life, seen, readable, figures)?;
         } else {
             self.went_on(key, seen, read, figures)?;
         }
@@ -239,27 +247,29 @@ impl Ghost {
         key: ReplicaKey,
         life: u64,
         seen: &Observed,
-        readable: &Bytes,
+        readable: Bytes,
         figures: &mut Figures,
     ) -> Verdict {
         let (node, partition) = key;
-        let marks = marks_of(readable, seen.log_start_offset)?;
+        let start = seen.log_start_offset;
+        let held = Held::read(readable, (start, seen.log_end_offset));
         let shadow = &self.replicas[&key];
         if self.is_owed(key) {
-            recovery::check(&self.leaders, key, shadow, seen, &marks)?;
+            recovery::check(&self.leaders, key, shadow, seen, &held.marks)?;
             let is_whole = recovery::is_whole(shadow, seen, self.true_end(partition));
             require(is_whole || self.damaged.contains(&key), "S26", || {
                 format!("node {node} had {partition} flushed to {}: {seen}", shadow.flushed)
             })?;
         }
-        let marks = self.padded(key, seen.log_end_offset - seen.log_start_offset, marks)?;
+        self.check_readable(key, start, &held)?;
+        let marks = held.marks;
         let damaged = marks.iter().filter(|mark| mark.is_none()).count();
         if damaged > 0 {
             figures.happened("damaged replicas found");
         }
-        let start = seen.log_start_offset;
+        let may_be_gone = self.replicas[&key].may_be_gone;
         let opened = Shadow { life, is_running: true, start, marks, damaged, ..Shadow::default() };
-        self.replicas.insert(key, Shadow { agrees_to: start, ..opened });
+        self.replicas.insert(key, Shadow { agrees_to: start, may_be_gone, ..opened });
         Ok(())
     }
 
@@ -291,10 +301,11 @@ impl Ghost {
         }
         let from = shadow.end();
         if seen.log_end_offset > from {
-            let marks = marks_of(&read(from, seen.log_end_offset), from)?;
-            epochs::check_appended(key, shadow, &marks)?;
-            single_leader::check(&mut self.leaders, key, seen, from, &marks)?;
-            let marks = self.padded(key, seen.log_end_offset - from, marks)?;
+            let held = Held::read(read(from, seen.log_end_offset), (from, seen.log_end_offset));
+            epochs::check_appended(key, shadow, &held.marks)?;
+            single_leader::check(&mut self.leaders, key, seen, from, &held.marks)?;
+            self.check_readable(key, from, &held)?;
+            let marks = held.marks;
             let shadow = self.replicas.get_mut(&key).expect("it was just looked at");
             shadow.damaged += marks.iter().filter(|mark| mark.is_none()).count();
             shadow.marks.extend(marks);
@@ -310,27 +321,19 @@ impl Ghost {
         let (node, partition) = key;
         let assigned = self.metadata.partition(partition);
         let is_replica = assigned.is_some_and(|it| it.replicas.contains(&node));
-        is_replica && self.replicas.get(&key).is_some_and(|shadow| shadow.life > 0)
+        let is_known = |shadow: &Shadow| shadow.life > 0 && !shadow.may_be_gone;
+        is_replica && self.replicas.get(&key).is_some_and(is_known)
     }
 
-    /// All that was read, and nothing for what could not be: only a damaged disk excuses that.
-    fn padded(
-        &self,
-        key: ReplicaKey,
-        count: u64,
-        marks: Vec<Mark>,
-    ) -> Result<VecDeque<Option<Mark>>, super::Violation> {
-        let missing = count.saturating_sub(marks.len() as u64);
+    /// Whether a replica may have such holes: a damaged disk excuses them, and where a flush has failed in this life, they may
+    /// be behind what was durable before.
+    fn check_readable(&self, key: ReplicaKey, from: Offset, held: &Held) -> Verdict {
+        let Some(fault) = &held.fault else { return Ok(()) };
         let (node, partition) = key;
-        if missing > 0 && self.is_owed(key) && !self.damaged.contains(&key) {
-            let text = format!(
-                "node {node} cannot read the last {missing} of {count} records of {partition}"
-            );
-            return Err(violation("S26", text));
-        }
-        let mut all: VecDeque<_> = marks.into_iter().map(Some).collect();
-        all.resize(usize::try_from(count).expect("a log in memory"), None);
-        Ok(all)
+        let durable = self.replicas.get(&key).map_or(0, |shadow| shadow.flushed);
+        let is_unflushed = self.unsynced.contains(&node) && from + held.readable() >= durable;
+        let is_excused = !self.is_owed(key) || self.damaged.contains(&key) || is_unflushed;
+        require(is_excused, "S26", || format!("node {node} does not hold {partition}: {fault}"))
     }
 
     /// What follows from a replica's new state for everybody else.
@@ -382,6 +385,11 @@ impl Ghost {
         held.filter(|(_, shadow)| shadow.is_running).map(|((_, id), _)| *id).collect()
     }
 
+    /// Whether what was committed may be gone: more has happened to it than anybody has promised to survive.
+    pub fn is_beyond_promise(&self, partition: TopicPartition) -> bool {
+        self.lossy.contains(&partition) || self.lost.contains(&partition)
+    }
+
     pub fn true_end(&self, partition: TopicPartition) -> Offset {
         self.truths.get(&partition).map_or(0, Truth::end)
     }
@@ -415,27 +423,4 @@ fn first() -> TopicPartition {
 
 fn last() -> TopicPartition {
     TopicPartition { topic_id: tidemark_protocol::TopicId([0xff; 16]), partition: u32::MAX }
-}
-
-/// The records of consecutive batches, the first of which is at `from`.
-pub fn marks_of(bytes: &Bytes, from: Offset) -> Result<Vec<Mark>, super::Violation> {
-    let mut marks = Vec::new();
-    for batch in batches(bytes.clone()) {
-        let batch =
-            batch.map_err(|error| violation("S26", format!("a log holds no batches: {error}")))?;
-        let header = batch.header;
-        for delta in 0..=u64::from(header.last_offset_delta) {
-            if header.base_offset + delta < from {
-                continue;
-            }
-            let expected = from + marks.len() as u64;
-            if header.base_offset + delta != expected {
-                let text = format!("a log has {} where {expected} should be", header.base_offset);
-                return Err(violation("S26", text));
-            }
-            let hash = u64::from(header.crc) << 32 | delta;
-            marks.push(Mark { epoch: header.leader_epoch, hash });
-        }
-    }
-    Ok(marks)
 }

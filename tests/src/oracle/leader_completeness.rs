@@ -5,7 +5,7 @@ use super::{Ghost, ReplicaKey, Verdict, require};
 /// A leadership has begun.
 pub(super) fn check(ghost: &mut Ghost, key: ReplicaKey) -> Verdict {
     let (node, partition) = key;
-    if ghost.lossy.contains(&partition) {
+    if ghost.is_beyond_promise(partition) {
         return Ok(());
     }
     let epoch =

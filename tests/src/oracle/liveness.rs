@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use tidemark_protocol::{Offset, TopicPartition};
+use tidemark_protocol::{NodeId, Offset, TopicPartition};
 
 use super::{Violation, violation};
 use crate::sim::{node::Node, world::World};
@@ -41,7 +41,7 @@ impl Goals {
         }
         let ends = |world: &World| {
             let ids = served(world);
-            ids.into_iter().map(|id| (id, world.ghost.true_end(id))).collect::<BTreeMap<_, _>>()
+            ids.into_iter().map(|id| (id, committed_end(world, id))).collect::<BTreeMap<_, _>>()
         };
         let ordered = self.ordered.get_or_insert_with(|| ends(world));
         if !self.are_writes_done {
@@ -137,7 +137,7 @@ fn is_in_order(world: &World) -> Option<Violation> {
 
 fn are_writes_read(world: &World, ordered: &BTreeMap<TopicPartition, Offset>) -> Option<Violation> {
     for (partition, before) in ordered {
-        if world.ghost.true_end(*partition) <= *before {
+        if committed_end(world, *partition) <= *before {
             return Some(violation(
                 "L11",
                 format!("nothing new is committed in {partition} after {before}"),
@@ -160,12 +160,37 @@ fn is_answered(world: &World) -> Option<Violation> {
     (waiting > 0).then(|| violation("L6", format!("{waiting} produce requests are not answered")))
 }
 
+/// How far a partition is committed: as far as it ever was, or, where that is gone beyond what was promised, as far as its
+/// leader has it now.
+fn committed_end(world: &World, partition: TopicPartition) -> Offset {
+    if !world.ghost.is_beyond_promise(partition) {
+        return world.ghost.true_end(partition);
+    }
+    let leader = world.ghost.metadata.partition(partition).and_then(|assigned| assigned.leader);
+    let shadow = leader.and_then(|leader| world.ghost.replicas.get(&(leader, partition)));
+    shadow.map_or(0, |shadow| shadow.high_watermark)
+}
+
+/// Whether a replica has what was committed, or, where that is gone, what its leader has.
+fn has_all(world: &mut World, node: NodeId, partition: TopicPartition, leader: NodeId) -> bool {
+    if !world.ghost.is_beyond_promise(partition) {
+        return world.ghost.is_complete((node, partition));
+    }
+    let shadow = |node| world.ghost.replicas.get(&(node, partition));
+    let (Some(own), Some(its)) = (shadow(node), shadow(leader)) else { return false };
+    (own.start.max(its.start)..its.end()).all(|offset| match (own.mark(offset), its.mark(offset)) {
+        (Some(mine), Some(other)) => mine == other,
+        _ => offset < own.end(),
+    })
+}
+
 fn are_equal(world: &mut World) -> Option<Violation> {
     for partition in served(world) {
-        let end = world.ghost.true_end(partition);
-        let replicas = world.ghost.metadata.partition(partition)?.replicas.clone();
+        let end = committed_end(world, partition);
+        let assigned = world.ghost.metadata.partition(partition)?;
+        let (replicas, leader) = (assigned.replicas.clone(), assigned.leader?);
         for node in replicas {
-            if !world.ghost.is_complete((node, partition)) {
+            if !has_all(world, node, partition, leader) {
                 return Some(violation(
                     "L7",
                     format!("node {node} has not all {end} of {partition}"),

@@ -5,7 +5,7 @@ use super::{Ghost, Observed, ReplicaKey, Verdict, require};
 
 pub(super) fn check(ghost: &Ghost, key: ReplicaKey) -> Verdict {
     let (node, partition) = key;
-    if ghost.lossy.contains(&partition) {
+    if ghost.is_beyond_promise(partition) {
         return Ok(());
     }
     let Some(shadow) = ghost.replicas.get(&key) else { return Ok(()) };
@@ -28,12 +28,13 @@ pub(super) fn check_truncation(ghost: &Ghost, key: ReplicaKey, seen: &Observed) 
     let is_led = shadow.led.as_ref().map(|led| led.epoch) == seen.led.as_ref().map(|led| led.epoch)
         && seen.led.is_some();
     require(!is_led, "S5", || format!("node {node} truncates {partition}, which it leads"))?;
-    if ghost.lossy.contains(&partition) {
+    if ghost.is_beyond_promise(partition) {
         return Ok(());
     }
     let assigned = ghost.metadata.partition(partition);
     let is_electable = assigned.is_some_and(|it| it.isr.contains(&node) || it.elr.contains(&node));
-    if ghost.damaged.contains(&key) && !is_electable {
+    // What is missing in a log that nobody expected to be whole (`Ghost::padded`) is nothing that it takes back.
+    if (ghost.damaged.contains(&key) || shadow.damaged > 0) && !is_electable {
         return Ok(());
     }
     let committed = ghost.true_end(partition).min(shadow.agrees_to);

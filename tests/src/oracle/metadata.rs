@@ -68,6 +68,7 @@ impl Ghost {
         self.metadata.image = Arc::clone(&after);
         let changed = isr_cas::check(&before, &after, &entry.records, figures)?;
         figures.check("metadata entries");
+        self.judge_in_sync(&after, &changed, figures);
         self.draw_conclusions(&before, &after, entry, &changed)
     }
 
@@ -80,7 +81,10 @@ impl Ghost {
     ) -> Verdict {
         for record in &entry.records {
             match record {
-                MetadataRecord::BrokerRegistered { broker_id, .. } => {
+                MetadataRecord::BrokerRegistered { broker_id, incarnation, .. }
+                    if self.loss.is_running(*broker_id, *incarnation) =>
+                {
+                    self.heard_of_disk(*broker_id, before);
                     self.loss.registered(*broker_id, entry.index, after)?;
                 }
                 MetadataRecord::TopicDeleted { topic_id } => {
@@ -95,6 +99,16 @@ impl Ghost {
             let was = before.partition(*partition).map_or(&[][..], |was| &was.isr);
             for node in joined.iter().filter(|node| !was.contains(node)) {
                 self.loss.forgive(*node, *partition);
+                if let Some(shadow) = self.replicas.get_mut(&(*node, *partition)) {
+                    shadow.may_be_gone = false;
+                }
+            }
+            let replicas = now.map_or(&[][..], |now| &now.replicas);
+            let were = before.partition(*partition).map_or(&[][..], |was| &was.replicas);
+            for node in were.iter().filter(|node| !replicas.contains(node)) {
+                if let Some(shadow) = self.replicas.get_mut(&(*node, *partition)) {
+                    shadow.may_be_gone = true;
+                }
             }
             candidate_completeness::check_partition(self, *partition)?;
         }
@@ -106,6 +120,21 @@ impl Ghost {
             }
         }
         Ok(())
+    }
+
+    /// The controller hears that a broker has another disk than before. What it has put on that broker meanwhile, new
+    /// partitions among it, has not been there either.
+    fn heard_of_disk(&mut self, node: NodeId, before: &Image) {
+        if !self.replaced.remove(&node) {
+            return;
+        }
+        for topic in before.topics() {
+            for (assigned, partition) in topic.partitions.iter().zip(0..) {
+                if assigned.replicas.contains(&node) {
+                    self.wiped.insert(TopicPartition { topic_id: topic.id, partition });
+                }
+            }
+        }
     }
 
     /// A controller's image was replaced by its leader's snapshot.

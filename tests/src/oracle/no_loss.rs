@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use tidemark_protocol::{Offset, TopicPartition};
+use tidemark_controller::Image;
+use tidemark_protocol::{NodeId, Offset, TopicPartition};
 
 use super::{Ghost, ReplicaKey, Verdict, require};
+use crate::sim::figures::Figures;
 
 /// How far each partition was acknowledged.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +29,26 @@ impl Ghost {
         require(committed >= end, "S6", || {
             format!("{partition} is acknowledged up to {end} and committed up to {committed}")
         })
+    }
+
+    /// An in-sync set was decided on all of whose members have lost what they had, which the controller has not heard of yet:
+    /// a partition with one replica is moved, and the disk of the newcomer is replaced in the moment that its leader
+    /// proposes it. It might as well have been replaced a moment later. To lose the disks of all in-sync replicas is
+    /// more than anybody promises to survive.
+    pub(super) fn judge_in_sync(
+        &mut self,
+        image: &Image,
+        changed: &[TopicPartition],
+        figures: &mut Figures,
+    ) {
+        for partition in changed {
+            let isr = image.partition(*partition).map_or(&[][..], |assigned| &assigned.isr);
+            let has_lost =
+                |id: &NodeId| self.loss.is_unheard(*id) && self.loss.is_flagged(*id, *partition);
+            if !isr.is_empty() && isr.iter().all(has_lost) && self.lost.insert(*partition) {
+                figures.happened("partitions whose last replica was wiped");
+            }
+        }
     }
 
     /// Looks at all partitions: is everything acknowledged somewhere?

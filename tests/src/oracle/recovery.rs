@@ -1,6 +1,8 @@
 //! S26, recovery invents nothing: what a log holds after a restart was appended there with that offset and epoch, and
 //! nothing is missing that was durable, unless the disk was damaged or replaced.
 
+use std::collections::VecDeque;
+
 use tidemark_protocol::Offset;
 
 use super::{Mark, Observed, ReplicaKey, Verdict, ghost::Shadow, require, single_leader::Leaders};
@@ -10,9 +12,10 @@ pub(super) fn check(
     (node, partition): ReplicaKey,
     before: &Shadow,
     seen: &Observed,
-    marks: &[Mark],
+    marks: &VecDeque<Option<Mark>>,
 ) -> Verdict {
     for (mark, offset) in marks.iter().zip(seen.log_start_offset..) {
+        let Some(mark) = mark else { continue };
         // One that nobody has seen was being appended when the process was killed.
         let was_appended = before.mark(offset) == Some(*mark)
             || leaders.knows(partition, offset, *mark).unwrap_or(offset >= before.end());

@@ -1,7 +1,7 @@
 //! S7, one leader per epoch: at most one broker ever appends on its own in an epoch of a partition, and what has an offset
 //! and an epoch is the same wherever it is.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::{BTreeMap, VecDeque, btree_map::Entry};
 
 use tidemark_protocol::{LeaderEpoch, NodeId, Offset, TopicPartition};
 
@@ -32,9 +32,10 @@ pub(super) fn check(
     (node, partition): ReplicaKey,
     seen: &Observed,
     from: Offset,
-    marks: &[Mark],
+    marks: &VecDeque<Option<Mark>>,
 ) -> Verdict {
     for (mark, offset) in marks.iter().zip(from..) {
+        let Some(mark) = mark else { continue };
         if seen.led.as_ref().map(|led| led.epoch) == Some(mark.epoch) {
             let by = *leaders.appended_by.entry((partition, mark.epoch)).or_insert(node);
             require(by == node, "S7", || {

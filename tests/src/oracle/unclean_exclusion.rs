@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tidemark_controller::Image;
+use tidemark_controller::{Image, IncarnationId};
 use tidemark_protocol::{BrokerEpoch, NodeId, TopicPartition};
 
 use super::{Verdict, require};
@@ -15,6 +15,9 @@ use super::{Verdict, require};
 pub struct Loss {
     /// Crashed, and not registered since: the controller may not know.
     unheard: BTreeSet<NodeId>,
+    /// Who runs on each node at present. What a process that is dead had sent may still be committed: that says nothing of
+    /// how it ended.
+    running: BTreeMap<NodeId, IncarnationId>,
     /// Of whose replicas an unknown part may be missing.
     flagged: BTreeSet<(NodeId, TopicPartition)>,
     /// Epoch with which a broker that had crashed registered.
@@ -22,14 +25,20 @@ pub struct Loss {
 }
 
 impl Loss {
+    /// A process runs.
+    pub fn started(&mut self, node: NodeId, incarnation: IncarnationId) {
+        self.running.insert(node, incarnation);
+    }
+
     /// The process ended without a clean shutdown.
     pub fn crashed(&mut self, node: NodeId) {
+        self.running.remove(&node);
         self.unheard.insert(node);
     }
 
     /// What was in the page cache, or everything, may be gone.
     pub fn lost(&mut self, node: NodeId, partitions: impl IntoIterator<Item = TopicPartition>) {
-        self.unheard.insert(node);
+        self.crashed(node);
         self.flagged.extend(partitions.into_iter().map(|partition| (node, partition)));
     }
 
@@ -53,7 +62,12 @@ impl Loss {
         self.flagged.remove(&(node, partition));
     }
 
-    /// A broker has registered: with this entry the controller knows.
+    /// Whether this is who runs on the node now.
+    pub(super) fn is_running(&self, node: NodeId, incarnation: IncarnationId) -> bool {
+        self.running.get(&node) == Some(&incarnation)
+    }
+
+    /// The broker that runs there has registered: with this entry the controller knows.
     pub(super) fn registered(
         &mut self,
         node: NodeId,

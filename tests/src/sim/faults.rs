@@ -345,6 +345,7 @@ impl World {
     /// Puts an empty disk into a node that is down.
     pub(super) fn replace_disk(&mut self, id: NodeId, held: Vec<TopicPartition>) {
         self.ghost.loss.lost(id, held.iter().copied());
+        self.ghost.replaced.insert(id);
         self.judge_promises(id);
         for partition in held {
             self.ghost.removed((id, partition));

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     checker,
-    history::Action,
-    oracle::{Verdict, Violation, liveness, violation},
+    history::{Action, Send},
+    oracle::{Ghost, Verdict, Violation, liveness, violation},
 };
 
 /// How long everything may take to come to order.
@@ -81,16 +81,34 @@ impl World {
         }
     }
 
+    /// Where more was lost than is promised to survive, offsets are given out again: what clients saw before that and what
+    /// they see afterwards are two logs.
+    fn forget_what_is_beyond_promise(&mut self) {
+        let Ghost { lossy, lost, .. } = &self.ghost;
+        let beyond: BTreeSet<_> = lossy.union(lost).copied().map(named).collect();
+        self.history.operations.retain_mut(|operation| match &mut operation.action {
+            Action::Send(Send { partition, .. })
+            | Action::OutOfRange { partition, .. }
+            | Action::ReadEnd { partition, .. } => !beyond.contains(partition),
+            Action::Poll(poll) => {
+                poll.records.retain(|(partition, _)| !beyond.contains(partition));
+                true
+            }
+            Action::Assign(positions) => {
+                positions.retain(|(partition, _)| !beyond.contains(partition));
+                true
+            }
+            _ => true,
+        });
+    }
+
     /// What clients have seen, judged by the checker that judges real processes.
     fn judge_history(&mut self) -> Verdict {
         let served = liveness::served(self);
         let stuck = self.partitions().len() - served.len();
         self.core.figures.happened_times("partitions left to the operator", stuck as u64);
-        let kept: BTreeSet<_> = served
-            .into_iter()
-            .filter(|id| !self.ghost.lossy.contains(id) && !self.ghost.lost.contains(id))
-            .map(named)
-            .collect();
+        let kept: BTreeSet<_> = served.into_iter().map(named).collect();
+        self.forget_what_is_beyond_promise();
         for operation in &mut self.history.operations {
             if let Action::Send(send) = &mut operation.action {
                 // Nobody is owed what was in a topic that was deleted.

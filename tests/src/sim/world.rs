@@ -219,8 +219,14 @@ impl World {
         };
         self.core.note(Who::Node(id), "start", [node.life, 0], String::new);
         let mishaps = node.disk.mishaps();
+        self.ghost.unsynced.remove(&id);
         match node.start(&mut self.core, &mut self.net, &self.shape, &boot) {
-            Ok(()) => self.after_node(id),
+            Ok(()) => {
+                if let Some(process) = node.process() {
+                    self.ghost.loss.started(id, process.incarnation());
+                }
+                self.after_node(id)
+            }
             Err(error) => {
                 let was_in_order = self.nodes[&id].disk.mishaps() == mishaps;
                 self.not_started(id, &error.to_string(), was_in_order)

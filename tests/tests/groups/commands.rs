@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use tidemark_client::{ProducerRecord, TransactionalConfig};
 use tidemark_tests::{
     cluster::{self, Cluster, PATIENCE},
     process::program,
@@ -219,5 +220,57 @@ fn a_group_with_members_is_not_moved_and_a_member_can_be_put_out() -> Result<()>
         ensure!(described["removals"][0]["reason"] == "kicked", "{described}");
         // Its process is told, and joins again.
         await_members(cluster, 1)
+    })
+}
+
+#[test]
+fn a_member_that_reads_what_is_committed_passes_what_was_aborted_and_is_done() -> Result<()> {
+    cluster::with(config(1), |cluster| {
+        block_on(async {
+            let client = client(cluster).await?;
+            create(&client, "orders", 1).await?;
+            let mut producer =
+                client.transactional_producer(TransactionalConfig::new("one")).await?;
+            for (value, commit) in [("kept", true), ("gone", false)] {
+                producer.begin()?;
+                let record = ProducerRecord::to("orders").partition(0).value(value);
+                producer.send(record).await?.await?;
+                if commit { producer.commit().await? } else { producer.abort().await? }
+            }
+            producer.close().await;
+            Ok(())
+        })?;
+        let cli = cluster.cli();
+        let all = ["consume", "orders", "--group", "everything", "-e"];
+        ensure!(cli.done(&all).text() == "kept\ngone\n");
+        let committed = ["consume", "orders", "--group", "billing", "--read-committed", "-e"];
+        ensure!(cli.done(&committed).text() == "kept\n");
+        // The end of a transaction is no record, and nothing that is left to read.
+        for group in ["everything", "billing"] {
+            let lag = cli.done(&["group", "lag", group, "--wait", "10s", "-o", "json"]).json();
+            ensure!(lag["partitions"][0]["committed"] == 4, "{lag}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_rate_holds_a_member_back_and_lag_can_be_waited_for() -> Result<()> {
+    cluster::with(config(1), |cluster| {
+        block_on(async {
+            let client = client(cluster).await?;
+            create(&client, "orders", 1).await?;
+            produce(&client, "orders", 1, 30).await.map(drop)
+        })?;
+        let cli = cluster.cli();
+        let begun = std::time::Instant::now();
+        cli.done(&["consume", "orders", "--group", "billing", "-n", "20", "--rate", "10"]);
+        // The last poll is due when what came before it was: two seconds without that one.
+        ensure!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+        cli.run(&["group", "lag", "billing", "--wait", "100ms"]).exits(5);
+        cli.done(&["consume", "orders", "--group", "billing", "-e"]);
+        cli.done(&["group", "lag", "billing", "--wait", "10s"]);
+        cli.run(&["consume", "orders", "--rate", "0"]).exits(2);
+        Ok(())
     })
 }

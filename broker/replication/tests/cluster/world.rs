@@ -168,8 +168,10 @@ impl World {
             min_insync_replicas: self.min_insync,
             replica_lag_ms: REPLICA_LAG_MS,
         };
+        let settings = config.settings();
         broker.replica.get_or_insert_with(|| Replica::new(config));
-        let event = Event::Assigned { assignment: state.assignment(), log: broker.log.state() };
+        let (assignment, log) = (state.assignment(), broker.log.state());
+        let event = Event::Assigned { assignment, settings, log };
         self.step(id, event);
     }
 

@@ -10,7 +10,7 @@ mod words;
 use std::{env, fmt::Write as _, fs, path::Path};
 
 use tidemark_protocol::Offset;
-use tidemark_replication::{Answer, EpochEnd, Event, LogState, Produced, Replica};
+use tidemark_replication::{Answer, Assignment, EpochEnd, Event, LogState, Produced, Replica};
 use tidemark_storage::EpochHistory;
 
 use self::words::Words;
@@ -59,6 +59,7 @@ fn tell(story: &str) -> String {
 /// The replica of a story, and the log that it is told about.
 struct Teller {
     replica: Replica,
+    assignment: Option<Assignment>,
     log: LogState,
     history: EpochHistory,
 }
@@ -66,7 +67,8 @@ struct Teller {
 impl Teller {
     fn new(words: &Words<'_>) -> Self {
         let replica = Replica::new(words.config());
-        Self { replica, log: LogState::default(), history: EpochHistory::default() }
+        let (log, history) = (LogState::default(), EpochHistory::default());
+        Self { replica, assignment: None, log, history }
     }
 
     fn run(&mut self, words: &Words<'_>) -> Vec<String> {
@@ -100,7 +102,10 @@ impl Teller {
         match words.verb {
             "assigned" => {
                 self.set_log(words);
-                Event::Assigned { assignment: words.assignment(), log: self.log }
+                let assignment = words.assignment();
+                self.assignment = Some(assignment.clone());
+                let settings = words.settings(self.replica.config().settings());
+                Event::Assigned { assignment, settings, log: self.log }
             }
             "produced" => self.produced(words),
             "repeated" => repeated(words),
@@ -145,10 +150,9 @@ impl Teller {
             }
             "connected" => Event::LeaderConnected { leader: words.small("leader") },
             "set" => {
-                let config = words.config();
-                let (durability, min_insync_replicas) =
-                    (config.durability, config.min_insync_replicas);
-                Event::SetConfig { durability, min_insync_replicas }
+                let assignment = self.assignment.clone().unwrap();
+                let settings = words.settings(self.replica.config().settings());
+                Event::Assigned { assignment, settings, log: self.log }
             }
             "tick" => Event::Tick,
             "storage_failed" => Event::StorageFailed,

@@ -10,7 +10,7 @@ use tidemark_protocol::{
     messages::{Acks, Durability, Position},
 };
 use tidemark_replication::{
-    Answer, Assignment, Config, EpochEnd, Fetched, FollowerFetch, Member, ReplicaId,
+    Answer, Assignment, Config, EpochEnd, Fetched, FollowerFetch, Member, ReplicaId, Settings,
     StorageDurability,
 };
 
@@ -41,6 +41,18 @@ impl<'a> Words<'a> {
             min_insync_replicas: self.number_or("min_insync", 1).try_into().unwrap(),
             replica_lag_ms: self.number_or("lag", 10_000),
         }
+    }
+
+    /// Those of `before`, except for what this line says.
+    pub(crate) fn settings(&self, before: Settings) -> Settings {
+        let said = self.config().settings();
+        let durability = if self.has("durability") { said.durability } else { before.durability };
+        let min_insync_replicas = if self.has("min_insync") {
+            said.min_insync_replicas
+        } else {
+            before.min_insync_replicas
+        };
+        Settings { durability, min_insync_replicas }
     }
 
     pub(crate) fn assignment(&self) -> Assignment {

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use super::harness::{Starting, TestBroker};
+use super::harness::{Starting, TestBroker, batch};
 use crate::{disk::Disk, server::ServerError};
 
 fn copy_dir(from: &Path, to: &Path) {
@@ -48,6 +48,30 @@ async fn logs_of_partitions_that_are_gone_are_moved_aside_and_nothing_else_is() 
     for name in ["deleted-0-", "orders-7-"] {
         assert!(aside.iter().any(|found| found.starts_with(name)), "{aside:?}");
     }
+    broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_that_do_not_say_whose_they_are_are_nobodys() {
+    let dir = tempfile::tempdir().unwrap();
+    TestBroker::leaves_a_record(dir.path()).await;
+    let broker = TestBroker::start(dir.path()).await;
+    let mut client = broker.connect().await;
+    let fresh = client.create_topic("fresh", 1).await;
+    broker.stop().await;
+    // As a topic of that name leaves it that lost power before its first flush, and was deleted meanwhile.
+    let log = dir.path().join("topics/fresh/0");
+    copy_dir(&dir.path().join("topics/orders/0"), &log);
+    for name in ["partition.meta", "epochs"] {
+        fs::remove_file(log.join(name)).unwrap();
+    }
+
+    let broker = TestBroker::start(dir.path()).await;
+    let mut client = broker.connect().await;
+    client.produce(fresh, batch(&["new"])).await.unwrap();
+    assert_eq!(client.read_all(fresh, 0).await, ["new"]);
+    let aside = names(&dir.path().join("left-behind"));
+    assert!(matches!(&aside[..], [name] if name.starts_with("fresh-0-")), "{aside:?}");
     broker.stop().await;
 }
 

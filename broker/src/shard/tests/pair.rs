@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tidemark_controller::TopicConfig;
 use tidemark_protocol::{
-    BrokerId, Failure, LeaderEpoch, Offset, TopicId, TopicPartition,
+    BrokerId, ErrorCode, Failure, LeaderEpoch, Offset, TopicId, TopicPartition,
     batch::{BatchBuilder, Compression, batches},
     messages::{Acks, Durability, ReplicaPush, ReplicaRefusal},
 };
@@ -20,8 +20,8 @@ use tidemark_storage::{Checkpoint, Disk as _, LogIdentity, ReadOutcome, Residenc
 use tokio::sync::oneshot;
 
 use super::super::{
-    Adoption, Command, FollowerPosition, LeaderAnswer, Produce, ProduceOutcome, Shard, ShardConfig,
-    ShardHandle, log_config,
+    Adoption, Assigned, Command, FollowerPosition, LeaderAnswer, Produce, ProduceOutcome, Shard,
+    ShardConfig, ShardHandle, log_config,
 };
 use crate::{
     clock::{Clock, ClockHands},
@@ -81,6 +81,16 @@ pub(super) fn batch(records: u32, seed: u8) -> Bytes {
     builder.build().unwrap()
 }
 
+fn open_log(disk: &SimDisk, checkpoint: Option<Checkpoint>) -> Log {
+    let files = SegmentFiles::new(Disk::from(disk.clone()), 16);
+    let identity = LogIdentity { partition: ID };
+    let config = log_config(&TopicConfig::default());
+    let (log, recovery) =
+        Log::open(&files, Path::new(LOG_DIR), identity, config, checkpoint).expect("it opens");
+    assert!(recovery.corrupt.is_empty(), "{recovery:?}");
+    log
+}
+
 impl Node {
     fn start(
         id: BrokerId,
@@ -104,12 +114,7 @@ impl Node {
             flusher.clone(),
             Arc::clone(&port) as Arc<_>,
         );
-        let files = SegmentFiles::new(Disk::from(disk.clone()), 16);
-        let identity = LogIdentity { partition: ID };
-        let config = log_config(&TopicConfig::default());
-        let (log, recovery) =
-            Log::open(&files, Path::new(LOG_DIR), identity, config, checkpoint).expect("it opens");
-        assert!(recovery.corrupt.is_empty(), "{recovery:?}");
+        let log = open_log(&disk, checkpoint);
         let topic = metrics.topic("t");
         let view = PartitionView::new(ID, "t".into(), topic, log.reader(), handle.clone());
         let me = ReplicaId { broker_id: id, broker_epoch };
@@ -175,9 +180,30 @@ impl Node {
     }
 
     pub(super) fn release(&mut self) {
-        let reason = tidemark_protocol::ErrorCode::UnknownTopicOrPartition;
+        self.take_log();
+    }
+
+    fn take_log(&mut self) -> Log {
+        let reason = ErrorCode::UnknownTopicOrPartition;
         let released = self.ask(|reply| Command::Release { partition: ID, reason, reply });
-        assert!(released.is_some());
+        released.expect("it has a log")
+    }
+
+    /// The partition leaves and comes back, empty, and only then a flush is run that was asked for before.
+    pub(super) fn come_back_before_a_flush(&mut self) {
+        self.shard.wake();
+        let flushes = self.flusher.take_waiting();
+        assert!(!flushes.is_empty(), "nothing is to be flushed");
+        self.take_log().delete().expect("the disk works");
+        let log = open_log(&self.disk, None);
+        let topic = self.metrics.topic("t");
+        let view = PartitionView::new(ID, "t".into(), topic, log.reader(), self.handle.clone());
+        self.view = Arc::new(view);
+        self.adopt(log);
+        for flush in flushes {
+            self.flusher.run(flush, &self.clock, &self.metrics);
+        }
+        self.work();
     }
 
     pub(super) fn failure(&self) -> Option<&str> {
@@ -241,7 +267,9 @@ impl Pair {
             isr: isr.to_vec(),
             elr: Vec::new(),
         };
-        self[node].tell(Command::Assign { partition: ID, assignment });
+        let config = TopicConfig { min_insync_replicas: 1, ..TopicConfig::default() };
+        let assigned = Box::new(Assigned { config, assignment });
+        self[node].tell(Command::Assign { partition: ID, assigned });
         self[node].work();
     }
 

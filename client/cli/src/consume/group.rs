@@ -5,10 +5,12 @@
 
 use std::{collections::BTreeMap, pin::pin, sync::Arc};
 
-use tidemark_client::{Client, ConsumedRecord, GroupConfig, GroupConsumer, Rebalance, StartAt};
+use tidemark_client::{
+    Client, ConsumedRecord, GroupConfig, GroupConsumer, GroupError, Rebalance, StartAt,
+};
 use tidemark_protocol::{Offset, PartitionIndex};
 
-use super::{ConsumeArgs, POLL_WAIT, print::Printed, print::Printer, reader};
+use super::{ConsumeArgs, POLL_WAIT, Pace, print::Printed, print::Printer, reader};
 use crate::{
     exit::{CliError, Exit},
     output,
@@ -33,12 +35,16 @@ pub(super) async fn run(
     config.topics.clone_from(&args.topics);
     let mut member = client.group_consumer(config).on_rebalance(announce);
     let mut progress = Progress::new(args.num);
+    let pace = Pace::new(args.rate);
     let mut interrupt = pin!(tokio::signal::ctrl_c());
     let mut reader_gone = pin!(reader::gone());
     let mut ends: Option<Places> = None;
     let exit = loop {
         let records = tokio::select! {
-            records = member.poll(POLL_WAIT) => records?,
+            records = async {
+                pace.wait(printer.records()).await;
+                member.poll(POLL_WAIT).await
+            } => records?,
             () = &mut reader_gone => break Exit::Success,
             _ = &mut interrupt => {
                 let bounded = args.num.is_some() || args.exit_at_end;
@@ -47,7 +53,11 @@ pub(super) async fn run(
         };
         let (printed, done) = print(&mut printer, records, args.num)?;
         printer.flush()?;
-        commit(&mut member, printed).await?;
+        // Ends of transactions, and what was aborted, are passed without a record to show for it.
+        noted(match done {
+            Printed::Enough => member.commit_offsets(offsets(printed)).await,
+            Printed::More => member.commit().await,
+        })?;
         if done == Printed::Enough || printer.reader_is_gone() {
             break Exit::Success;
         }
@@ -78,7 +88,11 @@ fn config(args: &ConsumeArgs, group: &str, range: Range) -> Result<GroupConfig, 
     config.start_at = start_at;
     // Only what was printed is committed.
     config.auto_commit = None;
-    config.consumer.poll_records_max = RECORDS_PER_COMMIT_MAX;
+    config.consumer.isolation = args.isolation();
+    // At a rate a few times a second, or lag would move in leaps.
+    let at_once =
+        args.rate.map_or(usize::MAX, |rate| usize::try_from(rate / 4).unwrap_or(usize::MAX));
+    config.consumer.poll_records_max = at_once.clamp(1, RECORDS_PER_COMMIT_MAX);
     Ok(config)
 }
 
@@ -100,14 +114,15 @@ fn print(
     Ok((printed, Printed::More))
 }
 
-async fn commit(member: &mut GroupConsumer, printed: Places) -> Result<(), CliError> {
-    if printed.is_empty() {
-        return Ok(());
-    }
-    let offsets = printed
+fn offsets(printed: Places) -> impl Iterator<Item = (Arc<str>, PartitionIndex, Offset, String)> {
+    printed
         .into_iter()
-        .map(|((topic, partition), offset)| (topic, partition, offset, String::new()));
-    match member.commit_offsets(offsets).await {
+        .map(|((topic, partition), offset)| (topic, partition, offset, String::new()))
+}
+
+/// A commit that was refused is no reason to stop.
+fn noted(committed: Result<(), GroupError>) -> Result<(), CliError> {
+    match committed {
         Ok(()) => Ok(()),
         // Others have the partitions by now, and print these records again.
         Err(error) if error.code().is_some() => {

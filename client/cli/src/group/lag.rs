@@ -1,6 +1,6 @@
 //! `tidemark group lag`: how far a group is behind, in records, bytes and time, and what becomes of that.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde::Serialize;
@@ -15,6 +15,9 @@ use crate::{
     session::Session,
 };
 
+/// How often `--wait` looks again.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
 /// Show how far a consumer group is behind
 ///
 /// AGE is how old the first record is that the group has not read. EMPTY IN is when there is nothing left at the present rate.
@@ -23,11 +26,16 @@ use crate::{
 #[command(after_help = "\
 Examples:
   tidemark group lag billing
+  tidemark group lag billing --wait 5m
   tidemark group lag billing -o json")]
 pub(crate) struct LagArgs {
     /// Name of the group
     #[arg(value_name = "GROUP")]
     group: String,
+
+    /// Look again until nothing is left to read, for at most this long; exits with 5 when something is left then
+    #[arg(long, value_name = "DURATION", value_parser = quantity::parse_duration)]
+    wait: Option<Duration>,
 }
 
 /// How far a group is behind, over all its partitions and in each.
@@ -186,8 +194,21 @@ fn span(ms: Option<u64>) -> String {
 
 pub(super) async fn run(session: &Session, args: &LagArgs) -> Result<Exit, CliError> {
     let admin = session.admin().await?;
-    let lag = Lag::of(&admin, &args.group).await?;
-    let complete = lag.partitions.iter().all(|one| one.error.is_none());
-    session.output.print(&lag)?;
-    Ok(if complete { Exit::Success } else { Exit::Partial })
+    let deadline = args.wait.map(|wait| Instant::now() + wait);
+    loop {
+        let lag = Lag::of(&admin, &args.group).await?;
+        let complete = lag.partitions.iter().all(|one| one.error.is_none());
+        let is_read = complete && lag.records == 0;
+        if !is_read && deadline.is_some_and(|deadline| Instant::now() < deadline) {
+            // The group has to read; there is nothing here to be woken by.
+            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+            continue;
+        }
+        session.output.print(&lag)?;
+        return Ok(match (complete, deadline) {
+            (false, _) => Exit::Partial,
+            (true, Some(_)) if !is_read => Exit::Timeout,
+            (true, _) => Exit::Success,
+        });
+    }
 }

@@ -29,7 +29,8 @@ pub(super) struct Scan<D: Disk> {
     at: IndexEntry,
     last_batch: u64,
     epoch: LeaderEpoch,
-    /// The history as the log found it, corrected by every batch.
+    /// The history as the log found it, and the same corrected by every batch.
+    found: EpochHistory,
     epochs: EpochHistory,
     cut: Option<Offset>,
     /// What the index file says, to be checked on the way; ends with its seal.
@@ -54,6 +55,7 @@ impl<D: Disk> Scan<D> {
             at: from.at,
             last_batch: from.last_batch,
             epoch: epoch_before(epochs, from.at.offset),
+            found: epochs.clone(),
             epochs: epochs.clone(),
             cut,
             known: Vec::new(),
@@ -157,6 +159,9 @@ impl<D: Disk> Scan<D> {
                 Err(WalkError::Disk(error)) => return Err(error),
                 Err(WalkError::NoBatch) => return Ok(Stop::NoBatch),
             };
+            if self.is_contradicted(&header, next)? {
+                return Ok(Stop::NoBatch);
+            }
             self.epochs.observe(header.leader_epoch, header.base_offset);
             if !self.confirm(&mut next) {
                 // Some header since the last confirmed boundary was changed, outside its CRC.
@@ -177,6 +182,35 @@ impl<D: Disk> Scan<D> {
 
     fn belongs(&self, header: &BatchHeader) -> bool {
         header.base_offset == self.at.offset && header.leader_epoch >= self.epoch
+    }
+
+    /// Whether a batch bears an epoch that the history does not know there, and is followed by a batch of an earlier one.
+    /// Epochs never go back, and no checksum of a batch covers its epoch: a bit of it is rotten. Believed, it would cut
+    /// off everything behind it.
+    fn is_contradicted(
+        &mut self,
+        header: &BatchHeader,
+        next: IndexEntry,
+    ) -> Result<bool, DiskError> {
+        if self.found.epoch_at(header.base_offset) == Some(header.leader_epoch) {
+            return Ok(false);
+        }
+        self.walk.seek(next.position);
+        let follower = match self.walk.peek() {
+            Ok(follower) => follower,
+            Err(WalkError::NoBatch) => None,
+            Err(WalkError::Disk(error)) => return Err(error),
+        };
+        let goes_back = follower.filter(|follower| {
+            follower.base_offset == next.offset && follower.leader_epoch < header.leader_epoch
+        });
+        let is_sound = match goes_back.map(|follower| self.walk.batch(&follower)) {
+            None | Some(Err(WalkError::NoBatch)) => false,
+            Some(Ok(follower)) => follower.verify_crc().is_ok(),
+            Some(Err(WalkError::Disk(error))) => return Err(error),
+        };
+        self.walk.seek(self.at.position);
+        Ok(is_sound)
     }
 
     /// Compares a boundary with what the index file says of it, if anything.

@@ -47,6 +47,7 @@ impl World {
 
     /// A flush has failed: of what was not flushed anything may be gone, although the power was not.
     pub(in crate::sim) fn flush_failed(&mut self, id: NodeId) {
+        self.ghost.unsynced.insert(id);
         for partition in self.in_memory_on(id) {
             self.ghost.loss.lost_replica(id, partition);
         }
@@ -59,7 +60,13 @@ impl World {
             self.ghost.replicas.keys().filter(|(_, id)| *id == partition).copied().collect();
         holders
             .into_iter()
-            .any(|key| !self.ghost.loss.is_flagged(key.0, partition) && self.ghost.is_complete(key))
+            .any(|key| self.is_sound(key.0, partition) && self.ghost.is_complete(key))
+    }
+
+    /// Whether nothing is known to be wrong with a replica. What has rotted under a process that goes on is found when it is
+    /// read again; until then it leads, and is in sync.
+    fn is_sound(&self, id: NodeId, partition: TopicPartition) -> bool {
+        !self.ghost.loss.is_flagged(id, partition) && !self.ghost.damaged.contains(&(id, partition))
     }
 
     fn is_durable(&self, partition: TopicPartition) -> bool {
@@ -80,7 +87,7 @@ impl World {
             self.ghost.replicas.get(&(leader, partition)).is_some_and(|it| it.led.is_some());
         is_up
             && is_led
-            && !self.ghost.loss.is_flagged(leader, partition)
+            && self.is_sound(leader, partition)
             && self.ghost.is_complete((leader, partition))
     }
 }

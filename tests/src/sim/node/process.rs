@@ -181,6 +181,11 @@ impl Process {
         self.pump(io);
     }
 
+    /// Who it registers as.
+    pub fn incarnation(&self) -> IncarnationId {
+        self.registration.incarnation
+    }
+
     fn now_ms(&self, io: &Io<'_>) -> u64 {
         (io.core.now_us() - self.started_us) / MS
     }

@@ -38,6 +38,17 @@ enum Due {
     },
 }
 
+impl Due {
+    /// Leader epoch and round of the question that this answers.
+    fn question(&self) -> Option<(LeaderEpoch, u64)> {
+        match *self {
+            Self::Batches { leader_epoch, round, .. }
+            | Self::Refusal { leader_epoch, round, .. } => Some((leader_epoch, round)),
+            Self::Watermark { .. } => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Session {
     connection: ConnectionId,
@@ -139,7 +150,9 @@ impl Sessions {
         if matches!(due, Due::Watermark { .. }) {
             // It goes along with whatever answer is due already.
             session.due.entry(partition).or_insert(due);
-        } else {
+        } else if session.due.get(&partition).is_none_or(|older| older.question() <= due.question())
+        {
+            // Whoever has refused a question of an epoch that it has not heard of yet may still answer the one before.
             session.due.insert(partition, due);
         }
         session.push_soon(io);
@@ -193,14 +206,10 @@ impl Session {
         broker: &mut Steered,
         io: &Io<'_>,
     ) -> Option<(ReplicaPush, Bytes)> {
+        let known = self.positions.get(&partition).copied();
         let (leader_epoch, round) = match due {
-            Due::Batches { leader_epoch, round, .. } | Due::Refusal { leader_epoch, round, .. } => {
-                (leader_epoch, round)
-            }
-            Due::Watermark { leader_epoch } => {
-                let known = self.positions.get(&partition).copied();
-                known.filter(|(epoch, _)| *epoch == leader_epoch)?
-            }
+            Due::Watermark { leader_epoch } => known.filter(|(epoch, _)| *epoch == leader_epoch)?,
+            _ => due.question()?,
         };
         let ends = broker.log_ends(partition);
         let mut push = ReplicaPush {
