@@ -4,6 +4,8 @@
 mod fleet;
 #[path = "transactions/pipeline.rs"]
 mod pipeline;
+#[path = "transactions/refusals.rs"]
+mod refusals;
 #[path = "transactions/rig.rs"]
 mod rig;
 #[path = "transactions/single.rs"]

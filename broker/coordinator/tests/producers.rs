@@ -135,6 +135,19 @@ fn the_first_batch_of_a_transaction_needs_a_guard_that_no_marker_has_taken_away(
     assert_eq!(states.check(&transactional((1, 0), 1), None), Ok(Admission::Append));
 }
 
+/// Whoever claims an epoch that nobody was given is refused by the coordinator, and its question stays.
+#[test]
+fn a_later_epoch_that_nobody_was_given_keeps_the_owner_from_nothing() {
+    let mut states = ProducerStates::new();
+    let claimed = transactional((1, 5), 0);
+    let Verification::Needed(invented) = states.begin_verification(&claimed) else { panic!() };
+    let first = transactional((1, 0), 0);
+    let Verification::Needed(guard) = states.begin_verification(&first) else { panic!() };
+    assert_ne!(guard, invented);
+    assert_eq!(states.check(&first, Some(invented)), Err(ErrorCode::TransactionUnverified));
+    assert_eq!(states.check(&first, Some(guard)), Ok(Admission::Append));
+}
+
 /// KAFKA-14920.
 #[test]
 fn a_batch_does_not_overtake_one_that_waits_for_verification() {

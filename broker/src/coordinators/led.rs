@@ -248,3 +248,6 @@ fn refuse_overloaded<C: Coordinator>(reply: Reply<C>) {
     let message = format!("too many requests wait for a coordinator of {}", C::TOPIC);
     drop(reply.send(Err(Failure::new(ErrorCode::Overloaded, message))));
 }
+
+#[cfg(test)]
+mod tests;

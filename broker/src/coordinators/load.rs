@@ -106,3 +106,53 @@ pub(crate) fn replay<C: Coordinator>(
 pub(super) fn now(broker: &Broker) -> Now {
     Now { mono_ms: broker.clock.monotonic_ms(), wall_ms: broker.clock.wall_ms() }
 }
+
+#[cfg(test)]
+mod tests {
+    use tidemark_coordinator::{GroupCoordinator, GroupLoader, TransactionCoordinator};
+    use tidemark_protocol::batch::{Batch, BatchBuilder, Compression};
+
+    use super::*;
+
+    /// A batch whose checksums hold.
+    fn batch(key: &[u8], value: Option<&[u8]>, is_control: bool) -> Batch {
+        let builder = BatchBuilder::new(Compression::None);
+        let mut builder = if is_control { builder.into_control() } else { builder };
+        builder.push(0, Some(key), value, &[]);
+        Batch::parse(&mut builder.build().unwrap()).unwrap()
+    }
+
+    fn why<C: Coordinator>(batch: Batch) -> String {
+        match replay::<C>(&mut C::Loader::default(), Ok(batch), 0) {
+            Err(Unloadable::Broken(why)) => why,
+            other => panic!("it is replayed: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_record_that_says_nothing_known_is_not_skipped() {
+        for (key, value) in [(&b""[..], None), (b"\xc1", None), (b"key", Some(&b"value"[..]))] {
+            let told = why::<GroupCoordinator>(batch(key, value, false));
+            assert!(told.contains("record 0"), "{told}");
+            let told = why::<TransactionCoordinator>(batch(key, value, false));
+            assert!(told.contains("record 0"), "{told}");
+        }
+    }
+
+    #[test]
+    fn control_batches_do_not_belong_there() {
+        let told = why::<GroupCoordinator>(batch(b"key", None, true));
+        assert!(told.contains("control batch"), "{told}");
+    }
+
+    /// A batch that begins in front of where reading begins.
+    #[test]
+    fn what_was_read_already_is_not_replayed() {
+        let count = replay::<GroupCoordinator>(
+            &mut GroupLoader::default(),
+            Ok(batch(b"\xc1", None, false)),
+            1,
+        );
+        assert_eq!(count.unwrap(), 0);
+    }
+}

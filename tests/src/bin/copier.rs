@@ -119,8 +119,14 @@ async fn live(
             Err(GroupError::MissedProcessingDeadline { .. }) => continue,
             Err(error) => return Err(error.into()),
         };
-        if !records.is_empty() {
-            copy(arguments, random, &mut producer, &mut member, &records).await?;
+        if !records.is_empty()
+            && let Err(error) = copy(arguments, random, &mut producer, &mut member, &records).await
+        {
+            // Whether somebody else goes on under the id is told at the latest by the abort: then this one must not begin anew.
+            return match producer.abort().await {
+                Err(fenced) if fenced.is_fenced() => Err(fenced.into()),
+                _ => Err(error),
+            };
         }
     }
     producer.close().await;

@@ -6,8 +6,8 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use tidemark_client::{GroupError, Rebalance, StartAt};
-use tidemark_tests::cluster::{self, PATIENCE};
+use tidemark_client::{GroupConfig, GroupError, Rebalance, StartAt};
+use tidemark_tests::cluster::{self, ClusterConfig, PATIENCE};
 
 use super::rig::{Worker, await_all, block_on, client, config, create, group, produce};
 
@@ -224,6 +224,43 @@ fn a_paused_partition_stays_assigned_and_says_nothing() -> Result<()> {
             ensure!(found.into_iter().any(|it| it.offset == 7 && it.metadata == metadata), "lost");
             member.close().await?;
             Ok(())
+        })
+    })
+}
+
+#[test]
+fn a_static_member_that_comes_back_has_what_it_had_and_nobody_notices() -> Result<()> {
+    // Sessions as in production: a restart takes less.
+    cluster::with(ClusterConfig::nodes(1), |cluster| {
+        block_on(async {
+            let client = client(cluster).await?;
+            create(&client, "orders", PARTITIONS).await?;
+            let named = |name: &str| GroupConfig {
+                instance: Some(name.to_owned()),
+                ..group("billing", "orders")
+            };
+            let first = Worker::start(&client, named("one"));
+            first.await_assigned(6).await?;
+            let second = Worker::start(&client, named("two"));
+            let had = first.await_assigned(3).await?.assigned;
+            let before = second.await_assigned(3).await?;
+            // While it is there, whoever else comes under its name waits, and is given nothing.
+            let mut double = client.group_consumer(named("one"));
+            double.poll(Duration::from_secs(1)).await?;
+            ensure!(double.assignment().is_empty(), "{:?}", double.assignment());
+            let members = client.admin().describe_group("billing").await?.members;
+            ensure!(members.len() == 2, "{members:?}");
+            drop(double);
+            first.close().await?;
+            let again = Worker::start(&client, named("one"));
+            let has = again.await_assigned(3).await?.assigned;
+            ensure!(has == had, "{has:?} instead of {had:?}");
+            let counts = produce(&client, "orders", PARTITIONS, 60).await?;
+            await_all(&[&again, &second], &counts).await?;
+            let noticed = second.seen().rebalances.split_off(before.rebalances.len());
+            ensure!(noticed.is_empty(), "{noticed:?}");
+            again.close().await?;
+            second.close().await
         })
     })
 }

@@ -9,11 +9,15 @@ use std::{
 
 use anyhow::{Result, ensure};
 use tidemark_client::{
-    Client, ClientConfig, GroupConfig, GroupConsumer, NewTopic, ProducerConfig, ProducerRecord,
-    Rebalance,
+    Client, ClientConfig, ConsumedRecord, GroupConfig, GroupConsumer, NewTopic, ProducerConfig,
+    ProducerRecord, Rebalance,
 };
 use tidemark_protocol::{Offset, PartitionIndex};
-use tidemark_tests::cluster::{Cluster, ClusterConfig, PATIENCE};
+use tidemark_tests::{
+    checker::{self, Kind},
+    cluster::{Cluster, ClusterConfig, PATIENCE},
+    history::{Action, History, Member, Outcome, Partition, Poll, Read},
+};
 use tokio::{sync::watch, task::JoinHandle};
 
 /// A member that is not heard of for this long is put out.
@@ -71,6 +75,8 @@ pub(crate) struct Seen {
     pub(crate) assigned: BTreeSet<PartitionIndex>,
     pub(crate) rebalances: Vec<Rebalance>,
     pub(crate) records: Vec<(PartitionIndex, Offset)>,
+    /// The same, a poll each, with who the member was to the group.
+    polls: Vec<Poll>,
     pub(crate) failure: Option<String>,
 }
 
@@ -92,11 +98,12 @@ impl Worker {
         let (seen_in, seen) = watch::channel(Seen::default());
         let (stop, stopped) = watch::channel(false);
         let rebalances: Arc<Mutex<Vec<Rebalance>>> = Arc::default();
+        let group = config.group.as_str().into();
         let told = Arc::clone(&rebalances);
         let member = client.group_consumer(config).on_rebalance(move |rebalance| {
             told.lock().unwrap_or_else(PoisonError::into_inner).push(rebalance.clone());
         });
-        let task = spawn(work(member, seen_in, stopped, rebalances));
+        let task = spawn(work((group, member), seen_in, stopped, rebalances));
         Self { seen, stop, task }
     }
 
@@ -136,13 +143,14 @@ impl Worker {
 }
 
 async fn work(
-    mut member: GroupConsumer,
+    (group, mut member): (Arc<str>, GroupConsumer),
     seen: watch::Sender<Seen>,
     stopped: watch::Receiver<bool>,
     rebalances: Arc<Mutex<Vec<Rebalance>>>,
 ) -> Result<()> {
     while !*stopped.borrow() {
         let polled = member.poll(POLL_WAIT).await;
+        let identity = member.member();
         let assigned = member.assignment().into_iter().map(|(_, partition)| partition).collect();
         let told = rebalances.lock().unwrap_or_else(PoisonError::into_inner).clone();
         seen.send_modify(|seen| {
@@ -152,6 +160,9 @@ async fn work(
                 Ok(records) => {
                     let places = records.iter().map(|record| (record.partition, record.offset));
                     seen.records.extend(places);
+                    let generation = u64::try_from(identity.epoch).unwrap_or(0);
+                    let (group, id) = (Arc::clone(&group), identity.member.as_str().into());
+                    seen.polls.push(poll(records, Member { group, generation, id }));
                 }
                 Err(error) => seen.failure = Some(error.to_string()),
             }
@@ -160,7 +171,33 @@ async fn work(
     Ok(member.close().await?)
 }
 
-/// Waits until the workers together have seen every record; fails if anything is missing after that.
+/// What a poll returned, as the checker takes it.
+fn poll(records: &[ConsumedRecord], member: Member) -> Poll {
+    let mut by_partition: BTreeMap<Partition, Vec<Read>> = BTreeMap::new();
+    for record in records {
+        let read = Read { offset: record.offset, value: 0, epoch: record.leader_epoch };
+        let partition = Partition::new(record.topic.clone(), record.partition);
+        by_partition.entry(partition).or_default().push(read);
+    }
+    Poll { records: by_partition.into_iter().collect(), member: Some(member), ..Poll::default() }
+}
+
+/// Fails if two of them were handed records of a partition in one epoch.
+fn judge(workers: &[&Worker]) -> Result<()> {
+    let mut history = History::default();
+    for (process, worker) in (0..).zip(workers) {
+        for poll in worker.seen().polls {
+            let operation = history.invoke(process, 0, Action::Poll(poll));
+            history.complete(operation, 0, Outcome::Ok);
+        }
+    }
+    let report = checker::check(&history);
+    ensure!(report.count(Kind::DoubleDelivery) == 0, "{report}");
+    Ok(())
+}
+
+/// Waits until the workers together have seen every record, none of which two of them had in one epoch; fails if anything is
+/// missing after that.
 pub(crate) async fn await_all(
     workers: &[&Worker],
     wanted: &BTreeMap<PartitionIndex, u64>,
@@ -171,7 +208,7 @@ pub(crate) async fn await_all(
     loop {
         let all: BTreeSet<_> = workers.iter().flat_map(|worker| worker.seen().records).collect();
         if all.len() >= total {
-            return Ok(());
+            return judge(workers);
         }
         ensure!(Instant::now() < deadline, "{} of {total} records were read", all.len());
         let mut changes: Vec<_> = workers.iter().map(|worker| worker.seen.clone()).collect();

@@ -121,7 +121,8 @@ impl Fleet {
         self.places[place].signal("CONT")
     }
 
-    /// Stops a worker, gives its place to another, and lets it run again when the others go on: it must find itself shut out.
+    /// Stops a worker, gives its place to another, and lets it run again when the others go on: one of the two must find itself
+    /// shut out, and that is the first, unless it was about to begin anew itself.
     pub(crate) fn replace(&mut self, place: usize) -> Result<()> {
         self.places[place].signal("STOP")?;
         let new = self.spawn(place)?;
@@ -130,7 +131,11 @@ impl Fleet {
         old.signal("CONT")?;
         let deadline = Instant::now() + PATIENCE;
         while old.0.try_wait()?.is_none() {
-            ensure!(Instant::now() < deadline, "a worker that was replaced does not end");
+            if self.places[place].0.try_wait()?.is_some() {
+                self.places[place] = old;
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "of two workers under one id neither ends");
             thread::sleep(Duration::from_millis(20));
         }
         Ok(())

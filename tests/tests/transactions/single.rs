@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tidemark_client::{
-    Client, ConsumerConfig, ErrorCode, Isolation, NewTopic, Position, ProducerConfig,
-    ProducerRecord, TransactionalConfig, TransactionalProducer,
+    Client, ConsumerConfig, ErrorCode, GroupConfig, Isolation, NewTopic, Position, ProducerConfig,
+    ProducerRecord, TransactionError, TransactionalConfig, TransactionalProducer,
 };
 use tidemark_tests::cluster::{self, ClusterConfig, PATIENCE};
 
@@ -147,6 +147,57 @@ fn the_command_line_shows_transactions_and_aborts_one() -> Result<()> {
             ensure!(consumed.bytes().is_empty(), "{}", consumed.text());
             let consumed = cli.done(&["consume", "t", "-e"]);
             ensure!(consumed.text() == "never\n", "{}", consumed.text());
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn without_its_offsets_a_transaction_does_not_count() -> Result<()> {
+    cluster::with(ClusterConfig::nodes(1), |cluster| {
+        cluster.create_topic(NewTopic::new("from").partitions(1))?;
+        cluster.create_topic(NewTopic::new("to").partitions(1))?;
+        runtime()?.block_on(async {
+            let client = Client::connect(cluster.client_config()).await?;
+            let source = client.producer(ProducerConfig::default());
+            source.send(ProducerRecord::to("from").partition(0).value("x")).await?.await?;
+            let mut settings = GroupConfig::new("copy").topic("from");
+            settings.auto_commit = None;
+            let mut member = client.group_consumer(settings);
+            ensure!(member.poll(PATIENCE).await?.len() == 1, "it is read");
+            let mut producer = client.transactional_producer(config("one")).await?;
+
+            producer.begin()?;
+            send(&mut producer, "to", "nowhere").await?;
+            let offsets = producer.send_offsets("copy", None, [("nowhere", 0, 1)]).await;
+            let error = offsets.expect_err("there is no such topic");
+            ensure!(matches!(error, TransactionError::UnknownTopic { .. }), "{error}");
+            let error = producer.commit().await.expect_err("its offsets are missing");
+            ensure!(matches!(error, TransactionError::State(_)), "{error}");
+            producer.abort().await?;
+
+            // Put out: what it has read goes to others.
+            client.admin().remove_member("copy", member.member_id(), false).await?;
+            producer.begin()?;
+            send(&mut producer, "to", "put out").await?;
+            let offsets = [("from", 0, 1)];
+            let refused = producer.send_offsets("copy", Some(member.member()), offsets).await;
+            let error = refused.expect_err("it is no member any more");
+            ensure!(error.code() == Some(ErrorCode::UnknownMember), "{error}");
+            ensure!(producer.commit().await.is_err(), "its offsets are missing");
+            producer.abort().await?;
+
+            // It comes back by itself, and nothing was committed.
+            let before = member.member().epoch;
+            while member.poll(PATIENCE).await?.is_empty() {}
+            ensure!(member.member().epoch > before, "another epoch");
+            producer.begin()?;
+            send(&mut producer, "to", "once").await?;
+            producer.send_offsets("copy", Some(member.member()), offsets).await?;
+            producer.commit().await?;
+            let read = flat(&client, "to", Isolation::ReadCommitted).await?;
+            ensure!(read == ["once"], "{read:?}");
+            member.close().await?;
             Ok(())
         })
     })

@@ -24,28 +24,32 @@ pub enum Verification {
     Needed(Guard),
 }
 
+/// Every epoch by itself: what claims to be of a later epoch, which nobody was given, keeps the producer's own batches from
+/// nothing.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Verifications {
     last: u64,
-    by_producer: BTreeMap<ProducerId, UnderWay>,
+    under_way: BTreeMap<(ProducerId, ProducerEpoch), UnderWay>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct UnderWay {
-    epoch: ProducerEpoch,
     guard: Guard,
     /// Of the batches that wait. A later one must not get in front of it (KAFKA-14920).
     lowest_sequence: i32,
 }
 
 impl Verifications {
-    pub(super) fn end(&mut self, producer_id: ProducerId) {
-        self.by_producer.remove(&producer_id);
+    pub(super) fn end(&mut self, id: ProducerId) {
+        let of_producer = (id, ProducerEpoch::MIN)..=(id, ProducerEpoch::MAX);
+        while let Some(key) = self.under_way.range(of_producer.clone()).map(|(key, _)| *key).next()
+        {
+            self.under_way.remove(&key);
+        }
     }
 
     pub(super) fn lowest_sequence(&self, id: ProducerId, epoch: ProducerEpoch) -> Option<i32> {
-        let under_way = self.by_producer.get(&id).filter(|under_way| under_way.epoch == epoch)?;
-        Some(under_way.lowest_sequence)
+        self.under_way.get(&(id, epoch)).map(|it| it.lowest_sequence)
     }
 
     pub(super) fn is_current(
@@ -54,8 +58,7 @@ impl Verifications {
         epoch: ProducerEpoch,
         guard: Option<Guard>,
     ) -> bool {
-        let under_way = self.by_producer.get(&id);
-        under_way.is_some_and(|it| it.epoch == epoch && Some(it.guard) == guard)
+        self.under_way.get(&(id, epoch)).is_some_and(|it| Some(it.guard) == guard)
     }
 }
 
@@ -71,21 +74,14 @@ impl ProducerStates {
             return Verification::NotNeeded;
         }
         let verifications = &mut self.verifications;
-        if verifications.by_producer.len() >= PARTITION_PRODUCERS_MAX {
+        if verifications.under_way.len() >= PARTITION_PRODUCERS_MAX {
             // Those who wait are told to verify again.
-            verifications.by_producer.clear();
+            verifications.under_way.clear();
         }
         verifications.last += 1;
-        let guard = Guard(verifications.last);
-        let fresh = UnderWay { epoch, guard, lowest_sequence: base_sequence };
-        let under_way = verifications.by_producer.entry(producer_id).or_insert(fresh);
-        if under_way.epoch < epoch {
-            *under_way = fresh;
-        }
-        if under_way.epoch == epoch {
-            under_way.lowest_sequence = under_way.lowest_sequence.min(base_sequence);
-        }
-        // An older epoch gets a guard that opens nothing.
-        Verification::Needed(if under_way.epoch == epoch { under_way.guard } else { guard })
+        let fresh = UnderWay { guard: Guard(verifications.last), lowest_sequence: base_sequence };
+        let under_way = verifications.under_way.entry((producer_id, epoch)).or_insert(fresh);
+        under_way.lowest_sequence = under_way.lowest_sequence.min(base_sequence);
+        Verification::Needed(under_way.guard)
     }
 }

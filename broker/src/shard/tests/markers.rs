@@ -1,7 +1,6 @@
 //! Transactions in one partition, across two shards: verified first, ended by markers, and read when they are decided.
 
 use bytes::Bytes;
-use tidemark_controller::TopicConfig;
 use tidemark_coordinator::producer_state::{Guard, Marker};
 use tidemark_protocol::{
     ErrorCode, Offset,
@@ -168,9 +167,8 @@ fn a_guard_is_given_once() {
 #[test]
 fn retention_deletes_no_records_of_an_open_transaction_and_none_behind_them() {
     let mut pair = Pair::new();
+    pair.config.retention_ms = Some(1);
     pair.lead(1, 1, &[1, 2]);
-    let config = TopicConfig { retention_ms: Some(1), ..TopicConfig::default() };
-    pair[1].tell(Command::Configure { partition: ID, config });
     let asked = pair.unverified(part(0, 0));
     pair.verified(asked).unwrap();
     pair.wall_ms += 1000;
