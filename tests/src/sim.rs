@@ -9,7 +9,6 @@
     clippy::needless_pass_by_value,
     clippy::struct_excessive_bools,
     clippy::case_sensitive_file_extension_comparisons,
-    clippy::unused_self,
     missing_debug_implementations,
     dead_code,
     reason = "faults of every kind have one signature; worlds are printed by their trace; some observations have no oracle yet"

@@ -84,6 +84,8 @@ pub(crate) fn replay<C: Coordinator>(
 ) -> Result<u64, Unloadable> {
     let damaged = |error: &dyn std::fmt::Display| Unloadable::Broken(format!("{error}"));
     let batch = batch.map_err(|error| damaged(&error))?;
+    // Reading does not look: a disk that has failed a flush may show what a page held before, and that may well decode.
+    batch.verify_crc().map_err(|error| damaged(&error))?;
     if batch.header.is_control() {
         let offset = batch.header.base_offset;
         return Err(Unloadable::Broken(format!("there is a control batch at offset {offset}")));
@@ -137,6 +139,15 @@ mod tests {
             let told = why::<TransactionCoordinator>(batch(key, value, false));
             assert!(told.contains("record 0"), "{told}");
         }
+    }
+
+    #[test]
+    fn a_batch_that_is_damaged_is_not_believed() {
+        let mut bytes = batch(b"\xc1", None, false).bytes().to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        let damaged = Batch::parse(&mut bytes.into()).unwrap();
+        let error = damaged.verify_crc().unwrap_err().to_string();
+        assert_eq!(why::<GroupCoordinator>(damaged), error);
     }
 
     #[test]

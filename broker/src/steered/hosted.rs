@@ -110,7 +110,10 @@ impl<C: Steer> Default for Hosted<C> {
 impl<C: Steer> fmt::Debug for Hosted<C> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let partitions: Vec<_> = self.slots.keys().collect();
-        out.debug_struct("Hosted").field("topic", &C::TOPIC).field("here", &partitions).finish()
+        out.debug_struct("Hosted")
+            .field("topic", &C::TOPIC)
+            .field("here", &partitions)
+            .finish_non_exhaustive()
     }
 }
 
@@ -344,6 +347,11 @@ fn catch_up<C: Steer>(
             return Ok(());
         }
         for batch in batches(read.bytes) {
+            let is_whole = batch.as_ref().is_ok_and(|batch| batch.verify_crc().is_ok());
+            if !is_whole {
+                let failure = Failure::new(ErrorCode::CorruptData, "the log is damaged");
+                return Err(Unloadable::ForNow(failure));
+            }
             replay::<C>(loader, batch, *end)?;
         }
         *end = read.next_offset;

@@ -115,16 +115,12 @@ impl Reader {
         let Some((_, partition)) = self.fetching.take_if(|(it, _)| *it == correlation) else {
             return Ok(());
         };
-        match answer {
-            Answer::Response(Response::Fetch(fetched)) => {
-                reach.core.figures.operation("fetch of decided ok");
-                self.take(partition, &fetched)
-            }
-            _ => {
-                self.refreshing = Some(self.caller.refresh(reach));
-                Ok(())
-            }
-        }
+        let Answer::Response(Response::Fetch(fetched)) = answer else {
+            self.refreshing = Some(self.caller.refresh(reach));
+            return Ok(());
+        };
+        reach.core.figures.operation("fetch of decided ok");
+        self.take(partition, &fetched)
     }
 
     fn take(&mut self, partition: TopicPartition, fetched: &Fetched) -> Verdict {
