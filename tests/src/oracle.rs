@@ -40,7 +40,7 @@ use std::fmt;
 
 pub use self::{
     committed_offsets::CommittedOffsets,
-    ghost::{Ghost, Mark, Observed, ReplicaKey},
+    ghost::{Ghost, Mark, Observed, ReplicaKey, Truth},
     group_fencing::Claims,
     no_loss::Acknowledged,
     scan::Scan,

@@ -2,7 +2,7 @@
 //! was decided; nobody is told anything else; and no transaction is complete before all its markers are committed.
 
 use tidemark_coordinator::producer_state::Marker;
-use tidemark_protocol::{TopicPartition, batch::BatchHeader};
+use tidemark_protocol::{Offset, TopicPartition, batch::BatchHeader};
 
 use super::{
     Verdict, require,
@@ -46,15 +46,17 @@ pub(super) fn check_complete(
     scan: &Scan,
     id: &str,
     epoch: Epoch,
-    exists: &impl Fn(TopicPartition) -> bool,
+    true_end: &impl Fn(TopicPartition) -> Option<Offset>,
 ) -> Verdict {
     let Some(decision) = scan.coordinated.decisions.get(&epoch) else { return Ok(()) };
     let has_marker = |partition: &TopicPartition| {
         let committed = scan.partitions.get(partition);
         committed.is_some_and(|committed| committed.markers.contains_key(&epoch))
     };
+    // What could not be read to its end yet may have it.
+    let is_read = |id: TopicPartition| true_end(id).is_some_and(|end| scan.end(id) >= end);
     let mut partitions = decision.partitions.iter();
-    let missing = partitions.find(|partition| !has_marker(partition) && exists(**partition));
+    let missing = partitions.find(|partition| !has_marker(partition) && is_read(**partition));
     require(missing.is_none(), "S18", || {
         format!("{id} in {epoch:?} is complete, and {missing:?} has no marker")
     })

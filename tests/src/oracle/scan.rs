@@ -110,13 +110,14 @@ impl Scan {
         Ok(())
     }
 
-    /// Takes in what a transaction coordinator has committed. `exists`: whether a partition is still in the metadata.
+    /// Takes in what a transaction coordinator has committed. `true_end`: up to where a partition is
+    /// committed that is still in the metadata.
     pub fn take_coordinated(
         &mut self,
         partition: TopicPartition,
         bytes: &Bytes,
         end: Offset,
-        exists: impl Fn(TopicPartition) -> bool,
+        true_end: impl Fn(TopicPartition) -> Option<Offset>,
     ) -> Verdict {
         for batch in batches(bytes.clone()) {
             let batch = batch.map_err(|error| violation("S25", format!("{partition}: {error}")))?;
@@ -131,7 +132,7 @@ impl Scan {
             for record in records {
                 let key = record.key.map(|key| key.to_vec()).unwrap_or_default();
                 let value = record.value.map(|value| value.to_vec());
-                self.coordinated(&Record { key, value }, &exists)?;
+                self.coordinated(&Record { key, value }, &true_end)?;
             }
         }
         Ok(())
@@ -140,14 +141,14 @@ impl Scan {
     fn coordinated(
         &mut self,
         record: &Record,
-        exists: &impl Fn(TopicPartition) -> bool,
+        true_end: &impl Fn(TopicPartition) -> Option<Offset>,
     ) -> Verdict {
         // A log of one record says what that record says.
         let mut loader = TransactionLoader::new();
         let said = loader.replay(0, record).and_then(|()| loader.state());
         let said = said.map_err(|error| violation("S22", error.to_string()))?;
         for (id, transaction) in said {
-            self.decided(&id, &transaction, exists)?;
+            self.decided(&id, &transaction, true_end)?;
         }
         Ok(())
     }
@@ -156,7 +157,7 @@ impl Scan {
         &mut self,
         id: &str,
         transaction: &Transaction,
-        exists: &impl Fn(TopicPartition) -> bool,
+        true_end: &impl Fn(TopicPartition) -> Option<Offset>,
     ) -> Verdict {
         let epoch = (transaction.producer_id, transaction.producer_epoch);
         let before = self.coordinated.last.insert(id.to_owned(), (epoch, transaction.state));
@@ -177,7 +178,7 @@ impl Scan {
             && is_complete
             && state.decision().is_some()
         {
-            atomicity::check_complete(self, id, of, exists)?;
+            atomicity::check_complete(self, id, of, true_end)?;
         }
         Ok(())
     }

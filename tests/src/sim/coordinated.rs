@@ -16,7 +16,7 @@ use super::{
     shape::{GROUPS, TRANSACTIONS, is_plain},
     world::{FIRST_MEMBER, FIRST_READER, FIRST_TRANSACTOR, World},
 };
-use crate::oracle::{Ghost, Verdict, liveness, violation};
+use crate::oracle::{Ghost, Truth, Verdict, liveness, violation};
 
 impl World {
     /// Makes the topics and the clients, if this run has any.
@@ -102,11 +102,16 @@ impl World {
             core.figures.check("commits read");
             let bytes = || process.broker.read_log(partition, from, end);
             if is_first(&partition) {
-                let image = &ghost.metadata.image;
-                let exists = |id: TopicPartition| image.partition(id).is_some();
-                ghost.scan.take_coordinated(partition, &bytes(), end, exists)?;
+                let Ghost { metadata, truths, scan, .. } = &mut *ghost;
+                let true_end = |id: TopicPartition| {
+                    let truth = metadata.image.partition(id).map(|_| truths.get(&id));
+                    truth.map(|truth| truth.map_or(0, Truth::end))
+                };
+                scan.take_coordinated(partition, &bytes(), end, true_end)?;
             } else if coordinators.is_none() || !is_behind(ghost) {
                 ghost.scan.take(partition, &bytes(), end)?;
+            } else {
+                core.figures.check("commits read later");
             }
         }
         for (partition, last_stable_offset) in process.take_shown() {
