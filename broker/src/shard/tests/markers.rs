@@ -1,7 +1,6 @@
 //! Transactions in one partition, across two shards: verified first, ended by markers, and read when they are decided.
 
 use bytes::Bytes;
-use tidemark_controller::TopicConfig;
 use tidemark_coordinator::producer_state::{Guard, Marker};
 use tidemark_protocol::{
     ErrorCode, Offset,
@@ -169,17 +168,17 @@ fn a_guard_is_given_once() {
 fn retention_deletes_no_records_of_an_open_transaction_and_none_behind_them() {
     let mut pair = Pair::new();
     pair.lead(1, 1, &[1, 2]);
-    let config = TopicConfig { retention_ms: Some(1), ..TopicConfig::default() };
-    pair[1].tell(Command::Configure { partition: ID, config });
+    // Longer than records are kept.
+    let age_ms = 400 * 24 * 3_600_000;
     let asked = pair.unverified(part(0, 0));
     pair.verified(asked).unwrap();
-    pair.wall_ms += 1000;
+    pair.wall_ms += age_ms;
     pair[1].upkeep();
     let ends = pair.ends(1);
     assert_eq!((ends.log_start_offset, ends.high_watermark, pair.stable(1)), (0, 1, 0));
     pair.end(1, 1, true, COORDINATOR_EPOCH).unwrap();
     // The marker carries the time at which it was written.
-    pair.wall_ms += 1000;
+    pair.wall_ms += age_ms;
     pair[1].upkeep();
     assert_eq!(pair.ends(1).log_start_offset, 2, "it is over, and old");
 }
