@@ -20,6 +20,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use tidemark_controller::Image;
@@ -184,4 +185,9 @@ fn stopping() -> Failure {
 fn not_here<C: Coordinator>(partition: PartitionIndex) -> Failure {
     let message = format!("this broker does not coordinate {}/{partition}", C::TOPIC);
     Failure::new(ErrorCode::NotCoordinator, message)
+}
+
+/// A setting, as machines count time.
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -10,3 +10,5 @@ mod members;
 mod refusals;
 #[path = "groups/rig.rs"]
 mod rig;
+#[path = "groups/settings.rs"]
+mod settings;

@@ -135,6 +135,12 @@ settings! {
     group_session_timeout: Time = "10s", "1s" ..= "30m";
     /// How often a member of a group is to be heard of at least. Well under `group_session_timeout`.
     group_heartbeat_interval: Time = "2s", "100ms" ..= "1m";
+    /// Members that one consumer group may have; one more is refused.
+    group_members_max: Count = "5000", "1" ..= "100000";
+    /// How long the committed offsets of a group without members are kept; `0`: as long as their topic.
+    group_offset_retention: Time = "0";
+    /// How long a transaction may be open at most, whatever its producer asks for: readers of committed records wait for it.
+    transaction_timeout_max: Time = "15m", "1s" ..= "7d";
     /// Threads that receive, decode and send.
     network_threads: Threads = "auto", "1" ..= "256";
     /// Threads that own partitions and append to their logs. A partition stays on one thread.

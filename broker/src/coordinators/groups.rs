@@ -9,7 +9,7 @@ use tidemark_coordinator::{
 };
 use tidemark_protocol::{Offset, PartitionIndex};
 
-use super::{Coordinator, DecisionOf, Start, topics};
+use super::{Coordinator, DecisionOf, Start, ms, topics};
 use crate::{broker::Broker, config::Config};
 
 impl Coordinator for GroupCoordinator {
@@ -83,10 +83,12 @@ fn excerpt_of(image: &Image, topic: &tidemark_controller::Topic, racks: bool) ->
 
 /// The broker's settings, as the machine takes them.
 fn config(config: &Config) -> GroupConfig {
-    let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let retention_ms = ms(config.group_offset_retention);
     GroupConfig {
         session_timeout_ms: ms(config.group_session_timeout),
         heartbeat_interval_ms: ms(config.group_heartbeat_interval),
+        members_max: config.group_members_max as usize,
+        offset_retention_ms: (retention_ms > 0).then_some(retention_ms),
         ..GroupConfig::default()
     }
 }

@@ -17,7 +17,7 @@ use tidemark_protocol::{
 };
 use tokio::time::sleep;
 
-use super::{Coordinator, DecisionOf, Start, topics};
+use super::{Coordinator, DecisionOf, Start, ms, topics};
 use crate::{
     broker::Broker, metrics::TransactionEnd, producer_ids,
     service::transactions::markers::write_markers,
@@ -54,7 +54,11 @@ impl Coordinator for TransactionCoordinator {
     ) -> Result<(Self, DecisionOf<Self>), LoadError> {
         // Epochs count elections: there are not so many.
         let coordinator_epoch = i32::try_from(start.leader_epoch).unwrap_or(i32::MAX);
-        let config = TransactionConfig::default();
+        let timeout_ms_max = ms(start.broker.config.transaction_timeout_max);
+        let config = TransactionConfig {
+            timeout_ms_max: u32::try_from(timeout_ms_max).unwrap_or(u32::MAX),
+            ..TransactionConfig::default()
+        };
         loader.finish(start.log_end_offset, coordinator_epoch, config, start.now)
     }
 

@@ -184,8 +184,10 @@ impl<D: Disk> Shared<D> {
             let written = state_file::read_cache(disk, &path, Kind::PartitionMeta, META_BYTES_MAX);
             if written == Some(*meta) {
                 // After a crash: it says the right thing, perhaps only in memory. A full disk must not keep
-                // what was recovered from being shown, so nothing new is written.
+                // what was recovered from being shown, so nothing new is written, but the same once more: a
+                // flush that failed in an earlier life may have left a page that looks clean and is on no disk.
                 let file = disk.open(&path, 0)?;
+                file.write_at(0, &state_file::encode(Kind::PartitionMeta, meta))?;
                 file.sync(0..file.len())?;
                 disk.sync_dir(&self.dir)?;
             } else {

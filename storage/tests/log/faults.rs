@@ -144,6 +144,30 @@ fn what_is_recovered_after_a_failed_flush_and_flushed_again_survives_a_loss_of_p
     }
 }
 
+/// The file that says whose a directory is, too: found in memory after a failed flush, it has to be written again.
+#[test]
+fn whose_a_log_is_survives_a_loss_of_power_after_a_failed_first_flush() {
+    for seed in 0..16 {
+        let disk = SimDisk::new(seed);
+        let place = Place::prepare(disk.clone(), Path::new("/"));
+        let mut log = place.create(&small_config());
+        let batch = batch(Compression::None, 0, &[b"one".to_vec()]);
+        log.append(std::slice::from_ref(&batch), 0, 1000).unwrap();
+        // The records are flushed, their owner's name is not.
+        disk.set_faults(Faults { failing_syncs: 1, sound_syncs: 1, ..Faults::default() });
+        flush(&mut log).unwrap_err();
+        drop(log);
+        disk.crash();
+        let (mut log, _) = place.open(&small_config(), None).unwrap();
+        flush(&mut log).unwrap();
+        assert_eq!(log.log_end_offset(), 1);
+        drop(log);
+        disk.power_loss();
+        let (log, _) = place.open(&small_config(), None).unwrap();
+        assert_eq!((seed, log.log_end_offset()), (seed, 1));
+    }
+}
+
 #[test]
 fn what_a_truncation_took_back_stays_away_although_its_flush_failed() {
     let mut failed = 0;

@@ -64,6 +64,8 @@ pub(super) struct Pair {
     now_ms: u64,
     pub(super) wall_ms: i64,
     partition_epoch: u32,
+    /// The topic's, from the next metadata on.
+    pub(super) config: TopicConfig,
     /// Whether the metadata lets followers be in sync.
     pub(super) eligible: bool,
     /// Done to batches on their way.
@@ -234,6 +236,7 @@ impl Pair {
             now_ms: 0,
             wall_ms: WALL_MS,
             partition_epoch: 0,
+            config: TopicConfig { min_insync_replicas: 1, ..TopicConfig::default() },
             eligible: true,
             damage: None,
             refused: None,
@@ -267,8 +270,7 @@ impl Pair {
             isr: isr.to_vec(),
             elr: Vec::new(),
         };
-        let config = TopicConfig { min_insync_replicas: 1, ..TopicConfig::default() };
-        let assigned = Box::new(Assigned { config, assignment });
+        let assigned = Box::new(Assigned { config: self.config, assignment });
         self[node].tell(Command::Assign { partition: ID, assigned });
         self[node].work();
     }
