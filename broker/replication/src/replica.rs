@@ -207,7 +207,6 @@ impl Replica {
         // Only what is committed is ever deleted.
         core.high_watermark = core.high_watermark.max(log.log_start_offset);
         if are_settings_new && is_same {
-            // What was good enough in memory may have to be on disk now.
             core.request_flush_if_behind(effects);
         }
         let before = match std::mem::replace(&mut self.role, Role::Idle) {
@@ -355,7 +354,7 @@ impl Core {
         self.log.flushed_offset = self.log.flushed_offset.max(offset);
     }
 
-    /// Takes over settings; says whether they are others than before.
+    /// Takes over settings; says whether they are others than before: what was good enough in memory may have to be on disk now.
     fn set_settings(&mut self, settings: Settings) -> bool {
         let Settings { durability, min_insync_replicas } = settings;
         assert!(min_insync_replicas >= 1, "settings are validated by the controller");

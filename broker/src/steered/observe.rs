@@ -40,16 +40,23 @@ impl Steered {
     pub fn read_log(&self, id: TopicPartition, from: Offset, to: Offset) -> Bytes {
         let Some(view) = self.partitions.get(id) else { return Bytes::new() };
         let mut all = BytesMut::new();
-        let mut offset = from;
+        let (mut offset, mut end) = (from, to);
         while offset < to {
-            match view.reader.read(offset, to, READ_BYTES_MAX, Residency::Any) {
+            match view.reader.read(offset, end, READ_BYTES_MAX, Residency::Any) {
                 Ok(ReadOutcome::Batches { bytes, next_offset }) if next_offset > offset => {
                     all.extend_from_slice(&bytes);
                     offset = next_offset;
+                    if offset >= end {
+                        end = to;
+                    }
                 }
                 // Found just now: what comes before it can be read.
-                Err(ReadError::Corrupt { range }) if range.start > offset => {}
-                Err(ReadError::Corrupt { range }) if range.end > offset => offset = range.end,
+                Err(ReadError::Corrupt { range }) if range.start > offset && range.start < end => {
+                    end = range.start;
+                }
+                Err(ReadError::Corrupt { range }) if range.end > offset => {
+                    (offset, end) = (range.end, to);
+                }
                 _ => break,
             }
         }

@@ -277,6 +277,8 @@ impl<D: Disk> LogReader<D> {
                 Ok(Some(header)) => header,
                 Ok(None) => break,
                 Err(WalkError::Disk(error)) => return Err(error.into()),
+                // Behind what is served; whoever reads there meets it.
+                Err(WalkError::NoBatch) if start.is_some() => break,
                 Err(WalkError::NoBatch) => {
                     return self.damage(segment, file, walk.position(), next_offset);
                 }
