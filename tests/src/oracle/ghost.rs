@@ -369,6 +369,19 @@ impl Ghost {
         Ok(())
     }
 
+    /// A process was killed in the middle of a step. What it had let its watermark pass before counts: others may have been
+    /// told of it. What it appended in that step nobody has seen.
+    pub fn died(&mut self, node: NodeId, seen: &Observed) -> Verdict {
+        let key = (node, seen.partition);
+        let Some(shadow) = self.replicas.get(&key) else { return Ok(()) };
+        let epoch = |led: &Option<Led>| led.as_ref().map(|led| led.epoch);
+        if seen.led.is_none() || epoch(&shadow.led) != epoch(&seen.led) {
+            return Ok(());
+        }
+        let high_watermark = seen.high_watermark.min(shadow.end());
+        commit_immutable::advance(self, key, &Observed { high_watermark, ..seen.clone() })
+    }
+
     /// The process is gone; what it wrote stays as it is remembered, until it is opened again.
     pub fn ended(&mut self, node: NodeId) {
         for (_, shadow) in self.replicas.range_mut((node, first())..=(node, last())) {

@@ -371,6 +371,11 @@ impl World {
     }
 
     fn crashed_midway(&mut self, id: NodeId) -> Verdict {
+        if let Some(process) = self.nodes.get_mut(&id).and_then(Node::process_mut) {
+            for (replica, followers) in process.broker.observe() {
+                self.ghost.died(id, &Observed::of(id, &replica, &followers))?;
+            }
+        }
         self.core.figures.fault("crash midway");
         self.crash(id);
         self.start_later(id, 3_000 * MS);
