@@ -12,11 +12,9 @@ use tidemark_protocol::{
     },
 };
 use tidemark_tests::{
-    cluster::{self, Cluster},
+    cluster::{self, Cluster, ClusterConfig},
     raw::{Raw, batch},
 };
-
-use super::rig::config;
 
 fn heartbeat(member: &str, sequence: u64) -> GroupHeartbeatRequest {
     GroupHeartbeatRequest {
@@ -114,7 +112,7 @@ impl Rig {
 
 #[test]
 fn heartbeats_that_make_no_sense_are_refused() -> Result<()> {
-    cluster::with(config(1), |cluster| {
+    cluster::with(ClusterConfig::nodes(1), |cluster| {
         let mut rig = Rig::new(cluster)?;
         let regex = |regex: &str| GroupHeartbeatRequest {
             subscription: Some(GroupSubscription {
@@ -146,7 +144,7 @@ fn heartbeats_that_make_no_sense_are_refused() -> Result<()> {
 
 #[test]
 fn commits_of_others_and_of_too_much_are_refused_one_by_one() -> Result<()> {
-    cluster::with(config(1), |cluster| {
+    cluster::with(ClusterConfig::nodes(1), |cluster| {
         let mut rig = Rig::new(cluster)?;
         let joined = rig.join("a")?;
         let epoch = Some(joined.epoch);
@@ -172,7 +170,7 @@ fn commits_of_others_and_of_too_much_are_refused_one_by_one() -> Result<()> {
 
 #[test]
 fn the_clusters_own_topics_belong_to_the_cluster() -> Result<()> {
-    cluster::with(config(1), |cluster| {
+    cluster::with(ClusterConfig::nodes(1), |cluster| {
         let mut rig = Rig::new(cluster)?;
         let create = CreateTopicRequest {
             name: "__mine".to_owned(),
@@ -198,7 +196,7 @@ fn the_clusters_own_topics_belong_to_the_cluster() -> Result<()> {
 
 #[test]
 fn whoever_does_not_coordinate_says_so() -> Result<()> {
-    cluster::with(config(3), |cluster| {
+    cluster::with(ClusterConfig::nodes(3), |cluster| {
         let find = FindCoordinatorRequest {
             kind: CoordinatorKind::Group,
             key: "billing".to_owned(),
