@@ -88,6 +88,8 @@ impl<D: Disk> Log<D> {
 
     pub(super) fn save_own_epochs(&mut self) -> Result<(), DiskError> {
         if self.dir_exists && self.epochs_version > self.epochs_saved {
+            // They show that a flush was completed here, which is told from whose log it is.
+            self.make_dir_durable()?;
             self.shared.save_epochs(self.epochs_version, self.epochs.entries())?;
             self.epochs_saved = self.epochs_version;
         }

@@ -168,6 +168,26 @@ fn whose_a_log_is_survives_a_loss_of_power_after_a_failed_first_flush() {
     }
 }
 
+/// Epochs may be saved before anything was flushed, and show from then on that a flush was completed: only a damaged disk
+/// would have lost the name by then.
+#[test]
+fn epochs_that_are_saved_bring_the_name_of_the_owner_with_them() {
+    for seed in 0..16 {
+        let disk = SimDisk::new(seed);
+        let place = Place::prepare(disk.clone(), Path::new("/"));
+        let mut log = place.create(&small_config());
+        let batch = batch(Compression::None, 0, &[b"one".to_vec()]);
+        log.append(std::slice::from_ref(&batch), 0, 1000).unwrap();
+        // A leadership without records, which the next leader does not know of.
+        log.assign_epoch(3, 1);
+        log.truncate(1).unwrap();
+        drop(log);
+        disk.power_loss();
+        let (log, _) = place.open(&small_config(), None).unwrap();
+        assert!(log.log_end_offset() <= 1, "seed {seed}");
+    }
+}
+
 #[test]
 fn what_a_truncation_took_back_stays_away_although_its_flush_failed() {
     let mut failed = 0;
