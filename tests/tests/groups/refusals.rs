@@ -1,5 +1,10 @@
 //! Bad input to coordinators: refused with a code that says why, and nothing changes.
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use anyhow::{Result, ensure};
 use tidemark_client::ErrorCode;
 use tidemark_protocol::{
@@ -12,7 +17,7 @@ use tidemark_protocol::{
     },
 };
 use tidemark_tests::{
-    cluster::{self, Cluster, ClusterConfig},
+    cluster::{self, Cluster, ClusterConfig, PATIENCE},
     raw::{Raw, batch},
 };
 
@@ -60,7 +65,22 @@ impl Rig {
             timeout_ms: 10_000,
         };
         raw.call(&find, &[])?.0?;
-        Ok(Self { raw, partition })
+        let mut rig = Self { raw, partition };
+        rig.await_loaded()?;
+        Ok(rig)
+    }
+
+    /// A coordinator that was just made reads its log first, and tells nobody when it is done.
+    fn await_loaded(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let stranger = GroupHeartbeatRequest { epoch: 1, ..heartbeat("nobody", 1) };
+        while let Err(failure) = self.ask(&stranger)?
+            && failure.code == ErrorCode::CoordinatorLoading
+        {
+            ensure!(Instant::now() < deadline, "{failure}");
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
     fn ask<R: Request>(&mut self, request: &R) -> Result<Result<R::Response, Failure>> {
