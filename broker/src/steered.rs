@@ -40,6 +40,7 @@ pub use self::{
     replicas::{LogEnds, PortEffect},
 };
 use self::{hosted::Hosted, observe::Glances, replicas::Kept};
+pub use crate::service::transactions::join::is_worth_another_try as is_join_worth_another_try;
 use crate::{
     clock::{Clock, ClockHands},
     disk::{Disk, SegmentFiles},

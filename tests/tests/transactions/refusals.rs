@@ -1,6 +1,9 @@
 //! Bad input to the transactional path: refused with a code that says why, and the transaction goes on as if it had not come.
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
@@ -17,7 +20,7 @@ use tidemark_protocol::{
     },
 };
 use tidemark_tests::{
-    cluster::{self, Cluster, ClusterConfig},
+    cluster::{self, Cluster, ClusterConfig, PATIENCE},
     raw::{Raw, TIMESTAMP_MS},
 };
 
@@ -52,9 +55,13 @@ impl Rig {
     /// Asks until the answer is none that another moment would change: the coordinator has read its log, has producer ids, and
     /// what was decided before has reached everybody.
     fn ask_until<R: Request>(&mut self, request: &R) -> Result<Result<R::Response, Failure>> {
+        let deadline = Instant::now() + PATIENCE;
         loop {
             match self.ask(request)? {
-                Err(failure) if failure.code.is_retriable() => thread::sleep(AGAIN_AFTER),
+                Err(failure) if failure.code.is_retriable() => {
+                    ensure!(Instant::now() < deadline, "{failure}");
+                    thread::sleep(AGAIN_AFTER);
+                }
                 settled => return Ok(settled),
             }
         }

@@ -76,7 +76,7 @@ async fn attempt(
 }
 
 /// Whether another node may coordinate by then, or the same one be further.
-fn is_worth_another_try(code: ErrorCode) -> bool {
+pub fn is_worth_another_try(code: ErrorCode) -> bool {
     matches!(
         code,
         ErrorCode::NotCoordinator

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use tidemark_broker::steered;
 use tidemark_controller::BrokerRun;
 use tidemark_coordinator::{
     groups::{EndTransaction, GroupRequest},
@@ -176,7 +177,7 @@ impl Process {
         let Some(joining) = self.coordination.joining.get_mut(&job) else { return };
         let outcome = match outcome {
             Ok(_) => Ok(()),
-            Err(failure) if is_worth_another_try(failure.code) => {
+            Err(failure) if steered::is_join_worth_another_try(failure.code) => {
                 joining.failures += 1;
                 let pause_us = pause_us(joining.failures);
                 if io.core.now_us() + pause_us < joining.deadline_us {
@@ -344,18 +345,6 @@ impl Joining {
         let joining = Self { transactional_id, producer, partition, failures: 0, deadline_us };
         (coordination.job(), joining)
     }
-}
-
-fn is_worth_another_try(code: ErrorCode) -> bool {
-    matches!(
-        code,
-        ErrorCode::NotCoordinator
-            | ErrorCode::CoordinatorLoading
-            | ErrorCode::NotReady
-            | ErrorCode::Timeout
-            | ErrorCode::Overloaded
-            | ErrorCode::ConcurrentTransactions
-    )
 }
 
 fn answer((connection, correlation): Asker, outcome: Result<Response, Failure>, io: &mut Io<'_>) {
