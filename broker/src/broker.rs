@@ -122,6 +122,13 @@ impl Broker {
             .ok_or_else(|| Failure::new(ErrorCode::NotReady, "the broker is stopping"))
     }
 
+    /// Waits until the broker is registered with another epoch than this, or with none.
+    pub(crate) async fn registration_ended(&self, epoch: BrokerEpoch) {
+        let mut standing = self.standing.clone();
+        // An error: the broker is stopping.
+        drop(standing.wait_for(|standing| standing.epoch != Some(epoch)).await);
+    }
+
     /// A new connection to another node, and the pushes that come over it.
     pub(crate) async fn connect_to(
         &self,

@@ -78,7 +78,8 @@ pub(crate) type DecisionOf<C> = Decision<<C as Coordinator>::Response, <C as Coo
 pub(crate) struct Start<'a, C: Coordinator> {
     pub(crate) broker: &'a Broker,
     pub(crate) leader_epoch: LeaderEpoch,
-    pub(crate) log_end_offset: Offset,
+    /// Of what it decides.
+    pub(crate) first_offset: Offset,
     pub(crate) excerpt: &'a C::Excerpt,
     pub(crate) now: Now,
 }

@@ -93,6 +93,22 @@ fn the_replicas_of_new_topics_follow_at_once() -> Result<()> {
     })
 }
 
+/// A registration that a dead process had sent arrives when the next one runs and is silent for a moment: the one that runs
+/// has to register again, and nothing it said before that counts any more.
+#[test]
+fn a_broker_that_was_registered_over_follows_again() -> Result<()> {
+    cluster::with(ClusterConfig::nodes(3), |cluster| {
+        let workload = begin(cluster, "ledger")?;
+        let controller = cluster.await_controller(None)?;
+        let node = cluster.ids().into_iter().find(|id| *id != controller).context("three nodes")?;
+        cluster.pause(node)?;
+        cluster.register_over(node)?;
+        cluster.resume(node)?;
+        cluster.await_in_sync("ledger")?;
+        judge(cluster, workload, "ledger").map(drop)
+    })
+}
+
 #[test]
 fn a_lost_majority_stops_writes_and_its_return_resumes_them() -> Result<()> {
     cluster::with(ClusterConfig::nodes(3), |cluster| {

@@ -6,7 +6,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 use tidemark_protocol::{
-    Offset,
+    LeaderEpoch, Offset,
     limits::BATCH_BYTES_MAX,
     messagepack::{self, MessageError},
 };
@@ -25,7 +25,21 @@ pub struct Record {
     pub value: Option<Vec<u8>>,
 }
 
+/// The key of the record that every coordinator begins with. Kinds of coordinators have keys of their own; none is this.
+const OPENING: &str = "Opening";
+
 impl Record {
+    /// What a coordinator writes before anything else, and before anything is answered: once it is committed, nothing that
+    /// other leaders have left uncommitted can come back and make an answer wrong, not even one that needs no record
+    /// (the Raft dissertation's rule for reads, section 6.4). It says nothing about the state.
+    pub fn opening(leader_epoch: LeaderEpoch) -> Self {
+        Self { key: encode_key(&OPENING), value: Some(encode(&leader_epoch)) }
+    }
+
+    pub fn is_opening(&self) -> bool {
+        decode_key::<String>(&self.key).is_ok_and(|key| key == OPENING)
+    }
+
     /// Length of key and value, in bytes.
     pub fn bytes(&self) -> usize {
         self.key.len() + self.value.as_ref().map_or(0, Vec::len)

@@ -19,7 +19,7 @@ const ISR_RETRY_MS: u64 = 500;
 #[derive(Debug)]
 pub(crate) struct PendingIsr {
     change: IsrChange,
-    /// When to propose it again; `None`: the metadata will say what became of it.
+    /// When to propose it, again in most cases; `None`: the metadata will say what became of it.
     repeat_at_ms: Option<u64>,
 }
 
@@ -75,27 +75,47 @@ impl Leader {
         partition_epoch: PartitionEpoch,
         answer: Result<(), ErrorCode>,
     ) {
+        let committed = self.set_of(Follower::is_in_sync);
         let Some(pending) = &mut self.pending_isr else { return };
         if pending.change.partition_epoch != partition_epoch {
             return;
         }
         match answer {
             Ok(()) => pending.repeat_at_ms = None,
-            // The controller says that nothing was changed and that our state is the current one. Nothing else says
-            // both, and the larger set stays until the metadata comes.
-            Err(code)
-                if code == ErrorCode::IneligibleReplica
-                    || bug::is_put_back("isr-rollback-on-any-error") =>
-            {
-                self.pending_isr = None;
-                self.followers.iter_mut().for_each(Follower::forget_proposal);
+            Err(ErrorCode::IneligibleReplica) if bug::is_put_back("isr-rollback-on-refusal") => {
+                self.forget_proposals(core);
+            }
+            // Nothing was changed, and our state is the current one; but another copy of the change may be on its way
+            // still, and be carried out when the replica is eligible again. So the committed set is proposed in its
+            // place: that makes every copy old, and until the metadata says which of the two it was, the larger set
+            // counts.
+            Err(ErrorCode::IneligibleReplica) => {
+                let is_withdrawn = pending.change.isr == committed;
+                pending.change.isr = committed;
+                let pause_ms = if is_withdrawn { ISR_RETRY_MS } else { 0 };
+                pending.repeat_at_ms = Some(core.now_ms.saturating_add(pause_ms));
                 self.propose_at_ms = core.now_ms.saturating_add(ISR_RETRY_MS);
             }
+            Err(_) if bug::is_put_back("isr-rollback-on-any-error") => self.forget_proposals(core),
             Err(code) => {
                 pending.repeat_at_ms =
                     code.is_retriable().then(|| core.now_ms.saturating_add(ISR_RETRY_MS));
             }
         }
+    }
+
+    fn forget_proposals(&mut self, core: &Core) {
+        self.pending_isr = None;
+        self.followers.iter_mut().for_each(Follower::forget_proposal);
+        self.propose_at_ms = core.now_ms.saturating_add(ISR_RETRY_MS);
+    }
+
+    /// We, and the followers that are wanted.
+    fn set_of(&self, wanted: impl Fn(&Follower) -> bool) -> Vec<ReplicaId> {
+        let followers = self.followers.iter().filter(|follower| wanted(follower));
+        std::iter::once(self.me)
+            .chain(followers.map(|follower| follower.member.replica()))
+            .collect()
     }
 
     /// Proposes what is to be proposed, or proposes it again.
@@ -118,10 +138,8 @@ impl Leader {
             follower.is_in_sync() && !follower.is_caught_up(durability, end, lag_ms, core.now_ms)
         };
         if self.followers.iter().any(behind) {
-            let stay =
-                self.followers.iter().filter(|follower| follower.is_in_sync() && !behind(follower));
-            let stay = stay.map(|follower| follower.member.replica()).collect();
-            self.propose(core, stay, effects);
+            let isr = self.set_of(|follower| follower.is_in_sync() && !behind(follower));
+            self.propose(core, isr, effects);
             return;
         }
         let (watermark, start_offset) = (core.high_watermark, self.start_offset);
@@ -133,14 +151,12 @@ impl Leader {
             }
         }
         if any_joins {
-            let stay = self.followers.iter().filter(|follower| follower.in_sync != InSync::No);
-            let stay = stay.map(|follower| follower.member.replica()).collect();
-            self.propose(core, stay, effects);
+            let isr = self.set_of(|follower| follower.in_sync != InSync::No);
+            self.propose(core, isr, effects);
         }
     }
 
-    fn propose(&mut self, core: &Core, mut isr: Vec<ReplicaId>, effects: &mut Vec<Effect>) {
-        isr.insert(0, self.me);
+    fn propose(&mut self, core: &Core, isr: Vec<ReplicaId>, effects: &mut Vec<Effect>) {
         let partition_epoch = self.partition_epoch;
         let change = IsrChange { leader_epoch: self.epoch, partition_epoch, isr };
         effects.push(Effect::AlterIsr(change.clone()));

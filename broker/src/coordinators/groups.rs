@@ -34,7 +34,7 @@ impl Coordinator for GroupCoordinator {
         start: Start<'_, Self>,
     ) -> Result<(Self, DecisionOf<Self>), LoadError> {
         let config = config(&start.broker.config);
-        loader.finish(start.log_end_offset, config, Arc::clone(start.excerpt), start.now)
+        loader.finish(start.first_offset, config, Arc::clone(start.excerpt), start.now)
     }
 
     fn handle(&mut self, now: Now, token: Token, request: GroupRequest) -> DecisionOf<Self> {

@@ -74,6 +74,7 @@ enum State<C: Coordinator> {
     /// To be loaded again then.
     Pausing {
         until: Instant,
+        why: String,
     },
     /// The log cannot be read.
     Broken {
@@ -177,19 +178,22 @@ impl<C: Coordinator> Host<C> {
         let is_led = |slot: &Slot<C>| {
             slot.partition.as_ref().is_some_and(|(view, _)| view.leader_epoch(None).is_ok())
         };
-        let loading = || {
-            let message = format!("{}/{partition} is being read", C::TOPIC);
+        let loading = |how: &str| {
+            let message = format!("{}/{partition} {how}", C::TOPIC);
             Failure::new(ErrorCode::CoordinatorLoading, message)
         };
         match slot {
             Some(slot) => match slot.state {
                 State::Serving(ref mut led) => Ok(led),
-                State::Loading { .. } | State::Pausing { .. } => Err(loading()),
+                State::Loading { .. } => Err(loading("is being read")),
+                State::Pausing { ref why, .. } => {
+                    Err(loading(&format!("is not served for the moment: {why}")))
+                }
                 State::Broken { ref why, .. } => {
                     let message = format!("{}/{partition} cannot be read: {why}", C::TOPIC);
                     Err(Failure::new(ErrorCode::CorruptData, message))
                 }
-                State::Away if is_led(slot) => Err(loading()),
+                State::Away if is_led(slot) => Err(loading("is about to be read")),
                 State::Away => Err(not_here::<C>(partition)),
             },
             None => Err(not_here::<C>(partition)),
@@ -225,7 +229,7 @@ impl<C: Coordinator> Host<C> {
         let led = view.leader_epoch(None).ok();
         let known = match &slot.state {
             State::Away => None,
-            State::Pausing { until } => {
+            State::Pausing { until, .. } => {
                 if led.is_some() && self.broker.clock.now() < *until {
                     return;
                 }
@@ -285,7 +289,7 @@ impl<C: Coordinator> Host<C> {
             }
             Err(Unloadable::ForNow(failure)) => {
                 tracing::warn!(topic = C::TOPIC, partition, %failure, "coordinator not loaded yet");
-                self.slots[at].state = self.pausing(at);
+                self.slots[at].state = self.pausing(at, failure.message);
             }
             Err(Unloadable::Broken(why)) => {
                 tracing::error!(
@@ -323,15 +327,15 @@ impl<C: Coordinator> Host<C> {
         let partition = index(at);
         tracing::warn!(topic = C::TOPIC, partition, %failure, "coordinator ends: its records were not committed");
         let message = format!("{}/{partition}: {}", C::TOPIC, failure.message);
-        let next = self.pausing(at);
+        let next = self.pausing(at, failure.message.clone());
         self.end(at, next, &Failure::new(ErrorCode::NotCoordinator, message));
     }
 
-    fn pausing(&mut self, at: usize) -> State<C> {
+    fn pausing(&mut self, at: usize, why: String) -> State<C> {
         let failures = &mut self.slots[at].failures;
         let pause = RELOAD_PAUSE.saturating_mul(1 << (*failures).min(16)).min(RELOAD_PAUSE_MAX);
         *failures += 1;
-        State::Pausing { until: self.broker.clock.now() + pause }
+        State::Pausing { until: self.broker.clock.now() + pause, why }
     }
 
     /// Ends what a slot does; whoever waits is told `why`.
@@ -358,7 +362,7 @@ impl<C: Coordinator> Host<C> {
             self.look();
         }
         let is_paused =
-            |slot: &Slot<C>| matches!(slot.state, State::Pausing { until } if until <= now);
+            |slot: &Slot<C>| matches!(slot.state, State::Pausing { until, .. } if until <= now);
         for at in 0..self.slots.len() {
             if is_paused(&self.slots[at]) {
                 self.look_at(at);
@@ -420,7 +424,7 @@ impl<C: Coordinator> Host<C> {
         let mut wake_at = self.excerpt_due.map_or(self.next_look, |due| due.min(self.next_look));
         for slot in &self.slots {
             match &slot.state {
-                State::Pausing { until } => wake_at = wake_at.min(*until),
+                State::Pausing { until, .. } => wake_at = wake_at.min(*until),
                 State::Serving(led) => {
                     let in_ms = led.wake_at_ms.map(|at_ms| at_ms.saturating_sub(now_ms));
                     let at = in_ms.and_then(|ms| now.checked_add(Duration::from_millis(ms)));

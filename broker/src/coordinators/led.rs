@@ -63,20 +63,27 @@ struct Held<C: Coordinator> {
     effects: Vec<C::Effect>,
 }
 
+/// Where a machine's own records begin in a log that ends there.
+pub(crate) fn first_offset(log_end_offset: Offset) -> Offset {
+    log_end_offset + 1
+}
+
 impl<C: Coordinator> Led<C> {
+    /// A machine that has read the whole log, and decided `first` at [`first_offset`]. An opening comes before it.
     pub(crate) fn new(
         machine: C,
         first: DecisionOf<C>,
         view: Arc<PartitionView>,
         leader_epoch: LeaderEpoch,
     ) -> Self {
+        let opening = Record::opening(leader_epoch);
         let mut led = Self {
             machine,
             leader_epoch,
             view,
             next_offset: first.base_offset,
-            records: Vec::new(),
-            records_bytes: 0,
+            records_bytes: opening.bytes(),
+            records: vec![opening],
             complete: Vec::new(),
             appends: 0,
             held: VecDeque::new(),

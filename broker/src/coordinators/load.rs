@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tidemark_coordinator::{LoadError, Now, Record};
 use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, Offset, batch::batches};
 
-use super::{Coordinator, DecisionOf, Start};
+use super::{Coordinator, DecisionOf, Start, led};
 use crate::{broker::Broker, partitions::PartitionView, reads};
 
 /// Bytes read before others have their turn on the thread.
@@ -62,7 +62,8 @@ pub(super) async fn load<C: Coordinator>(
     view.leader_epoch(Some(leader_epoch))?;
     let excerpt = C::excerpt(&broker.image());
     let now = now(broker);
-    let start = Start { broker, leader_epoch, log_end_offset, excerpt: &excerpt, now };
+    let first_offset = led::first_offset(log_end_offset);
+    let start = Start { broker, leader_epoch, first_offset, excerpt: &excerpt, now };
     let loaded = C::finish(loader, start)?;
     let took = broker.clock.since(began);
     tracing::info!(
@@ -98,8 +99,11 @@ pub(crate) fn replay<C: Coordinator>(
         }
         let key = record.key.map(|key| key.to_vec()).unwrap_or_default();
         let value = record.value.map(|value| value.to_vec());
-        C::replay(loader, record.offset, &Record { key, value })?;
-        count += 1;
+        let said = Record { key, value };
+        if !said.is_opening() {
+            C::replay(loader, record.offset, &said)?;
+            count += 1;
+        }
     }
     Ok(count)
 }

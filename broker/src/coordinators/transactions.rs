@@ -59,7 +59,7 @@ impl Coordinator for TransactionCoordinator {
             timeout_ms_max: u32::try_from(timeout_ms_max).unwrap_or(u32::MAX),
             ..TransactionConfig::default()
         };
-        loader.finish(start.log_end_offset, coordinator_epoch, config, start.now)
+        loader.finish(start.first_offset, coordinator_epoch, config, start.now)
     }
 
     fn handle(&mut self, now: Now, token: Token, request: TransactionRequest) -> DecisionOf<Self> {

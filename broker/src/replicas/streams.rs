@@ -5,12 +5,13 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use tidemark_protocol::{
-    BrokerId, Failure, TopicPartition,
+    BrokerEpoch, BrokerId, Failure, TopicPartition,
     frame::Frame,
     messages::{
         Position, ReplicaPosition, ReplicaPositionsRequest, ReplicaPushHeader, ReplicateRequest,
@@ -139,6 +140,8 @@ struct Connected {
     peer: Peer,
     pushes: mpsc::Receiver<Frame>,
     correlation: u32,
+    /// What the leader knows us by.
+    broker_epoch: BrokerEpoch,
 }
 
 impl Stream {
@@ -176,7 +179,7 @@ impl Stream {
         let (correlation, answer) = peer.begin(&request).await?;
         let _opened: ReplicateResponse =
             peer.finish::<ReplicateRequest>(answer, OPEN_TIMEOUT).await?.0;
-        Ok(Connected { peer, pushes, correlation })
+        Ok(Connected { peer, pushes, correlation, broker_epoch })
     }
 
     /// Lets every partition that follows this leader say anew where it is.
@@ -194,6 +197,7 @@ impl Stream {
         let mut ping = interval(PING_INTERVAL);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
+        let mut superseded = pin!(broker.registration_ended(connected.broker_epoch));
         loop {
             tokio::select! {
                 positions = self.outbox.take(POSITIONS_PER_FRAME_MAX) => {
@@ -215,6 +219,8 @@ impl Stream {
                     }
                 }
                 () = connected.peer.closed() => return,
+                // What a broker says in another run than the metadata knows counts for nothing.
+                () = &mut superseded => return,
             }
         }
     }

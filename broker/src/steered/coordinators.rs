@@ -54,7 +54,7 @@ impl Steer for GroupCoordinator {
         at: Beginning<'_, Self>,
     ) -> Result<(Self, DecisionOf<Self>), LoadError> {
         let (config, topics) = (at.settings.groups.clone(), at.excerpt.clone());
-        loader.finish(at.log_end_offset, config, topics, at.now)
+        loader.finish(at.first_offset, config, topics, at.now)
     }
 
     fn difference(&self, shadow: Self::Loader) -> Option<String> {
@@ -68,7 +68,7 @@ impl Steer for TransactionCoordinator {
         at: Beginning<'_, Self>,
     ) -> Result<(Self, DecisionOf<Self>), LoadError> {
         let epoch = i32::try_from(at.leader_epoch).unwrap_or(i32::MAX);
-        loader.finish(at.log_end_offset, epoch, at.settings.transactions.clone(), at.now)
+        loader.finish(at.first_offset, epoch, at.settings.transactions.clone(), at.now)
     }
 
     fn difference(&self, shadow: Self::Loader) -> Option<String> {

@@ -23,7 +23,7 @@ use crate::{
     clock::Clock,
     coordinators::{
         Coordinator, DecisionOf,
-        led::{Append, Led},
+        led::{Append, Led, first_offset},
         load::{Unloadable, replay},
         not_here,
     },
@@ -61,7 +61,8 @@ pub(super) trait Steer: Coordinator<Loader: Clone> {
 pub(super) struct Beginning<'a, C: Coordinator> {
     pub(super) settings: &'a CoordinatorSettings,
     pub(super) leader_epoch: LeaderEpoch,
-    pub(super) log_end_offset: Offset,
+    /// Of what it decides.
+    pub(super) first_offset: Offset,
     pub(super) excerpt: &'a C::Excerpt,
     pub(super) now: Now,
 }
@@ -223,7 +224,7 @@ impl<C: Steer> Hosted<C> {
             let beginning = Beginning {
                 settings: around.settings,
                 leader_epoch,
-                log_end_offset: shadow_end,
+                first_offset: first_offset(shadow_end),
                 excerpt: &excerpt,
                 now: around.now(),
             };

@@ -7,11 +7,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use tidemark_controller::{Command, IncarnationId, RegisterBroker};
 use tidemark_protocol::{
-    NodeId, PartitionIndex,
+    DirectoryId, NodeId, PartitionIndex,
     messages::{
-        CoordinatorKind, DescribeLogDirsRequest, FindCoordinatorRequest, FindCoordinatorResponse,
-        MetadataRequest, MetadataResponse, PartitionMetadata, TopicMetadata,
+        ControllerCommandRequest, CoordinatorKind, DescribeLogDirsRequest, FindCoordinatorRequest,
+        FindCoordinatorResponse, MetadataRequest, MetadataResponse, PartitionMetadata,
+        TopicMetadata,
     },
 };
 
@@ -118,6 +120,32 @@ impl Cluster {
                 }
             }
             ensure!(Instant::now() < deadline, "nobody coordinates {key}");
+            thread::sleep(LOOK_AGAIN_AFTER);
+        }
+    }
+
+    /// Registers a node that is silent as if by another run of it, as soon as the controller has given it up.
+    pub fn register_over(&self, id: NodeId) -> Result<()> {
+        let command = Command::RegisterBroker(RegisterBroker {
+            broker_id: id,
+            incarnation: IncarnationId([0xdd; 16]),
+            directory: DirectoryId([0xdd; 16]),
+            host: "localhost".to_owned(),
+            port: 1,
+            rack: None,
+            previous_broker_epoch: None,
+        });
+        let request = ControllerCommandRequest { command: command.encode(), timeout_ms: 1_000 };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let controller = self.await_controller(Some(id))?;
+            let mut raw = Raw::open_at(self.place(controller)?.listen, PATIENCE)?;
+            match raw.call(&request, &[])?.0 {
+                Ok(_) => return Ok(()),
+                Err(failure) => {
+                    ensure!(Instant::now() < deadline, "node {id} is not given up: {failure}");
+                }
+            }
             thread::sleep(LOOK_AGAIN_AFTER);
         }
     }

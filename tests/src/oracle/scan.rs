@@ -143,6 +143,9 @@ impl Scan {
         record: &Record,
         true_end: &impl Fn(TopicPartition) -> Option<Offset>,
     ) -> Verdict {
+        if record.is_opening() {
+            return Ok(());
+        }
         // A log of one record says what that record says.
         let mut loader = TransactionLoader::new();
         let said = loader.replay(0, record).and_then(|()| loader.state());

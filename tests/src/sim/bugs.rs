@@ -23,6 +23,7 @@ pub const ALL: &[&str] = &[
     "followers-forget-producers",
     "isr-change-without-cas",
     "isr-rollback-on-any-error",
+    "isr-rollback-on-refusal",
     "keep-follower-state-over-epochs",
     "kip-890-no-epoch-bump",
     "late-diverging-reply",

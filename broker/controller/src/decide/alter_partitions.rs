@@ -47,7 +47,9 @@ fn alter<'a>(
         return Err(named_twice(topic, change.partition));
     }
     let isr = change.isr.iter().map(|member| member.id).collect();
-    Ok((partition, Change::of(image, &topic.config, partition).with_isr(isr).build()))
+    // The set that is committed is proposed by a leader that takes back what it proposed before: the partition epoch of
+    // that proposal must not be valid any more, whenever a copy of it arrives.
+    Ok((partition, Change::of(image, &topic.config, partition).with_isr(isr).forced().build()))
 }
 
 /// Whether the sender may change the partition, and knows the state it changes.

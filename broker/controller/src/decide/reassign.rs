@@ -59,6 +59,14 @@ fn reassign(
                 holders(partition)
             )))
         }
+        Some(after) if !may_be_unclean && loses_last_leader(partition, &after.state) => {
+            let last = partition.last_known_leader;
+            Err(invalid(format!(
+                "the partition has no leader, and the last one, {last:?}, would go: if the eligible replicas, {:?}, come \
+                 back without their data, nobody else could lead",
+                partition.elr
+            )))
+        }
         after => Ok(after),
     }
 }
@@ -93,6 +101,13 @@ fn check_target(image: &Image, partition: &Partition, target: &[BrokerId]) -> Re
 fn loses_all(before: &Partition, after: &Partition) -> bool {
     let holders = holders(before);
     !holders.is_empty() && !holders.iter().any(|id| after.replicas.contains(id))
+}
+
+/// Whether the last leader goes while nobody leads. Whoever is eligible is dead then, and is not eligible any more if it
+/// comes back without having stopped in order.
+fn loses_last_leader(before: &Partition, after: &Partition) -> bool {
+    let last = before.last_known_leader.filter(|_| before.leader.is_none());
+    last.is_some_and(|last| !after.replicas.contains(&last))
 }
 
 /// Who has every committed record.

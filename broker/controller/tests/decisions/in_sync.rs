@@ -27,7 +27,9 @@ fn a_change_moves_the_partition_epoch_and_nothing_else() {
     assert_eq!(state.isr, [1, 3], "in order of preference");
     assert_eq!(cluster.partition().isr, [1, 3]);
     let again = cluster.in_sync(&[1, 3]);
-    assert_eq!(again, state, "what is so already changes nothing");
+    let again_on = state.partition_epoch + 1;
+    assert_eq!(again.partition_epoch, again_on, "what was proposed before is void");
+    assert_eq!((again.leader, again.leader_epoch, again.isr), (Some(1), 0, state.isr));
 }
 
 #[test]

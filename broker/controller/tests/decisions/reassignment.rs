@@ -141,6 +141,28 @@ fn nobody_goes_who_alone_has_the_records() {
     assert_eq!(moves(&cluster), "[4] adding [] removing [] isr [4] leader 4");
 }
 
+/// A newcomer has led last, and nobody leads. Whoever is eligible may yet turn out to have lost its data, so that the newcomer
+/// does not go.
+#[test]
+fn the_last_leader_stays_while_nobody_leads() {
+    let mut cluster = cluster();
+    cluster.set(&[("min_insync_replicas", "2")]);
+    reassign(&mut cluster, Some(&[4, 2, 3])).unwrap();
+    cluster.in_sync(&[1, 4]);
+    for id in [1, 4] {
+        cluster.fence(id);
+    }
+    let partition = cluster.partition();
+    assert_eq!((partition.leader, partition.last_known_leader), (None, Some(4)));
+    assert!(partition.elr.contains(&1), "{partition:?}");
+    for back in [Some(&[1, 2, 3][..]), None] {
+        let failure = reassign(&mut cluster, back).unwrap_err();
+        assert!(failure.message.contains("the last one"), "{failure}");
+    }
+    cluster.unfence(4);
+    reassign(&mut cluster, None).unwrap();
+}
+
 #[test]
 fn a_target_that_cannot_be_is_refused() {
     let mut cluster = cluster();

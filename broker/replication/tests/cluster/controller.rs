@@ -166,7 +166,7 @@ impl Controller {
             return Err(ErrorCode::IneligibleReplica);
         }
         self.set_isr(&mut state, isr, None);
-        self.decide(state);
+        self.decide_anew(state);
         Ok(())
     }
 
@@ -181,8 +181,15 @@ impl Controller {
         state.isr = isr;
     }
 
-    /// Elects if need be, and makes the state the current one.
-    fn decide(&mut self, mut state: State) {
+    /// Elects if need be, and makes the state the current one if it differs.
+    fn decide(&mut self, state: State) {
+        if state != *self.now() {
+            self.decide_anew(state);
+        }
+    }
+
+    /// Elects if need be, and makes the state the current one: even the same again has a new epoch.
+    fn decide_anew(&mut self, mut state: State) {
         let keeps = state.leader.is_some_and(|id| state.isr.contains(&id) && state.may_lead(id));
         if !keeps {
             let candidates = if !state.isr.is_empty() {
@@ -203,9 +210,7 @@ impl Controller {
             }
         }
         state.last_leader = state.leader.unwrap_or(state.last_leader);
-        if state != *self.now() {
-            state.partition_epoch += 1;
-            self.states.push(state);
-        }
+        state.partition_epoch += 1;
+        self.states.push(state);
     }
 }

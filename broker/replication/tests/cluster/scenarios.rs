@@ -139,3 +139,31 @@ fn what_a_follower_said_before_it_lost_its_disk_does_not_count() {
     assert!(!world.controller.now().isr.contains(&3), "its disk is empty");
     world.heal();
 }
+
+/// 1 proposes to let 3 in, twice, for the first answer does not come. One copy is refused while 3 is fenced, the other
+/// arrives when it is not any more. 1 may not have acknowledged anything without 3 in between.
+#[test]
+fn a_copy_of_a_refused_change_that_comes_late_lets_nobody_in() {
+    let mut world = world();
+    world.controller.fence(3);
+    world.controller.unfence(3);
+    for id in IDS {
+        world.follow_newest(id);
+    }
+    world.produce(1, 2, Acks::All);
+    world.replicate(2, 1);
+    world.replicate(3, 1);
+    let proposed = world.network.iter().position(|it| matches!(it, Message::AlterIsr { .. }));
+    let late = world.network.remove(proposed.expect("3 has everything"));
+    world.now_ms += 1_000;
+    world.tick(1);
+    world.controller.fence(3);
+    world.settle_isr();
+    world.controller.unfence(3);
+    world.produce(1, 1, Acks::All);
+    world.replicate(2, 1);
+    world.network.push(late);
+    world.settle_isr();
+    assert!(!world.controller.now().isr.contains(&3), "the change was withdrawn");
+    world.heal();
+}

@@ -10,7 +10,7 @@ use tidemark_protocol::{
 use tidemark_storage::{LogIdentity, disk::SimDisk};
 use tokio::sync::oneshot;
 
-use super::{BACKLOG_MAX, Led, WAITING_MAX};
+use super::{BACKLOG_MAX, Led, WAITING_MAX, first_offset};
 use crate::{
     broker::Broker,
     clock::Clock,
@@ -68,7 +68,7 @@ impl Coordinator for Counter {
     }
 
     fn finish(_loader: (), start: Start<'_, Self>) -> Result<(Self, DecisionOf<Self>), LoadError> {
-        let mut machine = Self { end: start.log_end_offset };
+        let mut machine = Self { end: start.first_offset };
         let first = machine.decide(None);
         Ok((machine, first))
     }
@@ -112,7 +112,7 @@ fn view() -> Arc<PartitionView> {
 }
 
 fn led(view: &Arc<PartitionView>) -> Led<Counter> {
-    let mut machine = Counter::default();
+    let mut machine = Counter { end: first_offset(0) };
     let first = machine.decide(None);
     Led::new(machine, first, Arc::clone(view), EPOCH)
 }
@@ -131,13 +131,13 @@ fn nothing_is_told_before_it_is_committed() {
     let mut led = led(&view);
     let (mut first, mut second) = (ask(&mut led), ask(&mut led));
     assert!(led.release().is_empty());
-    view.set_high_watermark(1, 1);
-    assert_eq!(led.release(), [0]);
-    assert_eq!(first.try_recv().unwrap().unwrap(), 0);
-    assert!(second.try_recv().is_err(), "its record is not committed");
     view.set_high_watermark(2, 2);
     assert_eq!(led.release(), [1]);
-    assert_eq!(second.try_recv().unwrap().unwrap(), 1);
+    assert_eq!(first.try_recv().unwrap().unwrap(), 1);
+    assert!(second.try_recv().is_err(), "its record is not committed");
+    view.set_high_watermark(3, 3);
+    assert_eq!(led.release(), [2]);
+    assert_eq!(second.try_recv().unwrap().unwrap(), 2);
 }
 
 /// Another leader has written at the same offsets, and that is committed here: not what this one has decided.
@@ -156,6 +156,24 @@ fn what_is_committed_under_another_leader_answers_nothing() {
     }
 }
 
+/// Nothing of this leader is committed yet, so that an older leader's records may still come instead of it: what it says may
+/// be wrong even if it needs no record.
+#[test]
+fn an_answer_without_a_record_waits_for_the_opening() {
+    let view = view();
+    let mut led = led(&view);
+    let (reply, mut answer) = oneshot::channel();
+    led.waiting.insert(7, reply);
+    let mut decision = led.machine.decide(None);
+    decision.replies.push(decision::Reply { token: 7, outcome: Ok(0) });
+    led.take(decision);
+    assert!(led.release().is_empty());
+    assert!(answer.try_recv().is_err(), "the opening is not committed");
+    view.set_high_watermark(first_offset(0), 0);
+    assert!(led.release().is_empty());
+    assert_eq!(answer.try_recv().unwrap().unwrap(), 0);
+}
+
 #[test]
 fn what_waits_is_bounded() {
     let view = view();
@@ -167,16 +185,16 @@ fn what_waits_is_bounded() {
     };
     overloaded(ask(&mut led));
     // All of them have their answers, and as many again may wait for their turn while too much is on its way.
-    view.set_high_watermark(WAITING_MAX as Offset, 0);
+    view.set_high_watermark(first_offset(WAITING_MAX as Offset), 0);
     assert_eq!(led.release().len(), WAITING_MAX);
-    for (answer, offset) in waiting.into_iter().zip(0..) {
+    for (answer, offset) in waiting.into_iter().zip(first_offset(0)..) {
         assert_eq!(answer.blocking_recv().unwrap().unwrap(), offset);
     }
     led.appends = super::APPENDS_MAX;
     let mut queued: Vec<_> = (0..BACKLOG_MAX).map(|_| ask(&mut led)).collect();
     overloaded(ask(&mut led));
     assert!(queued.iter_mut().all(|answer| answer.try_recv().is_err()));
-    assert_eq!(led.machine.end, WAITING_MAX as Offset, "nothing of that is decided");
+    assert_eq!(led.machine.end, first_offset(WAITING_MAX as Offset), "nothing of that is decided");
     led.appended(NOW);
-    assert_eq!(led.machine.end, (WAITING_MAX + BACKLOG_MAX) as Offset);
+    assert_eq!(led.machine.end, first_offset((WAITING_MAX + BACKLOG_MAX) as Offset));
 }

@@ -554,6 +554,7 @@ impl Process {
                     _ => Err(nobody()),
                 });
                 if let Ok(broker_epoch) = outcome {
+                    self.streams.superseded(&mut self.broker, io);
                     self.broker.registered(broker_epoch);
                 }
                 self.member.registered(outcome, io);

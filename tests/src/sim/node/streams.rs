@@ -198,6 +198,17 @@ impl Streams {
         }
     }
 
+    /// The broker is registered anew: what it says in its former run counts for nothing, and every stream is of that one.
+    pub(super) fn superseded(&mut self, broker: &mut Steered, io: &mut Io<'_>) {
+        for (leader, stream) in &mut self.by_leader {
+            if let Standing::Opening(connection) | Standing::Following(connection) = stream.standing
+            {
+                io.close(connection);
+                stream.lost(*leader, broker, io);
+            }
+        }
+    }
+
     pub(super) fn waiting(&self) -> usize {
         self.by_leader.values().map(|stream| stream.outbox.len()).sum()
     }
