@@ -1,8 +1,8 @@
 //! `quarantine`: offsets whose bytes are damaged on disk.
 //!
-//! Recorded so that nobody is served them by luck, and so that an operator finds them. The list is
-//! advice, not truth: when the file cannot be written or read, the damage itself is still there to
-//! be found again.
+//! Recorded so that nobody is served them by luck, and so that an operator finds them. What is not
+//! on the list is found again: the damage itself is still there. But what is on it counts, so that
+//! an offset must be off the file before anything else is written there.
 
 use std::{
     ops::Range,
@@ -13,7 +13,7 @@ use tidemark_protocol::Offset;
 
 use super::Shared;
 use crate::{
-    disk::Disk,
+    disk::{Disk, DiskError},
     state_file::{self, Kind},
 };
 
@@ -25,14 +25,24 @@ pub(super) fn add<D: Disk>(shared: &Shared<D>, range: Range<Offset>) -> Range<Of
     let state_files = shared.state_files();
     let mut ranges = Vec::clone(&shared.quarantine.load());
     let merged = merge(&mut ranges, range);
-    store(shared, ranges, state_files.deleted);
+    if !state_files.deleted
+        && let Err(error) = write(shared, &ranges)
+    {
+        tracing::warn!(%error, "damaged offsets are not recorded");
+    }
+    shared.quarantine.store(Arc::new(ranges));
     merged
 }
 
-/// Forgets damage outside `kept`: those offsets are not in the log any more.
-pub(super) fn clip<D: Disk>(shared: &Shared<D>, kept: &Range<Offset>) {
+/// Forgets damage outside `kept`: those offsets are not in the log any more, and what is going to be
+/// there is not damaged.
+///
+/// # Errors
+///
+/// When neither the list can be replaced nor the file be removed.
+pub(super) fn clip<D: Disk>(shared: &Shared<D>, kept: &Range<Offset>) -> Result<(), DiskError> {
     if shared.quarantine.load().is_empty() {
-        return;
+        return Ok(());
     }
     let state_files = shared.state_files();
     let ranges = shared.quarantine.load();
@@ -41,9 +51,17 @@ pub(super) fn clip<D: Disk>(shared: &Shared<D>, kept: &Range<Offset>) {
         .map(|range| range.start.max(kept.start)..range.end.min(kept.end))
         .filter(|range| !range.is_empty())
         .collect();
-    if clipped != **ranges {
-        store(shared, clipped, state_files.deleted);
+    if clipped == **ranges {
+        return Ok(());
     }
+    if !state_files.deleted
+        && let Err(error) = write(shared, &clipped)
+    {
+        tracing::warn!(%error, "the list of damaged offsets is dropped: what is damaged will be found again");
+        remove(shared)?;
+    }
+    shared.quarantine.store(Arc::new(clipped));
+    Ok(())
 }
 
 /// The first damaged offset of the log, as far as is known.
@@ -66,14 +84,17 @@ pub(super) fn load<D: Disk>(shared: &Shared<D>) {
     shared.quarantine.store(Arc::new(merged));
 }
 
-fn store<D: Disk>(shared: &Shared<D>, ranges: Vec<Range<Offset>>, deleted: bool) {
+fn write<D: Disk>(shared: &Shared<D>, ranges: &Vec<Range<Offset>>) -> Result<(), DiskError> {
     let path = shared.path(QUARANTINE_FILE);
-    if !deleted
-        && let Err(error) = state_file::write(shared.disk(), &path, Kind::Quarantine, &ranges)
-    {
-        tracing::warn!(%error, "damaged offsets are not recorded");
+    state_file::write(shared.disk(), &path, Kind::Quarantine, ranges)
+}
+
+fn remove<D: Disk>(shared: &Shared<D>) -> Result<(), DiskError> {
+    match shared.disk().unlink(&shared.path(QUARANTINE_FILE)) {
+        Err(error) if !error.is_not_found() => return Err(error),
+        _ => {}
     }
-    shared.quarantine.store(Arc::new(ranges));
+    shared.disk().sync_dir(&shared.dir)
 }
 
 /// Merges a range into ordered, disjoint ones; returns what it became.

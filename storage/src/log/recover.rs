@@ -412,7 +412,7 @@ impl<D: Disk> Opening<D> {
         shared.log_end.store(end, Ordering::Release);
         shared.flushed.store(proven.clamp(log_start, end), Ordering::Release);
         // Damage that a reader found, and that is now no part of the log: the next batch is not to be taken for it.
-        quarantine::clip(&shared, &(log_start..end));
+        quarantine::clip(&shared, &(log_start..end))?;
         if end > self.expected
             && let Some(tail) = &mut log.tail
         {

@@ -65,7 +65,7 @@ impl<D: Disk> Log<D> {
     pub(super) fn complete_restart(&mut self, offset: Offset) -> Result<(), DiskError> {
         let disk = self.shared.disk().clone();
         disk.sync_dir(&self.shared.dir)?;
-        quarantine::clip(&self.shared, &(offset..offset));
+        quarantine::clip(&self.shared, &(offset..offset))?;
         if !self.replaced.is_empty() {
             self.replaced.clear();
             let path = self.shared.path(REPLACED_FILE);

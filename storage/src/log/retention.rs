@@ -165,7 +165,10 @@ impl<D: Disk> Log<D> {
         if self.epochs.truncate_from_start(start) {
             self.epochs_version += 1;
         }
-        quarantine::clip(&self.shared, &(start..Offset::MAX));
+        if let Err(error) = quarantine::clip(&self.shared, &(start..Offset::MAX)) {
+            // Nothing is ever written below the log start again.
+            tracing::debug!(%error, "damage below the log start is still on the list");
+        }
     }
 
     /// How many segments are wholly below the log start. The last one counts only if it takes no

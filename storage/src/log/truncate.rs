@@ -157,7 +157,7 @@ impl<D: Disk> Log<D> {
         } else if self.durable.is_some_and(|tip| tip.at.offset > at.offset) {
             self.durable = self.tip();
         }
-        quarantine::clip(&self.shared, &(0..end));
+        quarantine::clip(&self.shared, &(0..end))?;
         self.save_own_epochs()?;
         self.truncations.pending = None;
         self.save_truncations()?;

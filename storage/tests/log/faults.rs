@@ -245,6 +245,47 @@ fn damage_behind_the_end_of_a_recovered_log_is_forgotten() {
     );
 }
 
+/// Damage at the end of a log is cut off, and its offsets are written again: they must be off the list by then, even if the
+/// disk does not take the new list.
+#[test]
+fn what_is_written_where_damage_was_cut_off_is_not_taken_for_it() {
+    for sound_syncs in 0..8 {
+        let filled = filled(5);
+        let path = segments(&filled).last().unwrap().clone();
+        let last = filled.model.batches.last().unwrap();
+        let first: u64 = path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+        let inside = filled.model.batches.iter().filter(|batch| batch.base >= first);
+        let end: u64 = inside.map(|batch| batch.bytes.len() as u64).sum();
+        let (log, _) = filled.place.open(&small_config(), Some(filled.checkpoint(true))).unwrap();
+        filled.disk.bit_rot(&path, end - 1, 0);
+        let damaged = log.reader().read(last.base, last.next, 1000, Residency::Any);
+        assert!(matches!(damaged, Err(ReadError::Corrupt { .. })), "{damaged:?}");
+        drop(log);
+
+        filled.disk.crash();
+        filled.disk.set_faults(Faults { failing_syncs: 1, sound_syncs, ..Faults::default() });
+        let opened = filled.place.open(&small_config(), None);
+        filled.disk.set_faults(Faults::default());
+        let mut log = opened.map_or_else(
+            |_refused| filled.place.open(&small_config(), None).unwrap().0,
+            |(log, _)| log,
+        );
+        let base = log.log_end_offset();
+        assert!(base < last.next, "the damage is cut off");
+        let again = batch(Compression::None, 99, &[vec![7; 50], vec![8]]);
+        log.append(std::slice::from_ref(&again), 0, 1000).unwrap();
+        flush(&mut log).unwrap();
+        drop(log);
+        filled.disk.crash();
+        let (log, _) = filled.place.open(&small_config(), None).unwrap();
+        let read = log.reader().read(base, base + 2, 1000, Residency::Any);
+        assert!(
+            matches!(read, Ok(ReadOutcome::Batches { next_offset, .. }) if next_offset == base + 2),
+            "after {sound_syncs} syncs: {read:?}"
+        );
+    }
+}
+
 #[test]
 fn a_flipped_bit_in_a_sealed_segment_is_quarantined_and_everything_else_served() {
     for (seed, position) in (0..2400_u64).step_by(97).enumerate() {
