@@ -46,7 +46,7 @@ use crate::{
     epochs::{EpochEnd, EpochHistory},
     error::{OpenError, StorageError},
     index::{IndexEntry, NO_MAX_TIMESTAMP},
-    meta::PartitionMeta,
+    meta::{META_FILE, PartitionMeta},
     segment::{OpenFile, Segment},
     segment_files::SegmentFiles,
     truncations::Truncations,
@@ -368,11 +368,24 @@ impl<D: Disk> Log<D> {
 
 /// Deletes a log's directory and all files in it, whatever state they are in. Does nothing when
 /// there is none.
+///
+/// First goes, durably, what says that the directory is anybody's: a deletion that was interrupted leaves a whole log or
+/// one that is nobody's ([`crate::is_nobodys_log_dir`]), never a part of one that could be taken for all of it.
 pub fn delete_log_dir<D: Disk>(disk: &D, dir: &Path) -> Result<(), DiskError> {
     if !disk.exists(dir)? {
         return Ok(());
     }
-    for entry in disk.list(dir)? {
+    let (names, rest): (Vec<_>, Vec<_>) = disk
+        .list(dir)?
+        .into_iter()
+        .partition(|entry| !entry.is_dir && [META_FILE, EPOCHS_FILE].contains(&&*entry.name));
+    for entry in &names {
+        disk.unlink(&dir.join(&entry.name))?;
+    }
+    if !names.is_empty() && !rest.is_empty() {
+        disk.sync_dir(dir)?;
+    }
+    for entry in rest {
         let path = dir.join(&entry.name);
         if entry.is_dir { delete_log_dir(disk, &path)? } else { disk.unlink(&path)? }
     }
