@@ -295,7 +295,10 @@ impl<D: Disk> Log<D> {
     /// What is durable now, for [`crate::DataDir::write_checkpoints`]. Cheap.
     pub fn checkpoint(&self) -> Checkpoint {
         let segments = self.shared.segments.load();
-        let sealed_before = self.durable.as_ref().map_or(0, |tip| tip.segment_base);
+        // A truncation that stopped halfway is counted already: nothing would say later why there is less than before it.
+        let is_kept = |tip: &Tip| self.truncations.pending.is_none_or(|cut| tip.at.offset <= cut);
+        let tip = self.durable.filter(is_kept);
+        let sealed_before = tip.as_ref().map_or(0, |tip| tip.segment_base);
         let sealed = segments
             .iter()
             .take_while(|segment| segment.base < sealed_before)
@@ -306,7 +309,7 @@ impl<D: Disk> Log<D> {
             log_start: self.log_start_offset(),
             flushed_offset: self.flushed_offset(),
             sealed,
-            tip: self.durable,
+            tip,
             truncations: self.truncations.count(),
             epochs: self.epochs.entries().to_vec(),
             summary: None,
