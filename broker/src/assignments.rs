@@ -12,14 +12,14 @@ use tidemark_controller::{
     Image,
     plan::{self, Placed},
 };
-use tidemark_protocol::{ErrorCode, Failure};
+use tidemark_protocol::{ErrorCode, Failure, TopicPartition};
 use tidemark_replication::Assignment;
-use tidemark_storage::{Checkpoint, Checkpoints};
+use tidemark_storage::{Checkpoint, Checkpoints, DataDir};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
     broker::Broker,
-    disk::Log,
+    disk::{Disk, Log},
     health::Reason,
     log_dirs::{LogDirs, Stray},
     partitions::PartitionView,
@@ -37,6 +37,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Opens and deletes logs, and tells their shards.
 pub(crate) struct Assignments {
     broker: Arc<Broker>,
+    data_dir: Arc<DataDir<Disk>>,
     dirs: LogDirs,
     /// The partitions here are as this image says, except for those noted as unopened.
     followed: Image,
@@ -59,8 +60,13 @@ impl Opening {
 
 impl Assignments {
     /// `assigned` is told how far this has come.
-    pub(crate) fn new(broker: Arc<Broker>, dirs: LogDirs, assigned: watch::Sender<u64>) -> Self {
-        Self { broker, dirs, followed: Image::default(), assigned }
+    pub(crate) fn new(
+        broker: Arc<Broker>,
+        data_dir: Arc<DataDir<Disk>>,
+        dirs: LogDirs,
+        assigned: watch::Sender<u64>,
+    ) -> Self {
+        Self { broker, data_dir, dirs, followed: Image::default(), assigned }
     }
 
     /// Opens the logs of everything that was assigned to this broker before it started. They have no role yet.
@@ -242,16 +248,23 @@ impl Assignments {
     /// Takes partitions away from their shards and deletes their files; `reason` goes to everybody who waits.
     async fn delete(&self, gone: Vec<Placed>, reason: ErrorCode) {
         let mut logs = Vec::with_capacity(gone.len());
-        for placed in gone {
+        let mut unopened = Vec::new();
+        for placed in &gone {
             let partition = placed.id;
             if self.broker.partitions.remove_unopened(partition) {
-                self.delete_unopened(&placed).await;
+                unopened.push(placed);
             }
             let Some(view) = self.broker.partitions.remove(partition) else { continue };
             view.set_deleted();
             let released =
                 view.shard.ask(|reply| Command::Release { partition, reason, reply }).await;
             logs.extend(released.ok().flatten());
+        }
+        // From here on no shard gives out a checkpoint of them.
+        let ids: Vec<_> = gone.iter().map(|placed| placed.id).collect();
+        let are_forgotten = self.forget(ids.clone()).await;
+        for placed in unopened {
+            self.delete_unopened(placed).await;
         }
         let jobs = logs.into_iter().map(|log| {
             let dirs = self.dirs.clone();
@@ -263,6 +276,16 @@ impl Assignments {
                 tracing::error!(%error, "files of a deleted partition are left behind");
             }
         }
+        if !are_forgotten {
+            self.forget(ids).await;
+        }
+    }
+
+    /// See [`LogDirs::forget`].
+    async fn forget(&self, logs: Vec<TopicPartition>) -> bool {
+        let data_dir = Arc::clone(&self.data_dir);
+        let forget = move || LogDirs::forget(&data_dir, &logs);
+        tokio::task::spawn_blocking(forget).await.unwrap_or(false)
     }
 
     async fn delete_unopened(&self, placed: &Placed) {

@@ -67,6 +67,7 @@ impl Janitor {
     async fn write_checkpoint(&self) {
         let mut logs: Vec<LogCheckpoint> = Vec::with_capacity(self.broker.partitions.count());
         let mut summaries = Vec::new();
+        self.data_dir.begin_checkpoints();
         let ask = |partitions, reply| Command::Checkpoints { partitions, reply };
         let note = |mut some: Noted| {
             logs.append(&mut some.checkpoints);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tidemark_controller::Topic;
 use tidemark_protocol::TopicPartition;
 use tidemark_storage::{
-    Checkpoint, Disk as _, DiskError, LogIdentity, OpenError, Recovery, StorageError,
+    Checkpoint, DataDir, Disk as _, DiskError, LogIdentity, OpenError, Recovery, StorageError,
     delete_log_dir, is_nobodys_log_dir, log_dir_owner,
 };
 
@@ -80,7 +80,22 @@ impl LogDirs {
         Ok((log, producers))
     }
 
-    /// Deletes a log that is open.
+    /// Has the checkpoint file speak of logs no more, before they are deleted: a crash may follow at any point, and what is
+    /// found in their places at the next start is not to be measured by what they held. Says whether it was done. A full
+    /// disk may refuse it, and then their deletion makes room: it is to be tried once more after that.
+    pub(crate) fn forget(data_dir: &DataDir<Disk>, logs: &[TopicPartition]) -> bool {
+        if logs.is_empty() {
+            return true;
+        }
+        let forgotten = data_dir.forget_checkpoints(logs);
+        if let Err(error) = &forgotten {
+            // Nothing is lost by it: what comes to such a place may at worst count as damaged after a crash.
+            tracing::warn!(%error, "the checkpoint file speaks of logs that are deleted");
+        }
+        forgotten.is_ok()
+    }
+
+    /// Deletes a log that is open and was forgotten.
     pub(crate) fn delete(&self, log: Log) -> Result<(), StorageError> {
         let dir = log.dir().to_owned();
         log.delete()?;
@@ -88,7 +103,7 @@ impl LogDirs {
         Ok(())
     }
 
-    /// Deletes a log that could not be opened. A directory that is another partition's stays: the topic may have come
+    /// Deletes a log that could not be opened and was forgotten. A directory that is another partition's stays: the topic may have come
     /// back under its name before this process heard that it was gone.
     pub(crate) fn delete_unopened(
         &self,
@@ -166,3 +181,6 @@ fn flush_recovered(log: &mut Log) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -163,9 +163,8 @@ impl Server {
     ) -> Result<(Self, Start), ServerError> {
         let clock = Clock::start();
         let checkpoints = data_dir.load_checkpoints()?;
-        let topics_dir = data_dir.topics_dir();
-        let left_behind =
-            LeftBehind::new(data_dir.disk().clone(), data_dir.root(), topics_dir.clone());
+        let (disk, topics_dir) = (data_dir.disk().clone(), data_dir.topics_dir());
+        let left_behind = LeftBehind::new(disk, data_dir.root(), topics_dir.clone());
 
         // Told to stop one by one, not by the signal: it begins with leaving the cluster in order.
         let (threads, tasks) = (Tasks::new(Shutdown::new()), Tasks::new(Shutdown::new()));
@@ -224,7 +223,8 @@ impl Server {
 
         let files = SegmentFiles::new(data_dir.disk().clone(), raise_open_files_limit());
         let dirs = LogDirs { files, topics_dir, left_behind: left_behind.clone() };
-        let assignments = Assignments::new(Arc::clone(&broker), dirs, assigned_in);
+        let assignments =
+            Assignments::new(Arc::clone(&broker), Arc::clone(&data_dir), dirs, assigned_in);
         let server = Self { broker, threads, flusher, data_dir, left_behind };
         let start = Start {
             assignments,
@@ -444,6 +444,7 @@ impl Server {
             tracing::warn!(%error, "stopping all the same");
         }
         let mut closed = shard::Closed::default();
+        data_dir.begin_checkpoints();
         for shard in &shards {
             let Ok(mut one) = shard.ask(|reply| shard::Command::Close { reply }).await else {
                 tracing::error!(shard = shard.index, "a shard has ended before its time");

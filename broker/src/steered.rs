@@ -365,6 +365,7 @@ impl Steered {
     /// Writes down what is durable, as a broker does from time to time.
     pub fn write_checkpoints(&mut self) -> Result<(), DiskError> {
         let mut logs = Vec::new();
+        self.data_dir.begin_checkpoints();
         for index in 0..self.shards.len() {
             let partitions = self.held_by(index);
             let noted = self.ask(index, |reply| Command::Checkpoints { partitions, reply });
@@ -383,6 +384,7 @@ impl Steered {
     /// Flushes and closes every log. Says whether that makes a clean shutdown; if so it is written down.
     pub fn close(mut self) -> Result<bool, DiskError> {
         let mut closed = shard::Closed::default();
+        self.data_dir.begin_checkpoints();
         for index in 0..self.shards.len() {
             let (reply, mut answer) = oneshot::channel();
             self.tell(index, Command::Close { reply });

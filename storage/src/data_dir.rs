@@ -14,8 +14,9 @@
 //! module opens no logs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -115,7 +116,18 @@ pub struct DataDir<D: Disk> {
     disk: D,
     root: PathBuf,
     identity: DataDirIdentity,
+    checkpoint_file: Mutex<CheckpointFile>,
     _lock: D::Lock,
+}
+
+/// What is known of the checkpoint file. Whoever writes it holds this.
+#[derive(Debug, Default)]
+struct CheckpointFile {
+    /// Logs forgotten since the checkpoints were begun that are written next: they may still speak of them.
+    forgotten: BTreeSet<TopicPartition>,
+    /// What is read from the file is what a loss of power leaves. Not known at the start: the last process may have ended
+    /// in the middle of a write.
+    is_durable: bool,
 }
 
 /// A data directory that this process has locked, and nothing more yet.
@@ -235,7 +247,8 @@ impl<D: Disk> LockedDataDir<D> {
             Err(DiskError::Exists { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(DataDir { disk: self.disk, root: self.root, identity, _lock: self.lock })
+        let Self { disk, root, lock } = self;
+        Ok(DataDir { disk, root, identity, checkpoint_file: Mutex::default(), _lock: lock })
     }
 }
 
@@ -315,14 +328,55 @@ impl<D: Disk> DataDir<D> {
         Ok(Checkpoints { by_log: by_log.collect(), clean, clean_epoch })
     }
 
-    /// Replaces the checkpoint file by one that covers exactly these logs. A log that is left out
-    /// is read whole when it is opened next.
+    /// To be called before the first checkpoint is taken of those that [`Self::write_checkpoints`] gets next.
+    pub fn begin_checkpoints(&self) {
+        self.checkpoint_file().forgotten.clear();
+    }
+
+    /// Replaces the checkpoint file by one that covers exactly these logs, but for those that were forgotten since
+    /// [`Self::begin_checkpoints`]. A log that is left out is read whole when it is opened next.
     pub fn write_checkpoints(
         &self,
         logs: &[(TopicPartition, Checkpoint)],
     ) -> Result<(), DiskError> {
+        let mut file = self.checkpoint_file();
+        let is_kept = |log: &&(TopicPartition, Checkpoint)| !file.forgotten.contains(&log.0);
+        let kept: Vec<_> = logs.iter().filter(is_kept).collect();
+        self.replace_checkpoints(&mut file, &state_file::encode(Kind::Checkpoint, &kept))
+    }
+
+    /// Takes logs out of the checkpoint file, durably: before their directories are deleted, or what comes to their places
+    /// next could be taken for them, and count as damaged.
+    pub fn forget_checkpoints(&self, logs: &[TopicPartition]) -> Result<(), DiskError> {
+        let mut file = self.checkpoint_file();
+        file.forgotten.extend(logs);
         let path = self.root.join(CHECKPOINT_FILE);
-        self.disk.write_file(&path, &state_file::encode(Kind::Checkpoint, &logs))
+        let stored: Option<Vec<(TopicPartition, Checkpoint)>> =
+            state_file::read_cache(&self.disk, &path, Kind::Checkpoint, CHECKPOINT_BYTES_MAX);
+        // One that cannot be read says nothing of any log.
+        let mut kept = stored.unwrap_or_default();
+        let before = kept.len();
+        kept.retain(|(log, _)| !file.forgotten.contains(log));
+        if kept.len() == before && file.is_durable {
+            return Ok(());
+        }
+        self.replace_checkpoints(&mut file, &state_file::encode(Kind::Checkpoint, &kept))
+    }
+
+    fn replace_checkpoints(
+        &self,
+        file: &mut CheckpointFile,
+        bytes: &[u8],
+    ) -> Result<(), DiskError> {
+        file.is_durable = false;
+        self.disk.write_file(&self.root.join(CHECKPOINT_FILE), bytes)?;
+        file.is_durable = true;
+        Ok(())
+    }
+
+    fn checkpoint_file(&self) -> MutexGuard<'_, CheckpointFile> {
+        // A panic leaves at worst more logs forgotten than need be.
+        self.checkpoint_file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the checkpoints and the mark of a clean shutdown: the last thing a process does, when

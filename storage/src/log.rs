@@ -46,7 +46,7 @@ use crate::{
     epochs::{EpochEnd, EpochHistory},
     error::{OpenError, StorageError},
     index::{IndexEntry, NO_MAX_TIMESTAMP},
-    meta::PartitionMeta,
+    meta::{META_FILE, PartitionMeta},
     segment::{OpenFile, Segment},
     segment_files::SegmentFiles,
     truncations::Truncations,
@@ -295,7 +295,10 @@ impl<D: Disk> Log<D> {
     /// What is durable now, for [`crate::DataDir::write_checkpoints`]. Cheap.
     pub fn checkpoint(&self) -> Checkpoint {
         let segments = self.shared.segments.load();
-        let sealed_before = self.durable.as_ref().map_or(0, |tip| tip.segment_base);
+        // A truncation that stopped halfway is counted already: nothing would say later why there is less than before it.
+        let is_kept = |tip: &Tip| self.truncations.pending.is_none_or(|cut| tip.at.offset <= cut);
+        let tip = self.durable.filter(is_kept);
+        let sealed_before = tip.as_ref().map_or(0, |tip| tip.segment_base);
         let sealed = segments
             .iter()
             .take_while(|segment| segment.base < sealed_before)
@@ -306,7 +309,7 @@ impl<D: Disk> Log<D> {
             log_start: self.log_start_offset(),
             flushed_offset: self.flushed_offset(),
             sealed,
-            tip: self.durable,
+            tip,
             truncations: self.truncations.count(),
             epochs: self.epochs.entries().to_vec(),
             summary: None,
@@ -368,11 +371,24 @@ impl<D: Disk> Log<D> {
 
 /// Deletes a log's directory and all files in it, whatever state they are in. Does nothing when
 /// there is none.
+///
+/// First goes, durably, what says that the directory is anybody's: a deletion that was interrupted leaves a whole log or
+/// one that is nobody's ([`crate::is_nobodys_log_dir`]), never a part of one that could be taken for all of it.
 pub fn delete_log_dir<D: Disk>(disk: &D, dir: &Path) -> Result<(), DiskError> {
     if !disk.exists(dir)? {
         return Ok(());
     }
-    for entry in disk.list(dir)? {
+    let (names, rest): (Vec<_>, Vec<_>) = disk
+        .list(dir)?
+        .into_iter()
+        .partition(|entry| !entry.is_dir && [META_FILE, EPOCHS_FILE].contains(&&*entry.name));
+    for entry in &names {
+        disk.unlink(&dir.join(&entry.name))?;
+    }
+    if !names.is_empty() && !rest.is_empty() {
+        disk.sync_dir(dir)?;
+    }
+    for entry in rest {
         let path = dir.join(&entry.name);
         if entry.is_dir { delete_log_dir(disk, &path)? } else { disk.unlink(&path)? }
     }

@@ -11,7 +11,7 @@ use tidemark_replication::Assignment;
 
 use super::Steered;
 use crate::{
-    log_dirs::Stray,
+    log_dirs::{LogDirs, Stray},
     partitions::PartitionView,
     roles,
     shard::{Adoption, Assigned, Command},
@@ -42,8 +42,8 @@ impl Steered {
         for topic in &difference.deleted_topics {
             self.metrics.forget_topic(&topic.name);
         }
-        for placed in difference.delete.iter().chain(&difference.release) {
-            self.delete_log(&placed.topic, placed.id);
+        for gone in [difference.delete, difference.release] {
+            self.delete_logs(&gone);
         }
         for Placed { id, topic, .. } in difference.assign {
             match self.partitions.get(id) {
@@ -133,22 +133,31 @@ impl Steered {
         self.partitions.insert(view);
     }
 
-    fn delete_log(&mut self, topic: &Topic, partition: TopicPartition) {
-        if self.partitions.remove_unopened(partition)
-            && let Err(error) = self.dirs.delete_unopened(topic, partition)
-        {
+    fn delete_logs(&mut self, gone: &[Placed]) {
+        let mut logs = Vec::new();
+        let mut unopened = Vec::new();
+        for placed in gone {
+            let partition = placed.id;
+            if self.partitions.remove_unopened(partition) {
+                unopened.push(placed);
+            }
+            let Some(view) = self.partitions.remove(partition) else { continue };
+            view.set_deleted();
+            self.glances.remove(&partition);
+            let reason = ErrorCode::UnknownTopicOrPartition;
+            let release = |reply| Command::Release { partition, reason, reply };
+            logs.extend(self.ask(view.shard.index, release));
+        }
+        let ids: Vec<_> = gone.iter().map(|placed| placed.id).collect();
+        let are_forgotten = LogDirs::forget(&self.data_dir, &ids);
+        let unopened =
+            unopened.into_iter().map(|placed| self.dirs.delete_unopened(&placed.topic, placed.id));
+        let deleted = unopened.chain(logs.into_iter().map(|log| self.dirs.delete(log)));
+        for error in deleted.filter_map(Result::err) {
             tracing::error!(%error, "files of a deleted partition are left behind");
         }
-        let Some(view) = self.partitions.remove(partition) else { return };
-        view.set_deleted();
-        self.glances.remove(&partition);
-        let reason = ErrorCode::UnknownTopicOrPartition;
-        let released =
-            self.ask(view.shard.index, |reply| Command::Release { partition, reason, reply });
-        if let Some(log) = released
-            && let Err(error) = self.dirs.delete(log)
-        {
-            tracing::error!(%error, "files of a deleted partition are left behind");
+        if !are_forgotten {
+            LogDirs::forget(&self.data_dir, &ids);
         }
     }
 }

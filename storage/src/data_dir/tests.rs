@@ -102,6 +102,29 @@ fn checkpoints_come_back_and_only_a_closed_directory_is_clean() {
 }
 
 #[test]
+fn a_forgotten_log_does_not_come_back_with_checkpoints_that_were_taken_before() {
+    const OTHER: TopicPartition = TopicPartition { partition: 4, ..LOG };
+    let temp = tempfile::tempdir().unwrap();
+    let dir = open(temp.path());
+    let both = [(LOG, checkpoint(5)), (OTHER, checkpoint(6))];
+    dir.begin_checkpoints();
+    dir.write_checkpoints(&both).unwrap();
+    dir.begin_checkpoints();
+    dir.forget_checkpoints(&[LOG]).unwrap();
+    for write_again in [false, true] {
+        if write_again {
+            dir.write_checkpoints(&both).unwrap();
+        }
+        let mut checkpoints = dir.load_checkpoints().unwrap();
+        assert_eq!((checkpoints.take(LOG), checkpoints.len()), (None, 1));
+    }
+    // What is taken from then on is of another log in its place.
+    dir.begin_checkpoints();
+    dir.write_checkpoints(&both).unwrap();
+    assert_eq!(dir.load_checkpoints().unwrap().len(), 2);
+}
+
+#[test]
 fn a_damaged_checkpoint_file_counts_as_absent() {
     let temp = tempfile::tempdir().unwrap();
     let dir = open(temp.path());

@@ -217,6 +217,44 @@ fn what_a_truncation_took_back_stays_away_although_its_flush_failed() {
 }
 
 #[test]
+fn a_checkpoint_taken_in_the_middle_of_a_truncation_does_not_prove_what_was_taken_back() {
+    for sound_syncs in 0.. {
+        let disk = SimDisk::new(sound_syncs.into());
+        let place = Place::prepare(disk.clone(), Path::new("/"));
+        let mut log = place.create(&small_config());
+        for index in 0..80_u8 {
+            let batch = batch(Compression::None, 0, &[vec![index; 150]]);
+            log.append(std::slice::from_ref(&batch), 0, 1000).unwrap();
+        }
+        flush(&mut log).unwrap();
+        assert!(log.segment_count() > 3);
+        disk.set_faults(Faults { failing_syncs: 1, sound_syncs, ..Faults::default() });
+        let truncated = log.truncate(30);
+        let checkpoint = log.checkpoint();
+        drop(log);
+        disk.set_faults(Faults::default());
+        disk.crash();
+        let (mut log, recovery) = place.open(&small_config(), Some(checkpoint.clone())).unwrap();
+        assert_eq!(recovery.corrupt, [], "after {sound_syncs} syncs");
+        let next = batch(Compression::None, 0, &[vec![99; 50]]);
+        log.append(std::slice::from_ref(&next), 1, 1000).unwrap();
+        flush(&mut log).unwrap();
+        let end = log.log_end_offset();
+        drop(log);
+
+        // No other one has been written since.
+        disk.power_loss();
+        let (log, recovery) = place.open(&small_config(), Some(checkpoint)).unwrap();
+        assert_eq!(recovery.corrupt, [], "after {sound_syncs} syncs, and again");
+        assert_eq!(log.log_end_offset(), end, "after {sound_syncs} syncs");
+        if truncated.is_ok() {
+            assert!(sound_syncs > 2, "{sound_syncs} flushes make a truncation");
+            return;
+        }
+    }
+}
+
+#[test]
 fn damage_behind_the_end_of_a_recovered_log_is_forgotten() {
     let filled = filled(3);
     let last = filled.model.batches.last().unwrap();

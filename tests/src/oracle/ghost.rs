@@ -125,6 +125,8 @@ pub struct Shadow {
     /// Its node was no replica for a while: its process deletes the log whenever it hears of that, even if it is a replica
     /// again by then, and may be killed in the middle of it. Until it is in sync again.
     pub may_be_gone: bool,
+    /// Its process ended in the middle of a truncation to here, which the next one completes.
+    pub cut: Option<Offset>,
 }
 
 impl Shadow {
@@ -264,6 +266,9 @@ impl Ghost {
             require(is_whole || self.damaged.contains(&key), "S26", || {
                 format!("node {node} had {partition} flushed to {}: {seen}", shadow.flushed)
             })?;
+            if shadow.cut.is_some() && seen.log_end_offset < shadow.end() {
+                log_matching::check_truncation(self, key, seen)?;
+            }
         }
         self.check_readable(key, start, &held)?;
         let marks = held.marks;
@@ -390,10 +395,22 @@ impl Ghost {
         }
     }
 
+    /// What the disk of a node that is down says of a log: a truncation to `cut` is not complete.
+    pub fn is_being_cut(&mut self, key: ReplicaKey, cut: Offset) {
+        if let Some(shadow) = self.replicas.get_mut(&key) {
+            shadow.cut = Some(shadow.cut.map_or(cut, |before| before.min(cut)));
+        }
+    }
+
     /// The log was deleted: what comes under this name is another one.
     pub fn removed(&mut self, key: ReplicaKey) {
         self.replicas.remove(&key);
         self.damaged.remove(&key);
+    }
+
+    /// Replicas on the disk of a node, whether it runs or not.
+    pub fn kept_by(&self, node: NodeId) -> Vec<TopicPartition> {
+        self.replicas.range((node, first())..=(node, last())).map(|((_, id), _)| *id).collect()
     }
 
     /// Replicas of a node that are known.

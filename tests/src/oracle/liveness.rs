@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use tidemark_protocol::{NodeId, Offset, TopicPartition};
 
-use super::{Violation, violation};
+use super::{Violation, ghost::Shadow, marks::Held, violation};
 use crate::sim::{node::Node, world::World};
 
 /// Most that may wait in the queues of one process when all is in order.
@@ -79,9 +79,30 @@ pub fn served(world: &World) -> Vec<TopicPartition> {
             && assigned.isr.is_empty()
             && assigned.elr.is_empty()
             && assigned.last_known_leader.is_none();
-        !(is_stuck && world.ghost.wiped.contains(partition))
+        let is_left = is_stuck && world.ghost.wiped.contains(partition);
+        !is_left && !waits_for_lost(world, *partition)
     });
     partitions
+}
+
+/// Whether a replica waits for records that have rotted on its leader's disk, and the disk of the last other one that had
+/// them was replaced: nobody can give them to it. Whether to go on behind them is for an operator to say, too.
+fn waits_for_lost(world: &World, partition: TopicPartition) -> bool {
+    let ghost = &world.ghost;
+    let assigned = ghost.metadata.partition(partition).expect("it was just listed");
+    let Some(leader) = assigned.leader.filter(|_| ghost.lost.contains(&partition)) else {
+        return false;
+    };
+    let end = |node| ghost.replicas.get(&(node, partition)).map(Shadow::end);
+    let Some(process) = world.nodes[&leader].process() else { return false };
+    let is_readable = |from: Offset, to: Offset| {
+        let bytes = process.broker.read_log(partition, from, to);
+        Held::read(bytes, (from, to)).readable() > 0
+    };
+    let behind = assigned.replicas.iter().filter(|id| !assigned.isr.contains(id));
+    behind.filter_map(|id| Some((end(*id)?, end(leader)?))).any(|(from, to)| {
+        from < to && ghost.damaged.contains(&(leader, partition)) && !is_readable(from, to)
+    })
 }
 
 fn is_in_order(world: &World) -> Option<Violation> {
@@ -123,9 +144,7 @@ fn is_in_order(world: &World) -> Option<Violation> {
             let lagging: Vec<_> = assigned
                 .replicas
                 .iter()
-                .map(|id| {
-                    (id, world.ghost.replicas.get(&(*id, partition)).map(super::ghost::Shadow::end))
-                })
+                .map(|id| (id, world.ghost.replicas.get(&(*id, partition)).map(Shadow::end)))
                 .collect();
             return Some(violation(
                 "L7",

@@ -29,7 +29,9 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Whether everything that was durable, and committed, is there again. What was not committed may have been about to be cut.
+/// Whether everything that was durable, and committed, is there again. What was not committed may have been about to be cut,
+/// and what a truncation had begun to take back is gone: whether it might is for S5.
 pub(super) fn is_whole(before: &Shadow, seen: &Observed, committed: Offset) -> bool {
-    seen.log_end_offset >= before.flushed.min(before.agrees_to).min(committed)
+    let owed = before.flushed.min(before.agrees_to).min(committed);
+    seen.log_end_offset >= before.cut.map_or(owed, |cut| cut.min(owed))
 }

@@ -14,7 +14,7 @@ use tidemark_storage::disk::{Disk as _, Faults};
 use super::{
     core::{Event, MS, Mend, Micros, SECOND},
     network::Address,
-    node::{Io, Node, Process, root},
+    node::{Io, Node, Process},
     shape::FaultClass,
     trace::Who,
     world::World,
@@ -292,10 +292,7 @@ impl World {
             return Ok(());
         }
         let partition = *self.core.random.pick(&may_rot);
-        let Some(topic) = self.ghost.metadata.image.topic_by_id(partition.topic_id) else {
-            return Ok(());
-        };
-        let dir = root().join("topics").join(&*topic.name).join(partition.partition.to_string());
+        let Some(dir) = self.log_dir(partition) else { return Ok(()) };
         let disk = self.nodes[&id].disk.clone();
         let entries = disk.list(&dir).unwrap_or_default();
         let logs: Vec<_> =

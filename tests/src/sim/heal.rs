@@ -71,6 +71,9 @@ impl World {
             self.start(id)?;
         }
         self.undo_drains();
+        for producer in self.producers.values_mut() {
+            producer.is_calm = true;
+        }
         Ok(())
     }
 

@@ -19,7 +19,7 @@ use std::{collections::VecDeque, path::Path};
 
 use tidemark_broker::steered::FlushId;
 use tidemark_protocol::{BrokerId, DirectoryId, NodeId, PartitionIndex, messages::VoterId};
-use tidemark_storage::disk::{Mishaps, SimDisk};
+use tidemark_storage::disk::{Disk as _, Mishaps, SimDisk};
 
 pub use self::{
     commands::CommandId,
@@ -315,9 +315,13 @@ impl Node {
         let State::Up(process) = std::mem::replace(&mut self.state, State::Down) else { return };
         self.paused = false;
         self.backlog.clear();
-        self.has_stopped = process.close().is_some();
+        let (epoch, is_clean) = process.close();
         net.process_ended(core, self.id, self.life, Ending::Process);
         self.disk.crash();
+        // The mark of a clean shutdown is written when every log is closed, and counts as soon as it is there: that its own
+        // flush fails takes nothing back.
+        let is_marked = || self.disk.exists(&root().join("clean")).unwrap_or(false);
+        self.has_stopped = epoch.is_some() && (is_clean || is_marked());
     }
 
     fn end(&mut self, core: &mut Core, net: &mut Network, ending: Ending) {

@@ -3,12 +3,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::Arc,
 };
 
 use tidemark_controller::Command;
 use tidemark_protocol::{NodeId, Offset, TopicId, TopicPartition, messages::VoterId};
-use tidemark_storage::disk::Faults;
+use tidemark_storage::{Extent, disk::Faults, log_dir_owner};
 
 use super::{
     client::{
@@ -17,7 +18,7 @@ use super::{
     },
     core::{Core, Event, MS, Mend, Micros},
     network::{Address, Delivery, Network},
-    node::{Boot, Input, Node, NodeTimer, Seen},
+    node::{Boot, Input, Node, NodeTimer, Seen, root},
     shape::Shape,
     trace::{Trace, Who},
 };
@@ -246,6 +247,8 @@ impl World {
             voters: self.founders.contains(&voter).then(|| self.founders.clone()),
         };
         self.core.note(Who::Node(id), "start", [node.life, 0], String::new);
+        self.note_truncations(id);
+        let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
         let mishaps = node.disk.mishaps();
         self.ghost.unsynced.remove(&id);
         match node.start(&mut self.core, &mut self.net, &self.shape, &boot) {
@@ -260,6 +263,27 @@ impl World {
                 self.not_started(id, &error.to_string(), was_in_order)
             }
         }
+    }
+
+    /// Has the oracles know which truncations the process that starts next has to complete.
+    fn note_truncations(&mut self, id: NodeId) {
+        let disk = self.nodes[&id].disk.clone();
+        for partition in self.ghost.kept_by(id) {
+            let Some(dir) = self.log_dir(partition) else { continue };
+            let is_its =
+                matches!(log_dir_owner(&disk, &dir), Ok(Some(owner)) if owner == partition);
+            if let Ok(Extent { cut: Some(cut), .. }) = Extent::read(&disk, &dir)
+                && is_its
+            {
+                self.ghost.is_being_cut((id, partition), cut);
+            }
+        }
+    }
+
+    /// Where a partition's log is on every node that holds it.
+    pub(super) fn log_dir(&self, partition: TopicPartition) -> Option<PathBuf> {
+        let topic = self.ghost.metadata.image.topic_by_id(partition.topic_id)?;
+        Some(root().join("topics").join(&*topic.name).join(partition.partition.to_string()))
     }
 
     fn not_started(&mut self, id: NodeId, error: &str, was_in_order: bool) -> Verdict {

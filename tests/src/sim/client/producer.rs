@@ -66,6 +66,8 @@ pub struct Producer {
     refreshing: Option<Correlation>,
     /// Values of acknowledged batches survive whatever happens in this run, by partition's topic.
     pub is_done: bool,
+    /// Faults are over: what has no leader now is not tried. It would take seconds each time, which are missing elsewhere.
+    pub is_calm: bool,
     survives: BTreeMap<String, bool>,
 }
 
@@ -89,6 +91,7 @@ impl Producer {
             sending: Vec::new(),
             refreshing: None,
             is_done: false,
+            is_calm: false,
             survives: BTreeMap::new(),
         }
     }
@@ -133,7 +136,10 @@ impl Producer {
         }
         let partitions = self.caller.partitions();
         // One batch at a time to each: what is sent later is not to overtake what is repeated.
-        let is_free = |id: &&TopicPartition| self.sending.iter().all(|it| it.partition != **id);
+        let is_free = |id: &&TopicPartition| {
+            self.sending.iter().all(|it| it.partition != **id)
+                && !(self.is_calm && self.caller.leader(**id).is_none())
+        };
         let free: Vec<_> = partitions.iter().filter(is_free).copied().collect();
         if free.is_empty() {
             return self.refresh(reach);

@@ -580,10 +580,8 @@ impl Process {
     }
 
     /// Closes everything in order. The broker epoch, if that makes a clean shutdown.
-    pub(super) fn close(self) -> Option<BrokerEpoch> {
-        let epoch = self.member.epoch;
-        let is_clean = self.broker.close().unwrap_or(false);
-        epoch.filter(|_| is_clean)
+    pub(super) fn close(self) -> (Option<BrokerEpoch>, bool) {
+        (self.member.epoch, self.broker.close().unwrap_or(false))
     }
 }
 
