@@ -188,7 +188,7 @@ impl<D: Disk> LogReader<D> {
         if wanted.offset > log_end || wanted.offset < self.log_start_offset() {
             return Err(self.out_of_range(wanted.offset).into());
         }
-        let nothing = ReadOutcome::Batches { bytes: Bytes::new(), next_offset: wanted.offset };
+        let nothing = nothing(wanted);
         let upper_bound = wanted.upper_bound.min(log_end);
         if wanted.offset >= upper_bound {
             return Ok(nothing);
@@ -274,19 +274,31 @@ impl<D: Disk> LogReader<D> {
         let mut next_offset = floor.offset;
         loop {
             let header = match walk.peek() {
-                Ok(Some(header)) => header,
+                Ok(Some(header)) => Some(header),
                 Ok(None) => break,
                 Err(WalkError::Disk(error)) => return Err(error.into()),
-                // Behind what is served; whoever reads there meets it.
-                Err(WalkError::NoBatch) if start.is_some() => break,
-                Err(WalkError::NoBatch) => {
-                    return self.damage(segment, file, walk.position(), next_offset);
+                Err(WalkError::NoBatch) => None,
+            };
+            let header = header.filter(|header| header.base_offset == next_offset);
+            let position = walk.position();
+            let Some(header) = header else {
+                if start.is_some() {
+                    // Behind what is served; whoever reads there meets it.
+                    break;
                 }
+                return self.damage(segment, file, position, next_offset);
             };
             if header.next_offset() > wanted.upper_bound {
-                break;
+                if start.is_some() {
+                    break;
+                }
+                // That it is not served is an answer, and what says how far it reaches may be damaged.
+                return match walk.batch(&header) {
+                    Err(WalkError::Disk(error)) => Err(error.into()),
+                    Ok(batch) if batch.verify_crc().is_ok() => Ok(Some(nothing(wanted))),
+                    _ => self.damage(segment, file, position, next_offset),
+                };
             }
-            let position = walk.position();
             if header.next_offset() > wanted.offset {
                 let first = *start.get_or_insert(position);
                 if position > first
@@ -448,6 +460,11 @@ fn next_batch<D: Disk>(
         walk.skip(&header);
     }
     Ok(None)
+}
+
+/// There is nothing to serve at the offset that is wanted.
+fn nothing(wanted: Wanted) -> ReadOutcome {
+    ReadOutcome::Batches { bytes: Bytes::new(), next_offset: wanted.offset }
 }
 
 fn answer<D: Disk>(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tidemark_protocol::{Offset, batch::Compression};
 use tidemark_storage::{
-    AppendError, Checkpoint, Log, ReadError, ReadOutcome, Residency, StorageError,
+    AppendError, Checkpoint, Log, LogConfig, ReadError, ReadOutcome, Residency, StorageError,
     disk::{Disk, PAGE_BYTES},
     testing::{Faults, SimDisk},
 };
@@ -29,9 +29,13 @@ impl Filled {
 
 /// A closed log of a few segments.
 fn filled(seed: u64) -> Filled {
+    filled_with(seed, &small_config())
+}
+
+fn filled_with(seed: u64, config: &LogConfig) -> Filled {
     let disk = SimDisk::new(seed);
     let place = Place::prepare(disk.clone(), Path::new("/"));
-    let mut log = place.create(&small_config());
+    let mut log = place.create(config);
     let mut model = Model::default();
     for index in 0..30_u8 {
         let batch = batch(Compression::None, i64::from(index), &[vec![index; 450], vec![index]]);
@@ -352,6 +356,71 @@ fn a_flipped_bit_in_a_sealed_segment_is_quarantined_and_everything_else_served()
             assert!(filled.disk.exists(&victim).unwrap());
         }
     }
+}
+
+/// What says where a batch begins and how far it reaches is damaged: whoever reads there is told so, and does not go on
+/// behind it as if there had been nothing.
+#[test]
+fn nothing_is_passed_over_because_a_header_is_damaged() {
+    // No entry of an index is close enough to help.
+    let config = LogConfig { index_interval_bytes: 1 << 20, ..small_config() };
+    let header_bytes = (0..12).chain(23..27);
+    for (byte, bit) in header_bytes.flat_map(|byte| [(byte, 0), (byte, 6)]) {
+        for victim in 0..12 {
+            let filled = filled_with(7, &config);
+            let (log, _) = filled.place.open(&config, Some(filled.checkpoint(true))).unwrap();
+            let (path, position) = place_of(&filled, victim);
+            filled.disk.bit_rot(&path, position + byte, bit);
+            let refused = read_around_damage(&log, &filled.model);
+            let base = filled.model.batches[victim].base;
+            let is_refused = refused.iter().any(|range| range.contains(&base));
+            assert!(is_refused, "byte {byte}, bit {bit} of batch {victim}: {refused:?}");
+        }
+    }
+}
+
+/// The same where nothing is verified, because this process has just written it.
+#[test]
+fn hot_reads_pass_over_nothing_either() {
+    let header_bytes = (0..12).chain(23..27);
+    for (byte, bit) in header_bytes.flat_map(|byte| [(byte, 0), (byte, 6)]) {
+        let disk = SimDisk::new(7);
+        let place = Place::prepare(disk.clone(), Path::new("/"));
+        let mut log = place.create(&small_config());
+        let records = vec![vec![1; 50], vec![2]];
+        for _ in 0..12 {
+            let batch = batch(Compression::None, 0, &records);
+            log.append(std::slice::from_ref(&batch), 0, 1000).unwrap();
+        }
+        let path = place.dir.join("00000000000000000000.log");
+        let reader = log.reader();
+        let size = match reader.read(0, 2, 1, Residency::Hot).unwrap() {
+            ReadOutcome::Batches { bytes, .. } => bytes.len() as u64,
+            ReadOutcome::Cold => panic!("it was just written"),
+        };
+        disk.bit_rot(&path, 4 * size + byte, bit);
+        for end in [10, log.log_end_offset()] {
+            match reader.read(8, end, 1, Residency::Hot) {
+                Ok(ReadOutcome::Batches { next_offset, .. }) => {
+                    assert_eq!(next_offset, 10, "byte {byte}, bit {bit}, up to {end}");
+                }
+                Err(ReadError::Corrupt { range }) => assert!(range.contains(&8), "{range:?}"),
+                other => panic!("byte {byte}, bit {bit}, up to {end}: {other:?}"),
+            }
+        }
+    }
+}
+
+/// The segment of the batch of that number, and where it begins there.
+fn place_of(filled: &Filled, number: usize) -> (PathBuf, u64) {
+    let base_of = |path: &PathBuf| path.file_stem()?.to_str()?.parse::<Offset>().ok();
+    let base = filled.model.batches[number].base;
+    let paths = segments(filled).into_iter();
+    let path = paths.filter(|path| base_of(path).unwrap() <= base).next_back().unwrap();
+    let first = base_of(&path).unwrap();
+    let before = filled.model.batches[..number].iter().filter(|batch| batch.base >= first);
+    let position = before.map(|batch| batch.bytes.len() as u64).sum();
+    (path, position)
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{LogReader, ReadOutcome, Stop, Wanted, answer};
+use super::{LogReader, ReadOutcome, Stop, Wanted, answer, nothing};
 use crate::{
     disk::{Disk, DiskError},
     index::IndexEntry,
@@ -89,8 +89,11 @@ impl<D: Disk> LogReader<D> {
                 let size = next.position - start.unwrap_or(position);
                 next.offset <= wanted.upper_bound && (start.is_none() || size <= wanted.max_bytes)
             };
-            let serves = |next: &IndexEntry| !complete && next.offset > wanted.offset && fits(next);
-            match verified.next(serves)? {
+            let holds = |next: &IndexEntry| !complete && next.offset > wanted.offset;
+            let serves = |next: &IndexEntry| holds(next) && fits(next);
+            // One that holds what is wanted and reaches beyond what may be served counts as verified, too: that it is not
+            // served is an answer, and what says how far it reaches may be damaged.
+            match verified.next(|next| serves(next) || start.is_none() && holds(next))? {
                 Met::End => break,
                 Met::Batch(next) if serves(&next) => {
                     start.get_or_insert(position);
@@ -113,6 +116,10 @@ impl<D: Disk> LogReader<D> {
                 }
             }
         }
-        Ok(answer(segment, file, start, end.position, end.offset))
+        Ok(if start.is_none() && complete {
+            Some(nothing(wanted))
+        } else {
+            answer(segment, file, start, end.position, end.offset)
+        })
     }
 }
