@@ -415,8 +415,8 @@ fn hot_reads_pass_over_nothing_either() {
 fn place_of(filled: &Filled, number: usize) -> (PathBuf, u64) {
     let base_of = |path: &PathBuf| path.file_stem()?.to_str()?.parse::<Offset>().ok();
     let base = filled.model.batches[number].base;
-    let paths = segments(filled).into_iter();
-    let path = paths.filter(|path| base_of(path).unwrap() <= base).next_back().unwrap();
+    let mut paths = segments(filled).into_iter();
+    let path = paths.rfind(|path| base_of(path).unwrap() <= base).unwrap();
     let first = base_of(&path).unwrap();
     let before = filled.model.batches[..number].iter().filter(|batch| batch.base >= first);
     let position = before.map(|batch| batch.bytes.len() as u64).sum();
