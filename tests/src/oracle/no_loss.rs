@@ -20,6 +20,10 @@ pub struct Acknowledged {
 impl Ghost {
     /// A produce with acks from all was answered: everything below `end` is acknowledged.
     pub fn acknowledged(&mut self, partition: TopicPartition, end: Offset) -> Verdict {
+        if self.metadata.partition(partition).is_none() {
+            // Deleted while the answer was on its way, and what was committed is forgotten with it.
+            return Ok(());
+        }
         let known = self.acknowledged.ends.entry(partition).or_insert(0);
         *known = (*known).max(end);
         if self.lossy.contains(&partition) {

@@ -17,6 +17,8 @@ use crate::{
 
 /// How long everything may take to come to order.
 const SETTLE_US: Micros = 90 * SECOND;
+/// Bytes in a push to a follower at least from then on.
+const HEALED_PUSH_BYTES: usize = 64 << 10;
 /// How often it is looked at.
 const LOOK_US: Micros = 200 * MS;
 
@@ -53,6 +55,8 @@ impl World {
     fn mend_all(&mut self) -> Verdict {
         self.core.note(Who::World, "heal", [0, 0], String::new);
         self.are_faults_on = false;
+        // With pushes as small as they are drawn, a replica that is far behind a busy leader never catches up.
+        self.shape.push_bytes = self.shape.push_bytes.max(HEALED_PUSH_BYTES);
         self.net.unblock_all(&mut self.core);
         for id in self.shape.nodes.clone() {
             self.mend_disk(id);
