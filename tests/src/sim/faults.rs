@@ -282,7 +282,7 @@ impl World {
         } else {
             self.with_process(id, Process::transfer_leadership);
         }
-        Ok(())
+        self.after_node(id)
     }
 
     fn rot(&mut self, id: NodeId) -> Verdict {
