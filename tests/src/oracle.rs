@@ -13,8 +13,10 @@ mod candidate_completeness;
 mod commit_immutable;
 mod committed_offsets;
 mod epochs;
+mod exactly_once;
 mod ghost;
 mod group_fencing;
+mod group_log;
 mod idempotence;
 mod isr_cas;
 mod leader_completeness;
@@ -40,10 +42,11 @@ use std::fmt;
 
 pub use self::{
     committed_offsets::CommittedOffsets,
+    exactly_once::{Copied, ExactlyOnce},
     ghost::{Ghost, Mark, Observed, ReplicaKey, Truth},
     group_fencing::Claims,
     no_loss::Acknowledged,
-    scan::Scan,
+    scan::{Roles, Scan},
     unclean_exclusion::Loss,
 };
 

@@ -11,12 +11,15 @@ use tidemark_coordinator::{
     transactions::{Transaction, TransactionState},
 };
 use tidemark_protocol::{
-    Offset, TopicPartition,
+    Offset, TopicId, TopicPartition,
     batch::{Batch, BatchHeader, batches},
 };
 
 use super::{
-    Verdict, atomicity, idempotence, producer_fencing, stable_offset, verified, violation,
+    Verdict, atomicity,
+    exactly_once::ExactlyOnce,
+    group_log::{Around, GroupLog, Said},
+    idempotence, producer_fencing, stable_offset, verified, violation,
 };
 use crate::sim::client::Written;
 
@@ -66,6 +69,18 @@ pub(super) struct Coordinated {
 pub struct Scan {
     pub(super) partitions: BTreeMap<TopicPartition, Committed>,
     pub(super) coordinated: Coordinated,
+    /// Which topics are which, as far as there are any.
+    pub topics: Roles,
+    groups: BTreeMap<TopicPartition, GroupLog>,
+    pub exactly_once: ExactlyOnce,
+}
+
+/// Topics whose records mean something to the oracles.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Roles {
+    pub groups: Option<TopicId>,
+    pub ledger: Option<TopicId>,
+    pub copies: Option<TopicId>,
 }
 
 impl Scan {
@@ -85,6 +100,31 @@ impl Scan {
             committed.end = batch.header.next_offset();
             if batch.header.producer_id >= 0 {
                 self.produced(partition, &batch)?;
+            } else if Some(partition.topic_id) == self.topics.groups {
+                self.grouped(partition, &batch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what a group coordinator has committed.
+    fn grouped(&mut self, partition: TopicPartition, batch: &Batch) -> Verdict {
+        let records = batch.records().map_err(|error| {
+            violation("S22", format!("{partition}: records do not decode: {error}"))
+        })?;
+        let log = self.groups.entry(partition).or_default();
+        for record in records {
+            let key = record.key.map(|key| key.to_vec()).unwrap_or_default();
+            let value = record.value.map(|value| value.to_vec());
+            let coordinated = &self.coordinated;
+            let around = Around { partition, at: record.offset, coordinated };
+            match log.take(&around, &Record { key, value })? {
+                Some(Said::Settled(settled)) => self.exactly_once.settled(&settled)?,
+                Some(Said::Ended(epoch, commit)) => {
+                    let committed = self.partitions.entry(partition).or_default();
+                    committed.markers.insert(epoch, commit);
+                }
+                None => {}
             }
         }
         Ok(())
@@ -100,6 +140,10 @@ impl Scan {
             })?;
             atomicity::check_marker(&self.coordinated, committed, partition, header, marker)?;
             committed.ended(header, marker.commit);
+            if Some(partition.topic_id) == self.topics.copies {
+                let epoch = (header.producer_id, header.producer_epoch);
+                self.exactly_once.ended(partition, epoch, marker.commit)?;
+            }
             return Ok(());
         }
         if header.is_transactional() {
@@ -107,6 +151,12 @@ impl Scan {
         }
         idempotence::check(committed, partition, header)?;
         committed.written(header);
+        if Some(partition.topic_id) == self.topics.ledger {
+            self.exactly_once.entered(partition, header);
+        }
+        if Some(partition.topic_id) == self.topics.copies {
+            self.exactly_once.written(partition, batch)?;
+        }
         Ok(())
     }
 
@@ -203,11 +253,20 @@ impl Scan {
         stable_offset::check_read(&self.coordinated, partition, header)
     }
 
+    /// Compares what was copied with what there was to copy, when everything is decided.
+    pub fn compare_copies(&self) -> Verdict {
+        self.exactly_once.compare(&self.coordinated)
+    }
+
     /// Transactions that have not ended: what coordinators say, and partitions that wait.
     pub fn unended(&self) -> Option<String> {
         let open = self.partitions.iter().find(|(_, committed)| !committed.open.is_empty());
         if let Some((partition, committed)) = open {
             return Some(format!("{partition} has open transactions: {:?}", committed.open));
+        }
+        let mut groups = self.groups.iter();
+        if let Some((partition, log)) = groups.find(|(_, log)| log.is_open()) {
+            return Some(format!("{partition} has offsets of open transactions: {log:?}"));
         }
         let is_open = |state: &TransactionState| {
             state.decision().is_some() || *state == TransactionState::Ongoing

@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod consumer;
+pub mod copier;
 pub mod member;
 mod numbers;
 pub mod producer;

@@ -8,15 +8,16 @@ use tidemark_protocol::{NodeId, TopicPartition};
 
 use super::{
     client::{
+        copier::Copier,
         member::{GroupEvent, Member},
         reader::Reader,
         transactor::Transactor,
     },
     node::Node,
-    shape::{GROUPS, TRANSACTIONS, is_plain},
-    world::{FIRST_MEMBER, FIRST_READER, FIRST_TRANSACTOR, World},
+    shape::{COPIES, GROUPS, LEDGER, TRANSACTIONS, is_plain},
+    world::{FIRST_COPIER, FIRST_MEMBER, FIRST_READER, FIRST_TRANSACTOR, World},
 };
-use crate::oracle::{Ghost, Truth, Verdict, liveness, violation};
+use crate::oracle::{Ghost, Roles, Truth, Verdict, liveness, violation};
 
 impl World {
     /// Makes the topics and the clients, if this run has any.
@@ -32,7 +33,8 @@ impl World {
         for at in 0..self.shape.transactors {
             let id = FIRST_TRANSACTOR + at;
             let name = format!("tx-{}", at / 2);
-            let transactor = Transactor::new(id, name, nodes.clone(), &mut self.core);
+            let mut transactor = Transactor::new(id, name, nodes.clone(), &mut self.core);
+            transactor.has_loose_offsets = self.shape.has_loose_offsets;
             self.transactors.insert(id, transactor);
         }
         for at in 0..self.shape.members {
@@ -41,6 +43,11 @@ impl World {
             self.members.insert(id, member);
         }
         let max_bytes = self.shape.fetch_bytes;
+        for at in 0..self.shape.copiers {
+            let (id, pair) = (FIRST_COPIER + at, u8::try_from(at / 2).expect("a few"));
+            let copier = Copier::new(id, pair, nodes.clone(), max_bytes, &mut self.core);
+            self.copiers.insert(id, copier);
+        }
         let reader = Reader::new(FIRST_READER, nodes, max_bytes, &mut self.core);
         self.readers = BTreeMap::from([(FIRST_READER, reader)]);
     }
@@ -92,7 +99,13 @@ impl World {
         let coordinators = self.ghost.metadata.image.topic(TRANSACTIONS).map(|topic| topic.id);
         let is_first = |partition: &TopicPartition| Some(partition.topic_id) == coordinators;
         let (first, rest): (Vec<_>, Vec<_>) = unscanned.into_iter().partition(is_first);
+        let mut needed = [TRANSACTIONS, GROUPS, LEDGER, COPIES].iter();
+        let is_lost = needed.any(|name| self.is_given_up(name));
         let Self { nodes, ghost, core, .. } = self;
+        let id_of = |name| ghost.metadata.image.topic(name).map(|topic| topic.id);
+        ghost.scan.topics =
+            Roles { groups: id_of(GROUPS), ledger: id_of(LEDGER), copies: id_of(COPIES) };
+        ghost.scan.exactly_once.is_off |= is_lost;
         let Some(process) = nodes.get_mut(&id).and_then(Node::process_mut) else { return Ok(()) };
         for partition in first.into_iter().chain(rest) {
             let (from, end) = (ghost.scan.end(partition), ghost.true_end(partition));
@@ -128,11 +141,16 @@ impl World {
         }
     }
 
-    /// Looks at what a member of a group was told.
+    /// Looks at what a member of a group, or a copier for its group, was told.
     fn after_member(&mut self, client: u32) -> Verdict {
-        let Some(member) = self.members.get_mut(&client) else { return Ok(()) };
-        let (group, name) = (member.group.clone(), member.name());
-        let events = std::mem::take(&mut member.events);
+        let (group, name, events) = if let Some(member) = self.members.get_mut(&client) {
+            (member.group.clone(), member.name(), std::mem::take(&mut member.events))
+        } else if let Some(copier) = self.copiers.get_mut(&client) {
+            let group = copier.group();
+            (group.clone(), group, std::mem::take(&mut copier.events))
+        } else {
+            return Ok(());
+        };
         let now_us = self.core.now_us();
         if events.is_empty() || self.is_given_up(GROUPS) {
             return Ok(());
@@ -159,8 +177,11 @@ impl World {
                 }
                 GroupEvent::Fetched { partition, offset, sent_us } => {
                     let mates = self.members.values().filter(|member| member.group == group);
-                    let pending: Vec<_> =
-                        mates.flat_map(|member| member.pending(partition)).collect();
+                    let pairs = self.copiers.values().filter(|copier| copier.group() == group);
+                    let pending: Vec<_> = mates
+                        .flat_map(|member| member.pending(partition))
+                        .chain(pairs.filter_map(|copier| copier.pending(partition)))
+                        .collect();
                     let of = (group.clone(), partition);
                     self.ghost.offsets.fetched(&of, offset, sent_us, &pending)?;
                 }
@@ -178,6 +199,9 @@ impl World {
         } else if let Some(transactor) = self.transactors.get_mut(&client) {
             written.append(&mut transactor.written);
             told.append(&mut transactor.told);
+        } else if let Some(copier) = self.copiers.get_mut(&client) {
+            written.append(&mut copier.written);
+            told.append(&mut copier.told);
         } else if let Some(reader) = self.readers.get_mut(&client) {
             read.append(&mut reader.read);
         }

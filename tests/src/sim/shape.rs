@@ -13,6 +13,8 @@ use crate::random::Random;
 
 /// Where transactions write.
 pub const LEDGER: &str = "ledger";
+/// What copiers make of the ledger.
+pub const COPIES: &str = "copies";
 pub const TRANSACTIONS: &str = "__transactions";
 pub const GROUPS: &str = "__groups";
 
@@ -143,6 +145,12 @@ pub struct Shape {
     pub transactors: u32,
     /// Members of groups; at least two in each group.
     pub members: u32,
+    /// Producers with transactions that copy the ledger, offsets included; two of them share an id and a group.
+    pub copiers: u32,
+    /// Transactional producers commit offsets that nobody goes by, too, and others change and remove them beside.
+    pub has_loose_offsets: bool,
+    /// How far the wall clock of each node is off, in the order of the nodes.
+    pub skews_ms: Vec<i64>,
     /// After so many epochs a transactional producer gets another id.
     pub epoch_max: i16,
 }
@@ -188,6 +196,9 @@ impl Shape {
             coordinated: Vec::new(),
             transactors: 0,
             members: 0,
+            copiers: 0,
+            has_loose_offsets: false,
+            skews_ms: Vec::new(),
             epoch_max: i16::MAX,
         };
         if random.one_in(2) {
@@ -211,6 +222,22 @@ impl Shape {
         self.transactors = u32::try_from(random.between(0, 5)).expect("a few");
         self.members = u32::try_from(random.between(0, 5)).expect("a few");
         self.epoch_max = *random.pick(&[3, 10, i16::MAX]);
+        // Apart from what was drawn before there was any of this: half of these seeds mean what they meant.
+        let mut apart = random.clone().fork();
+        if apart.one_in(2) {
+            self.commit_in_transactions(&mut apart);
+            self.coordinated.extend((self.copiers > 0).then(|| topic(COPIES, 2)));
+        }
+    }
+
+    /// Draws who commits offsets in transactions.
+    fn commit_in_transactions(&mut self, random: &mut Random) {
+        self.copiers = u32::try_from(random.between(0, 5)).expect("a few");
+        self.has_loose_offsets = self.copiers == 0 || random.one_in(2);
+        self.transactors = self.transactors.max(2);
+        let most = *random.pick(&[1, 50, 5_000]);
+        let mut skew = |_: &NodeId| i64::try_from(random.between(0, most)).expect("seconds");
+        self.skews_ms = self.nodes.iter().map(&mut skew).collect();
     }
 
     pub fn has(&self, class: FaultClass) -> bool {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tidemark_broker::steered::{Asked, CoordinatorSettings, Ticket};
 use tidemark_coordinator::{
     GroupConfig, TransactionConfig,
-    groups::GroupResponse,
+    groups::{CommitTransactionalOffsets, GroupResponse},
     transactions::{Markers, ProducerIdentity, TransactionResponse},
 };
 use tidemark_protocol::{Failure, PartitionIndex, TopicPartition};
@@ -58,9 +58,17 @@ pub(super) enum MarkersFor {
     Coordinator(JobId),
 }
 
+/// What waits for a partition to become part of a transaction.
+#[derive(Debug)]
+pub(super) enum JoinFor {
+    Produce,
+    Offsets(Asker, PartitionIndex, Box<CommitTransactionalOffsets>),
+}
+
 /// A partition that is to become part of a transaction.
 #[derive(Debug)]
 pub(super) struct Joining {
+    pub(super) whom: JoinFor,
     pub(super) transactional_id: String,
     pub(super) producer: ProducerIdentity,
     pub(super) partition: TopicPartition,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use tidemark_broker::steered;
 use tidemark_controller::BrokerRun;
 use tidemark_coordinator::{
-    groups::{EndTransaction, GroupRequest},
+    groups::{CommitTransactionalOffsets, EndTransaction, GroupRequest, Verification},
     producer_state::Marker,
     transactions::{
         AddPartitions, MarkerResult, Markers, MarkersWritten, TransactionEffect, TransactionRequest,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::sim::{
     node::{
-        coordination::{AskedBy, Asker, JobId, Joining, Marking},
+        coordination::{AskedBy, Asker, JobId, JoinFor, Joining, Marking},
         peers::pause_us,
     },
     shape::{GROUPS, TRANSACTIONS},
@@ -187,8 +187,50 @@ impl Process {
             }
             Err(failure) => Err(failure),
         };
-        self.coordination.joining.remove(&job);
-        self.serving.joined(job, outcome, &mut self.broker, io);
+        let Some(joining) = self.coordination.joining.remove(&job) else { return };
+        match joining.whom {
+            JoinFor::Produce => self.serving.joined(job, outcome, &mut self.broker, io),
+            JoinFor::Offsets(asker, partition, commit) => match outcome {
+                Ok(()) => {
+                    let commit = GroupRequest::CommitTransactionalOffsets(*commit);
+                    self.ask_groups(asker, partition, commit, io);
+                }
+                Err(failure) => answer(asker, Err(failure), io),
+            },
+        }
+    }
+
+    /// Has a group's offsets committed in a transaction. Its coordinator is asked first if the transaction has none here.
+    pub(super) fn commit_in_transaction(
+        &mut self,
+        asker: Asker,
+        partition: PartitionIndex,
+        transactional_id: String,
+        mut commit: Box<CommitTransactionalOffsets>,
+        io: &mut Io<'_>,
+    ) {
+        let (producer_id, epoch) = (commit.producer_id, commit.producer_epoch);
+        let topic_id = self.followed.topic(GROUPS).map(|topic| topic.id);
+        let verification = self.broker.begin_verification(partition, producer_id, epoch);
+        match (verification, topic_id) {
+            (Ok(Verification::NotNeeded), _) => {
+                let commit = GroupRequest::CommitTransactionalOffsets(*commit);
+                self.ask_groups(asker, partition, commit, io);
+            }
+            (Ok(Verification::Needed { guard }), Some(topic_id)) => {
+                commit.guard = Some(guard);
+                let whom = JoinFor::Offsets(asker, partition, commit);
+                let id = TopicPartition { topic_id, partition };
+                let producer =
+                    tidemark_coordinator::transactions::ProducerIdentity { producer_id, epoch };
+                let whose = (transactional_id, producer);
+                let (job, joining) = Joining::new(whose, id, whom, &mut self.coordination, io);
+                self.coordination.joining.insert(job, joining);
+                self.join(job, io);
+            }
+            (Ok(_), None) => answer(asker, Err(super::nobody()), io),
+            (Err(failure), _) => answer(asker, Err(failure), io),
+        }
     }
 
     fn send_markers(&mut self, partition: PartitionIndex, markers: &Markers, io: &mut Io<'_>) {
@@ -335,14 +377,18 @@ impl Process {
 
 impl Joining {
     pub(in crate::sim::node) fn new(
-        transactional_id: String,
-        producer: tidemark_coordinator::transactions::ProducerIdentity,
+        (transactional_id, producer): (
+            String,
+            tidemark_coordinator::transactions::ProducerIdentity,
+        ),
         partition: TopicPartition,
+        whom: JoinFor,
         coordination: &mut Coordination,
         io: &Io<'_>,
     ) -> (JobId, Self) {
         let deadline_us = io.core.now_us() + JOIN_US;
-        let joining = Self { transactional_id, producer, partition, failures: 0, deadline_us };
+        let failures = 0;
+        let joining = Self { whom, transactional_id, producer, partition, failures, deadline_us };
         (coordination.job(), joining)
     }
 }
