@@ -142,6 +142,12 @@ fn after(transaction: &Transaction) -> ProducerIdentity {
     }
 }
 
+/// Whether this is what the producer goes on with under another id, which it is told before the markers are written: until
+/// then it has to wait, like whoever keeps its id.
+pub(super) fn is_successor(transaction: &Transaction, producer: ProducerIdentity) -> bool {
+    transaction.next_producer_id.is_some() && producer == after(transaction)
+}
+
 /// The transaction when all its markers are written.
 pub(super) fn completed(transaction: &Transaction, state: TransactionState) -> Transaction {
     let ProducerIdentity { producer_id, epoch } = after(transaction);
