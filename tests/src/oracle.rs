@@ -12,6 +12,7 @@ mod bounds;
 mod candidate_completeness;
 mod commit_immutable;
 mod committed_offsets;
+mod compaction;
 mod epochs;
 mod exactly_once;
 mod ghost;
@@ -31,6 +32,7 @@ mod producer_fencing;
 mod quorum_superset;
 mod raft;
 mod recovery;
+pub mod retention;
 mod scan;
 mod single_leader;
 mod stable_offset;
@@ -42,6 +44,7 @@ use std::fmt;
 
 pub use self::{
     committed_offsets::CommittedOffsets,
+    compaction::keeps_removals_us,
     exactly_once::{Copied, ExactlyOnce},
     ghost::{Ghost, Mark, Observed, ReplicaKey, Truth},
     group_fencing::Claims,

@@ -28,7 +28,11 @@ pub(super) struct Around<'a> {
 pub(super) enum Said {
     Settled(Settled),
     /// The offsets of a transaction have ended here, in the epoch of its markers.
-    Ended(Epoch, bool),
+    Ended {
+        epoch: Epoch,
+        commit: bool,
+        coordinator_epoch: i32,
+    },
 }
 
 /// An offset has come out of a transaction.
@@ -63,12 +67,15 @@ pub(super) struct GroupLog {
     pending: BTreeMap<(i64, OfGroup), Pending>,
     fences: BTreeMap<i64, ProducerFence>,
     leaving: Leaving,
+    /// Something of it was not read: what follows says too little.
+    pub(super) has_gap: bool,
 }
 
 impl GroupLog {
     /// Whether something waits for the end of a transaction.
     pub(super) fn is_open(&self) -> bool {
-        !self.pending.is_empty() || self.fences.values().any(|fence| fence.is_open)
+        let is_open = self.fences.values().any(|fence| fence.is_open);
+        !self.has_gap && (is_open || !self.pending.is_empty())
     }
 
     /// Takes in the next record of the log.
@@ -212,7 +219,8 @@ impl GroupLog {
         require(left.is_none(), "S18", || {
             format!("{partition}: {epoch:?} has ended at {at} without {left:?}")
         })?;
-        Ok(Some(Said::Ended(epoch, commit)))
+        let coordinator_epoch = fence.coordinator_epoch;
+        Ok(Some(Said::Ended { epoch, commit, coordinator_epoch }))
     }
 
     /// Nobody but copiers commits for their groups, and nobody removes anything: there each offset has to count. Elsewhere it may

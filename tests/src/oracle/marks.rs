@@ -51,6 +51,17 @@ impl Held {
         held
     }
 
+    /// Takes the first marks of the log, which these begin at `from` of, for what is held.
+    pub(super) fn trust(&mut self, from: Offset, truth: impl Iterator<Item = Option<Mark>>) {
+        let from = usize::try_from(from).expect("a log in memory");
+        for (mark, known) in self.marks.iter_mut().zip(truth.skip(from)) {
+            *mark = known;
+        }
+        if self.marks.iter().all(Option::is_some) {
+            self.fault = None;
+        }
+    }
+
     /// The records before the first that cannot be read.
     pub(super) fn readable(&self) -> u64 {
         self.marks.iter().take_while(|mark| mark.is_some()).count() as u64

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use tidemark_broker::steered::Compacted;
 use tidemark_controller::Command;
 use tidemark_protocol::{NodeId, TopicPartition};
 
@@ -17,7 +18,9 @@ use super::{
     shape::{COPIES, GROUPS, LEDGER, TRANSACTIONS, is_plain},
     world::{FIRST_COPIER, FIRST_MEMBER, FIRST_READER, FIRST_TRANSACTOR, World},
 };
-use crate::oracle::{Ghost, Roles, Truth, Verdict, liveness, violation};
+use crate::oracle::{
+    Ghost, Roles, Truth, Verdict, keeps_removals_us, liveness, retention, violation,
+};
 
 impl World {
     /// Makes the topics and the clients, if this run has any.
@@ -91,10 +94,67 @@ impl World {
         is_behind(&self.ghost)
     }
 
+    /// Looks at what compaction has done to the logs of a node.
+    fn compacted(&mut self, id: NodeId) -> Verdict {
+        let Some(process) = self.nodes.get_mut(&id).and_then(Node::process_mut) else {
+            return Ok(());
+        };
+        for step in process.take_compacted() {
+            match step {
+                Compacted::Rewritten(partition, end) => {
+                    let known = self.ghost.compacted.entry(partition).or_insert(0);
+                    *known = (*known).max(end);
+                }
+                Compacted::Installed(partition) => {
+                    self.core.figures.happened("compactions");
+                    self.compare_compacted(id, partition)?;
+                }
+                Compacted::Nothing => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares what all replicas hold of the coordinators' logs with what was committed, if these are compacted.
+    pub(super) fn compare_all_compacted(&mut self) -> Verdict {
+        let partitions: Vec<_> = self.ghost.compacted.keys().copied().collect();
+        for id in self.shape.nodes.clone() {
+            for partition in partitions.clone() {
+                self.compare_compacted(id, partition)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares what a replica holds of a coordinator's log with what was committed, as far as both go.
+    fn compare_compacted(&mut self, id: NodeId, partition: TopicPartition) -> Verdict {
+        let Self { nodes, ghost, core, .. } = self;
+        let Some(topic) = ghost.metadata.image.topic_by_id(partition.topic_id) else {
+            return Ok(());
+        };
+        let keeps_us = keeps_removals_us(topic.config.delete_retention_ms);
+        let (Some(end), Some(process)) =
+            (ghost.scan.whole_end(partition), nodes.get(&id).and_then(Node::process))
+        else {
+            return Ok(());
+        };
+        let shadow = ghost.replicas.get(&(id, partition));
+        let is_sound = !ghost.damaged.contains(&(id, partition))
+            && !ghost.is_beyond_promise(partition)
+            && shadow.is_some_and(|it| it.damaged == 0 && it.agrees_to >= end);
+        if !is_sound {
+            return Ok(());
+        }
+        core.figures.check("compacted logs");
+        let bytes = process.broker.read_log(partition, 0, end);
+        ghost.scan.compare_whole(partition, &bytes, keeps_us)
+    }
+
     /// Reads what has been committed by a node's step: what coordinators say first.
     pub(super) fn scan(&mut self, id: NodeId) -> Verdict {
         let unscanned = std::mem::take(&mut self.unscanned);
-        let is_off = self.is_given_up(TRANSACTIONS);
+        self.compacted(id)?;
+        let is_off = self.is_given_up(TRANSACTIONS) || self.ghost.scan.is_blind;
         let is_groups_off = self.is_given_up(GROUPS);
         let coordinators = self.ghost.metadata.image.topic(TRANSACTIONS).map(|topic| topic.id);
         let is_first = |partition: &TopicPartition| Some(partition.topic_id) == coordinators;
@@ -106,6 +166,7 @@ impl World {
         ghost.scan.topics =
             Roles { groups: id_of(GROUPS), ledger: id_of(LEDGER), copies: id_of(COPIES) };
         ghost.scan.exactly_once.is_off |= is_lost;
+        ghost.scan.now_us = core.now_us();
         let Some(process) = nodes.get_mut(&id).and_then(Node::process_mut) else { return Ok(()) };
         for partition in first.into_iter().chain(rest) {
             let (from, end) = (ghost.scan.end(partition), ghost.true_end(partition));
@@ -132,6 +193,19 @@ impl World {
                 core.figures.check("last stable offsets");
                 ghost.scan.shown(partition, last_stable_offset)?;
             }
+        }
+        for told in process.take_told_ended() {
+            let leads = ghost.replicas.get(&(id, told.partition)).and_then(|it| it.led.as_ref());
+            let newest = ghost.metadata.partition(told.partition).map(|it| it.leader_epoch);
+            // Whoever leads no more, and does not know it, may know less.
+            if !is_off && leads.is_some_and(|led| Some(led.epoch) == newest) {
+                core.figures.check("ends that coordinators were told of");
+                ghost.scan.told_ended(&told)?;
+            }
+        }
+        for (key, start) in std::mem::take(&mut ghost.begun) {
+            core.figures.check("log starts");
+            retention::check(ghost, key, start)?;
         }
         match std::mem::take(&mut process.differences).first() {
             Some(difference) if !is_off && !is_groups_off => {

@@ -52,6 +52,7 @@ impl World {
             self.core.figures.check("copies compared");
             self.ghost.scan.compare_copies().map_err(Wrong::Safety)?;
         }
+        self.compare_all_compacted().map_err(Wrong::Safety)?;
         self.judge_history().map_err(Wrong::Safety)
     }
 

@@ -50,9 +50,12 @@ pub enum FaultClass {
     RecreatedTopic,
     Settings,
     Leadership,
+    /// A leader is replaced and leads again, so quickly that nobody has written anything meanwhile.
+    ThereAndBack,
 }
 
 impl FaultClass {
+    /// Those that a seed draws one by one. The others came later, and are drawn apart.
     pub const ALL: &[Self] = &[
         Self::Crash,
         Self::CrashMidway,
@@ -96,6 +99,7 @@ impl FaultClass {
             Self::RecreatedTopic => "recreated topic",
             Self::Settings => "settings changed",
             Self::Leadership => "leadership moved",
+            Self::ThereAndBack => "leadership there and back",
         }
     }
 }
@@ -111,6 +115,10 @@ pub struct TopicShape {
     pub durable: bool,
     /// How old a segment becomes before the next one is begun.
     pub segment_ms: u64,
+    /// How old a record becomes before it may be deleted; `None`: older than any run.
+    pub retention_ms: Option<u64>,
+    /// Compacted; and how long the marks of removals are kept.
+    pub delete_retention_ms: Option<u64>,
 }
 
 /// Everything that is drawn beforehand.
@@ -201,8 +209,12 @@ impl Shape {
             skews_ms: Vec::new(),
             epoch_max: i16::MAX,
         };
+        let mut apart = random.clone().fork();
         if random.one_in(2) {
             shape.coordinate(random);
+        }
+        if apart.one_in(4) {
+            shape.faults.push(FaultClass::ThereAndBack);
         }
         shape
     }
@@ -217,6 +229,8 @@ impl Shape {
             min_insync_replicas: if replication_factor < 3 { 1 } else { 2 },
             durable: true,
             segment_ms: 20_000,
+            retention_ms: None,
+            delete_retention_ms: None,
         };
         self.coordinated = vec![topic(TRANSACTIONS, 2), topic(GROUPS, 2), topic(LEDGER, 3)];
         self.transactors = u32::try_from(random.between(0, 5)).expect("a few");
@@ -226,7 +240,17 @@ impl Shape {
         let mut apart = random.clone().fork();
         if apart.one_in(2) {
             self.commit_in_transactions(&mut apart);
-            self.coordinated.extend((self.copiers > 0).then(|| topic(COPIES, 2)));
+            let short = apart.one_in(2);
+            let segment_ms = if short { apart.between(1_000, 4_000) } else { 20_000 };
+            let retention_ms = short.then(|| apart.between(1_000, 6_000));
+            let is_compacted = apart.one_in(2);
+            let delete_retention_ms = apart.between(0, 20_000);
+            for log in self.coordinated.iter_mut().take(2).filter(|_| is_compacted) {
+                log.delete_retention_ms = Some(delete_retention_ms);
+                log.segment_ms = apart.between(1_000, 4_000);
+            }
+            let copies = TopicShape { segment_ms, retention_ms, ..topic(COPIES, 2) };
+            self.coordinated.extend((self.copiers > 0).then_some(copies));
         }
     }
 
@@ -261,6 +285,8 @@ fn draw_topic(random: &mut Random, at: u64, nodes: usize) -> TopicShape {
         min_insync_replicas: u16::try_from(min_insync_replicas).expect("a few"),
         durable: !random.one_in(5),
         segment_ms: random.between(1_000, 20_000),
+        retention_ms: None,
+        delete_retention_ms: None,
     }
 }
 
@@ -276,6 +302,13 @@ impl TopicShape {
         set("max_batch_bytes", "65536".to_owned());
         set("segment_bytes", "65536".to_owned());
         set("segment_ms", self.segment_ms.to_string());
+        if let Some(delete_retention_ms) = self.delete_retention_ms {
+            set("cleanup_policy", "compact".to_owned());
+            set("delete_retention_ms", delete_retention_ms.to_string());
+        }
+        if let Some(retention_ms) = self.retention_ms {
+            set("retention_ms", retention_ms.to_string());
+        }
         CreateTopic {
             name: self.name.clone(),
             id: super::world::World::draw_topic_id(core),

@@ -302,7 +302,7 @@ impl Process {
                 self.ask_transactions(asker, partition, request, metadata_index, io);
             }
             Request::WriteMarkers { markers, partitions } => {
-                self.write_markers(MarkersFor::Peer(asker), &markers, partitions);
+                self.write_markers(MarkersFor::Peer(asker), &markers, partitions, io);
             }
             request => {
                 self.serving.serve(asker, request, &self.followed, &mut self.broker, io);

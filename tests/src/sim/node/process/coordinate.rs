@@ -23,7 +23,7 @@ use super::{
 };
 use crate::sim::{
     node::{
-        coordination::{AskedBy, Asker, JobId, JoinFor, Joining, Marking},
+        coordination::{AskedBy, Asker, JobId, JoinFor, Joining, Marked, Marking, ToldEnded},
         peers::pause_us,
     },
     shape::{GROUPS, TRANSACTIONS},
@@ -251,7 +251,7 @@ impl Process {
             let job = self.coordination.job();
             self.coordination.sent.insert(job, (partition, markers.clone()));
             if leader == io.node() {
-                self.write_markers(MarkersFor::Coordinator(job), markers, partitions);
+                self.write_markers(MarkersFor::Coordinator(job), markers, partitions, io);
             } else {
                 let request = Request::WriteMarkers { markers: markers.clone(), partitions };
                 self.peers.ask(leader, request, Purpose::Markers(job), MARKERS_MS * MS, io);
@@ -265,6 +265,7 @@ impl Process {
         whom: MarkersFor,
         markers: &Markers,
         partitions: Vec<TopicPartition>,
+        io: &Io<'_>,
     ) {
         let groups = self.followed.topic(GROUPS).map(|topic| topic.id);
         let producer = ProducerIdentity {
@@ -289,19 +290,30 @@ impl Process {
             };
             marking.push((id, asked.unwrap_or_else(|failure| Marking::Over(Err(failure)))));
         }
-        self.coordination.marking.push((whom, marking));
+        let (producer_id, arrived_us) = (producer.producer_id, io.core.now_us());
+        let markers = marking;
+        let marked = Marked { whom, producer_id, coordinator_epoch, arrived_us, markers };
+        self.coordination.marking.push(marked);
     }
 
     fn answer_markers(&mut self, io: &mut Io<'_>) -> bool {
-        let over = self.coordination.marking.extract_if(.., |(_, markers)| {
-            markers.iter_mut().fold(true, |all, (_, marking)| marking.look() && all)
+        let over = self.coordination.marking.extract_if(.., |marked| {
+            marked.markers.iter_mut().fold(true, |all, (_, marking)| marking.look() && all)
         });
         let over: Vec<_> = over.collect();
         let has_done = !over.is_empty();
-        for (whom, markers) in over {
+        for Marked { whom, producer_id, coordinator_epoch, arrived_us, markers } in over {
             let outcomes =
                 markers.into_iter().filter_map(|(id, marking)| Some((id, marking.into_outcome()?)));
-            let response = Ok(Response::Markers(outcomes.collect()));
+            let outcomes: Vec<_> = outcomes.collect();
+            let ended = outcomes.iter().filter(|(_, outcome)| outcome.is_ok());
+            self.coordination.told_ended.extend(ended.map(|(partition, _)| ToldEnded {
+                partition: *partition,
+                producer_id,
+                coordinator_epoch,
+                arrived_us,
+            }));
+            let response = Ok(Response::Markers(outcomes));
             match whom {
                 MarkersFor::Peer(asker) => answer(asker, response, io),
                 MarkersFor::Coordinator(job) => self.markers_answered(job, response),

@@ -4,6 +4,10 @@ use super::{
     Arc, BrokerEpoch, Controller, Image, Io, Micros, Process, Seen, TopicPartition, WantedState,
 };
 
+use tidemark_broker::steered::Compacted;
+
+use crate::sim::node::coordination::ToldEnded;
+
 /// For those who look from outside.
 impl Process {
     /// What has happened since the last time, for the oracles.
@@ -18,6 +22,16 @@ impl Process {
     /// What readers of what is decided were shown since the last call: last stable offsets.
     pub fn take_shown(&mut self) -> Vec<(TopicPartition, u64)> {
         std::mem::take(&mut self.serving.shown)
+    }
+
+    /// Ends of transactions that coordinators were told of since the last call.
+    pub fn take_told_ended(&mut self) -> Vec<ToldEnded> {
+        std::mem::take(&mut self.coordination.told_ended)
+    }
+
+    /// What compaction has done since the last call.
+    pub fn take_compacted(&mut self) -> Vec<Compacted> {
+        std::mem::take(&mut self.coordination.compacted)
     }
 
     pub fn followed(&self) -> &Arc<Image> {
