@@ -1,5 +1,4 @@
-//! What must hold, one file per property, named as `correctness.md` numbers them (S1 to S23, S25, S26; L1 to
-//! L12).
+//! What must hold, one file per property, named as `correctness.md` numbers them (S1 to S26; L1 to L12).
 //!
 //! The oracles see what nobody in the cluster can: every log at once, everything that was ever committed, who has lost
 //! what. They look after every step, at what the step has changed, so that a look costs little; each says what it found

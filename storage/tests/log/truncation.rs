@@ -81,7 +81,7 @@ fn what_a_compacted_segment_was_is_forgotten_when_its_end_is_taken_back() {
         log.append(&[keyed(100 + value), other.clone()], 1, 1000).unwrap();
     }
     log.roll_if_due(50_000);
-    log.append(&[other.clone()], 1, 50_000).unwrap();
+    log.append(std::slice::from_ref(&other), 1, 50_000).unwrap();
     flush(&mut log).unwrap();
     let job = log.compaction_job(log.log_end_offset(), 50_000).expect("a pass is due");
     let done = job.run().unwrap();

@@ -27,11 +27,11 @@ impl Copied {
         u64::from(self.pair) << 56 | u64::from(self.partition) << 48 | self.offset
     }
 
-    fn of(value: u64) -> Option<Self> {
+    fn of(value: u64) -> Self {
         let [pair, partition, ..] = value.to_be_bytes();
         let partition = PartitionIndex::from(partition);
         let offset = value & ((1 << 48) - 1);
-        Some(Self { pair, partition, offset })
+        Self { pair, partition, offset }
     }
 
     /// The group of a pair of copiers.
@@ -83,7 +83,7 @@ impl ExactlyOnce {
         let broken = || violation("S25", format!("{partition}: {} is no copy", header.base_offset));
         for record in batch.records().map_err(|_| broken())? {
             let value = record.value.as_deref().and_then(|value| value.first_chunk().copied());
-            let copied = value.and_then(|value| Copied::of(u64::from_be_bytes(value)));
+            let copied = value.map(|value| Copied::of(u64::from_be_bytes(value)));
             let copied = copied.ok_or_else(broken)?;
             self.open.entry((partition, epoch)).or_default().push((copied, record.offset));
         }

@@ -93,7 +93,7 @@ impl GroupLog {
             Key::Offset { group, topic_id, partition } => {
                 let of = (group, TopicPartition { topic_id, partition });
                 let value = value.map(OffsetValue::from_bytes).transpose();
-                self.offset(around, of, value.map_err(|error| broken(&error))?)
+                self.offset(around, of, value.map_err(|error| broken(&error))?.as_ref())
             }
             Key::Pending { group, producer_id, topic_id, partition } => {
                 let of = (group, TopicPartition { topic_id, partition });
@@ -105,7 +105,7 @@ impl GroupLog {
                 let value = value.map(ProducerFence::from_bytes).transpose();
                 let leaving = std::mem::take(&mut self.leaving);
                 let fence = value.map_err(|error| broken(&error))?;
-                self.producer(around, producer_id, fence, leaving)
+                self.producer(around, producer_id, fence, &leaving)
             }
             _ => {
                 self.leaving.offsets.clear();
@@ -118,10 +118,10 @@ impl GroupLog {
         &mut self,
         around: &Around<'_>,
         of: OfGroup,
-        value: Option<OffsetValue>,
+        value: Option<&OffsetValue>,
     ) -> Result<Option<Said>, Violation> {
         let at = around.at;
-        let said = value.as_ref().and_then(|value| Some((value.position?, value.offset)));
+        let said = value.and_then(|value| Some((value.position?, value.offset)));
         let Some((position, offset)) = said else {
             self.leaving.offsets.clear();
             self.last.insert(of, at);
@@ -177,7 +177,7 @@ impl GroupLog {
         around: &Around<'_>,
         producer_id: i64,
         fence: Option<ProducerFence>,
-        leaving: Leaving,
+        leaving: &Leaving,
     ) -> Result<Option<Said>, Violation> {
         let Some(fence) = fence else {
             self.fences.remove(&producer_id);

@@ -160,6 +160,13 @@ impl Caller {
         self.lost(connection)
     }
 
+    /// The connection that a question went over breaks: what was sent may arrive all the same, and late.
+    pub fn break_off(&mut self, correlation: Correlation, reach: &mut Reach<'_>) {
+        if let Some((_, connection)) = self.asked.get(&correlation) {
+            reach.net.reset(reach.core, *connection);
+        }
+    }
+
     /// Takes in what a connection brings, and gives the answers that are in it.
     pub fn take_in(
         &mut self,

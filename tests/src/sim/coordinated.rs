@@ -42,7 +42,8 @@ impl World {
         }
         for at in 0..self.shape.members {
             let (id, group) = (FIRST_MEMBER + at, format!("group-{}", at / 3));
-            let member = Member::new(id, group, nodes.clone(), &mut self.core);
+            let mut member = Member::new(id, group, nodes.clone(), &mut self.core);
+            member.is_restless = self.shape.has_restless_members;
             self.members.insert(id, member);
         }
         let max_bytes = self.shape.fetch_bytes;
@@ -139,7 +140,10 @@ impl World {
             return Ok(());
         };
         let shadow = ghost.replicas.get(&(id, partition));
-        let is_sound = !ghost.damaged.contains(&(id, partition))
+        // What replaces something is known only if as much was read as was compacted.
+        let is_known = ghost.compacted.get(&partition).is_some_and(|compacted| *compacted <= end);
+        let is_sound = is_known
+            && !ghost.damaged.contains(&(id, partition))
             && !ghost.is_beyond_promise(partition)
             && shadow.is_some_and(|it| it.damaged == 0 && it.agrees_to >= end);
         if !is_sound {

@@ -157,6 +157,8 @@ pub struct Shape {
     pub copiers: u32,
     /// Transactional producers commit offsets that nobody goes by, too, and others change and remove them beside.
     pub has_loose_offsets: bool,
+    /// Members of groups come and go all the time, and their connections break while they have sent something.
+    pub has_restless_members: bool,
     /// How far the wall clock of each node is off, in the order of the nodes.
     pub skews_ms: Vec<i64>,
     /// After so many epochs a transactional producer gets another id.
@@ -206,6 +208,7 @@ impl Shape {
             members: 0,
             copiers: 0,
             has_loose_offsets: false,
+            has_restless_members: false,
             skews_ms: Vec::new(),
             epoch_max: i16::MAX,
         };
@@ -251,6 +254,7 @@ impl Shape {
             }
             let copies = TopicShape { segment_ms, retention_ms, ..topic(COPIES, 2) };
             self.coordinated.extend((self.copiers > 0).then_some(copies));
+            self.has_restless_members = apart.one_in(2);
         }
     }
 

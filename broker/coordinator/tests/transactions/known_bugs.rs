@@ -195,6 +195,21 @@ fn kafka_20090_a_transaction_in_the_last_epoch_times_out_like_any_other() {
     assert_eq!(world.init_again("t", Some(producer)), Err(ErrorCode::ProducerFenced));
 }
 
+/// Found by the simulator: whoever asked for the abort of a transaction that had timed out in the last epoch was told to go on in
+/// the epoch of the markers, in which nobody can.
+#[test]
+fn nobody_is_told_to_go_on_in_an_epoch_that_is_for_markers_only() {
+    let mut world = world(1);
+    let producer = world.init("t").unwrap();
+    world.add("t", producer, 0).unwrap();
+    world.wait(1_000);
+    let sent = world.markers();
+    world.written(&sent[0]);
+    assert_eq!(world.end("t", producer, false), Err(ErrorCode::TransactionAborted));
+    let successor = world.init_again("t", Some(producer)).unwrap();
+    assert_eq!(world.add("t", successor, 0), Ok(()));
+}
+
 /// KIP-890, in the words of Jepsen's report: a delayed end commits or aborts a later transaction.
 #[test]
 fn a_delayed_end_does_nothing_to_a_later_transaction() {

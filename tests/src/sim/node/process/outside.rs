@@ -1,11 +1,10 @@
 //! What oracles and fault plans see of a process, and what they may ask of it. Nothing here answers anybody in the cluster.
 
+use tidemark_broker::steered::Compacted;
+
 use super::{
     Arc, BrokerEpoch, Controller, Image, Io, Micros, Process, Seen, TopicPartition, WantedState,
 };
-
-use tidemark_broker::steered::Compacted;
-
 use crate::sim::node::coordination::ToldEnded;
 
 /// For those who look from outside.
