@@ -5,6 +5,7 @@
 //! contains no decisions of its own, and it starts nothing: between two calls nothing happens.
 
 mod assign;
+mod compact;
 mod coordinators;
 mod hosted;
 mod observe;
@@ -34,12 +35,13 @@ use tidemark_storage::{
 use tokio::sync::oneshot;
 
 pub use self::{
+    compact::Compacted,
     coordinators::{Asked, Effects},
     hosted::CoordinatorSettings,
     observe::SeenReplica,
     replicas::{LogEnds, PortEffect},
 };
-use self::{hosted::Hosted, observe::Glances, replicas::Kept};
+use self::{compact::Compaction, hosted::Hosted, observe::Glances, replicas::Kept};
 pub use crate::service::transactions::join::is_worth_another_try as is_join_worth_another_try;
 use crate::{
     clock::{Clock, ClockHands},
@@ -101,6 +103,7 @@ pub struct Steered {
     next_flush: FlushId,
     groups: Hosted<GroupCoordinator>,
     transactions: Hosted<TransactionCoordinator>,
+    compaction: Option<Compaction>,
 }
 
 struct OneShard {
@@ -219,6 +222,7 @@ impl Steered {
             next_flush: 0,
             groups: Hosted::default(),
             transactions: Hosted::default(),
+            compaction: None,
             port,
             config,
             clock,

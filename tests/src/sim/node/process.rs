@@ -295,11 +295,14 @@ impl Process {
             }
             Request::InitProducer => self.need_ids(NeedsIds::Client(asker), io),
             Request::Group(partition, request) => self.ask_groups(asker, partition, *request, io),
+            Request::OffsetsInTransaction { partition, transactional_id, commit } => {
+                self.commit_in_transaction(asker, partition, transactional_id, commit, io);
+            }
             Request::Transaction { partition, request, metadata_index } => {
                 self.ask_transactions(asker, partition, request, metadata_index, io);
             }
             Request::WriteMarkers { markers, partitions } => {
-                self.write_markers(MarkersFor::Peer(asker), &markers, partitions);
+                self.write_markers(MarkersFor::Peer(asker), &markers, partitions, io);
             }
             request => {
                 self.serving.serve(asker, request, &self.followed, &mut self.broker, io);
