@@ -46,6 +46,8 @@ pub(crate) struct PartitionView {
     watermark_known: AtomicBool,
     /// What the leader knows of its followers, as of the last it heard from any.
     followers: Mutex<Vec<FollowerStatus>>,
+    /// How many replicas are in sync, as committed, and with how few anything is committed. `None` where it is not led.
+    in_sync: Mutex<Option<(usize, usize)>>,
     deleted: AtomicBool,
     waiters: Waiters,
 }
@@ -71,6 +73,7 @@ impl PartitionView {
             leadership: AtomicU64::new(NOT_LEADING),
             watermark_known: AtomicBool::new(false),
             followers: Mutex::default(),
+            in_sync: Mutex::default(),
             deleted: AtomicBool::new(false),
             waiters: Waiters::default(),
         }
@@ -136,6 +139,12 @@ impl PartitionView {
         lock(&self.followers).clone()
     }
 
+    /// Says so if fewer replicas are in sync than anything is committed with: a leader's records are refused then.
+    pub(crate) fn too_few_in_sync(&self) -> Option<String> {
+        let (in_sync, min) = (*lock(&self.in_sync))?;
+        (in_sync < min).then(|| in_sync_of(in_sync, min))
+    }
+
     /// Moves the watermark and wakes whoever waits. Only for the owner.
     ///
     /// Both are of the same moment, and whoever looks at what is stable first finds it at most at the watermark.
@@ -169,6 +178,11 @@ impl PartitionView {
         let mut known = lock(&self.followers);
         known.clear();
         known.extend(followers);
+    }
+
+    /// Only for the owner, and before the leader epoch: whoever is woken by that finds both.
+    pub(crate) fn set_in_sync(&self, in_sync: Option<(usize, usize)>) {
+        *lock(&self.in_sync) = in_sync;
     }
 
     /// Only for the owner.
@@ -213,6 +227,11 @@ pub(crate) fn check_epoch(
         }
         (Some(led), _) => Ok(led),
     }
+}
+
+/// How many replicas are in sync, for people.
+pub(crate) fn in_sync_of(in_sync: usize, min: usize) -> String {
+    format!("{in_sync} in sync, min_insync_replicas is {min}")
 }
 
 pub(crate) fn unknown_partition(id: TopicPartition) -> Failure {
