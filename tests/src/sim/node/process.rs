@@ -450,9 +450,12 @@ impl Process {
         }
     }
 
-    /// The broker goes on to an image: the first one tells it which logs there are.
+    /// The broker goes on to an image: the first one that is new enough tells it which logs there are.
     fn follow(&mut self, image: &Arc<Image>, io: &mut Io<'_>) {
         if !self.has_opened {
+            if image.metadata_index() < self.broker.opens_from() {
+                return;
+            }
             self.has_opened = true;
             self.broker.open_logs(image);
             self.registration.previous_broker_epoch = self.broker.previous_broker_epoch();
