@@ -22,6 +22,13 @@ use crate::{
 /// How long one attempt waits for an answer, beyond the waiting that is asked for. Then it is asked who coordinates now.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Whether nothing of what was asked is on its way any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    Yes,
+    No,
+}
+
 /// The coordinator of one group or transactional id, with a connection of its own.
 #[derive(Debug)]
 pub(crate) struct Coordinator {
@@ -82,13 +89,28 @@ impl Coordinator {
         repeat: Repeat,
         deadline: Instant,
     ) -> Result<R::Response, RequestError> {
+        self.ask_to_know(request, repeat, deadline).await.map(|(answer, _)| answer)
+    }
+
+    /// Asks as [`Self::ask`] does, and says whether the answer is the only one: an attempt before it that nobody has heard of
+    /// may be carried out later.
+    pub(crate) async fn ask_to_know<R: Request>(
+        &self,
+        request: &R,
+        repeat: Repeat,
+        deadline: Instant,
+    ) -> Result<(R::Response, Settled), RequestError> {
         let mut backoff = self.cluster.backoff();
+        let mut settled = Settled::Yes;
         loop {
             let attempt = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
             let error = match self.try_ask(request, Duration::ZERO, attempt).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return Ok((answer, settled)),
                 Err(error) => error,
             };
+            if error.is_indeterminate() {
+                settled = Settled::No;
+            }
             let may_repeat = repeat != Repeat::IfNotDone || !error.is_indeterminate();
             let pause = backoff.after_failure();
             if !error.is_retriable() || !may_repeat || Instant::now() + pause >= deadline {

@@ -4,6 +4,7 @@
 //! ([`FakeBroker::join`]) whose leaders and controller are whoever the test says. They keep nothing on disk, replicate
 //! nothing (their logs are shared) and refuse most of administration; tests of what a broker promises belong to the real one.
 
+mod coordinate;
 mod log;
 mod serve;
 
@@ -18,11 +19,16 @@ use std::{
     time::Duration,
 };
 
-use tidemark_protocol::{BrokerId, ErrorCode, message::Api, messages::BrokerMetadata};
+use tidemark_protocol::{
+    BrokerId, ErrorCode, Offset,
+    message::Api,
+    messages::{BrokerMetadata, ProducerIdentity},
+};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::tasks;
+use coordinate::Coordinated;
 use log::Topics;
 
 /// What goes wrong with the next request of an API. Each happens once.
@@ -83,6 +89,7 @@ struct World {
     shared: Arc<Shared>,
     faults: Mutex<BTreeMap<Api, VecDeque<Fault>>>,
     requests: Mutex<BTreeMap<Api, usize>>,
+    coordinated: Mutex<Coordinated>,
     /// It lives and does nothing.
     paused: watch::Sender<bool>,
     connections: watch::Sender<usize>,
@@ -123,6 +130,7 @@ impl FakeBroker {
             shared,
             faults: Mutex::default(),
             requests: Mutex::default(),
+            coordinated: Mutex::default(),
             paused: watch::Sender::new(false),
             connections: watch::Sender::new(0),
             connected: Mutex::default(),
@@ -225,6 +233,11 @@ impl FakeBroker {
     /// Every stored batch of a partition, one after the other.
     pub fn stored(&self, topic: &str, partition: u32) -> Vec<tidemark_protocol::batch::Batch> {
         locked(&self.world.shared.topics).stored(topic, partition)
+    }
+
+    /// The offsets that producers have committed in transactions here, each with who did, in the order in which that was done.
+    pub fn transactional_offsets(&self) -> Vec<(ProducerIdentity, Offset)> {
+        locked(&self.world.coordinated).transactional_offsets.clone()
     }
 
     fn listen(&mut self, listener: TcpListener) {

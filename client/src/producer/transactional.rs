@@ -4,7 +4,7 @@
 //! coordinator. Every transaction has an epoch of its own, in which each partition counts from 0 on; so nothing that is late can
 //! get into the next one. It refuses to go on after a failure before the transaction was aborted.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tidemark_protocol::{
     ErrorCode, Offset, PartitionIndex, TopicPartition,
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::{Delivery, Producer, ProducerConfig};
 use crate::{
     cluster::{Cluster, Repeat},
-    coordinator::Coordinator,
+    coordinator::{Coordinator, Settled},
     error::{ProduceError, RequestError},
     record::ProducerRecord,
 };
@@ -137,6 +137,8 @@ pub struct TransactionalProducer {
     state: State,
     /// Nothing was sent in the open transaction.
     is_empty: bool,
+    /// Groups, and their partitions, for which offsets of the open transaction may come to the coordinator once more, later.
+    unsettled: BTreeSet<(String, TopicPartition)>,
 }
 
 impl TransactionalProducer {
@@ -152,8 +154,16 @@ impl TransactionalProducer {
         let identity = init(&coordinator, &config, None).await?;
         let producer = Producer::start_as(cluster, config.producer.clone(), Some(id));
         producer.shared.begin_as(identity);
-        let (state, is_empty, group) = (State::Ready, true, None);
-        Ok(Self { producer, coordinator, group, config, identity, state, is_empty })
+        Ok(Self {
+            producer,
+            coordinator,
+            group: None,
+            config,
+            identity,
+            state: State::Ready,
+            is_empty: true,
+            unsettled: BTreeSet::new(),
+        })
     }
 
     /// Who this producer is at the moment: the epoch is the transaction's.
@@ -187,6 +197,9 @@ impl TransactionalProducer {
 
     /// Commits a group's offsets with the transaction: the next record to read, for each partition. `member`: who reads;
     /// `None` for a group without members. After an error, or when the future was dropped before its end, abort.
+    ///
+    /// A partition may be committed for again in the same transaction; that is an error if an answer about it was lost, because
+    /// the request without an answer could arrive last.
     pub async fn send_offsets<T: AsRef<str>>(
         &mut self,
         group: &str,
@@ -199,6 +212,11 @@ impl TransactionalProducer {
         self.state = State::Broken;
         let deadline = self.deadline();
         let committed = self.named(offsets, deadline).await?;
+        let places: Vec<_> =
+            committed.iter().map(|one| (group.to_owned(), one.partition)).collect();
+        if places.iter().any(|place| self.unsettled.contains(place)) {
+            return Err(TransactionError::State(UNSETTLED));
+        }
         let request = CommitTransactionalOffsetsRequest {
             transactional_id: self.config.transactional_id.to_string(),
             producer: self.identity,
@@ -212,10 +230,15 @@ impl TransactionalProducer {
             let cluster = self.coordinator.cluster().clone();
             Coordinator::new(cluster, CoordinatorKind::Group, group.into())
         });
-        // Once more is the same as once: an offset of the same transaction replaces the one before.
-        let answer = coordinator.ask(&request, Repeat::Always, deadline).await;
+        // Once more is the same as once: an offset of the same transaction replaces the one before. As long as that is the
+        // same offset: a request that was given up must not be late for one that came after it.
+        let answer = coordinator.ask_to_know(&request, Repeat::Always, deadline).await;
         self.group = Some(coordinator);
-        let answer = answer.map_err(|source| self.failed("committing offsets", source))?;
+        let (answer, settled) =
+            answer.map_err(|source| self.failed("committing offsets", source))?;
+        if settled == Settled::No {
+            self.unsettled.extend(places);
+        }
         for outcome in answer.partitions {
             outcome.map_err(|failure| {
                 self.failed("committing offsets", RequestError::Refused(failure))
@@ -323,6 +346,8 @@ impl TransactionalProducer {
         self.identity = identity;
         self.producer.shared.begin_as(identity);
         (self.state, self.is_empty) = (State::Ready, true);
+        // What is late now has an epoch that is over.
+        self.unsettled.clear();
     }
 
     async fn end(&self, commit: bool) -> Result<ProducerIdentity, RequestError> {
@@ -386,6 +411,8 @@ impl TransactionalProducer {
     }
 }
 
+const UNSETTLED: &str = "an answer about offsets of these partitions was lost, and the request may yet undo later ones: abort the \
+                         transaction";
 const MUST_ABORT: &str = "something of the transaction has failed: abort it";
 
 /// The identity to begin with; `expected`: what the producer has had.

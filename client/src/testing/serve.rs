@@ -20,9 +20,8 @@ use tidemark_protocol::{
     messages::{
         Acks, AddPartitionsRequest, AddPartitionsResponse, CreateTopicRequest, CreateTopicResponse,
         CreditHeader, DeleteRecordsRequest, DeleteRecordsResponse, DeleteTopicRequest,
-        DeleteTopicResponse, FetchRequest, FetchResponse, InitProducerIdRequest,
-        InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
-        MetadataResponse, ProduceRequest, ProduceResponse, ProducerIdentity, PushHeader,
+        DeleteTopicResponse, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse,
+        MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, PushHeader,
         SubscribeRequest, SubscribeResponse, SubscribedPartition,
     },
 };
@@ -307,12 +306,6 @@ impl Connection {
                 let added = locked(topics).add_partitions(&request.name, request.partitions);
                 head(frame, &added.map(|partitions| AddPartitionsResponse { partitions }))
             }
-            Api::InitProducerId => {
-                let _request: InitProducerIdRequest = decode(frame)?;
-                let producer_id = self.world.shared.next_producer_id();
-                let producer = ProducerIdentity { producer_id, epoch: 0 };
-                head(frame, &Ok(InitProducerIdResponse { producer }))
-            }
             Api::ListOffsets => {
                 let request: ListOffsetsRequest = decode(frame)?;
                 let list = |question| locked(topics).list(at, question);
@@ -326,7 +319,7 @@ impl Connection {
                 });
                 head(frame, &Ok(DeleteRecordsResponse { partitions: delete.collect() }))
             }
-            _ => head::<()>(frame, &Err(Failure::new(ErrorCode::UnsupportedApi, "not faked"))),
+            _ => self.world.coordinate(api, frame),
         }?;
         if broken {
             return Err(io::Error::other("injected"));
@@ -429,11 +422,11 @@ impl Pushing {
     }
 }
 
-fn decode<R: Request>(frame: &Frame) -> io::Result<R> {
+pub(super) fn decode<R: Request>(frame: &Frame) -> io::Result<R> {
     frame.message().map_err(io::Error::other)
 }
 
-fn head<T: Serialize>(frame: &Frame, answer: &Result<T, Failure>) -> io::Result<Bytes> {
+pub(super) fn head<T: Serialize>(frame: &Frame, answer: &Result<T, Failure>) -> io::Result<Bytes> {
     encode_head(FrameKind::Response, frame.api, frame.correlation, answer, 0)
         .map_err(io::Error::other)
 }

@@ -26,6 +26,7 @@ pub use self::{
 };
 use super::{
     GroupCoordinator, GroupDescription, GroupState, MemberDescription, Timer,
+    commit::Within,
     record::{Change, ClassicGeneration, ClassicMember, Epochs, MemberState},
     unknown_member,
 };
@@ -172,13 +173,15 @@ impl Rebalance {
         self.members.values().map(|peer| peer.rebalance_timeout_ms).max().unwrap_or(0).into()
     }
 
-    /// The member, which must be the process that has its instance's place.
+    /// The member, which must be the process that has its instance's place, if it names an instance.
     fn require(&self, group: &str, id: &str, instance: Option<&str>) -> Result<&Peer, Failure> {
-        if let Some(holder) = instance.and_then(|instance| self.instance(instance))
-            && holder != id
-        {
-            let message = format!("member {holder:?} has taken over this instance's place");
-            return Err(Failure::new(ErrorCode::FencedInstance, message));
+        match instance.map(|instance| self.instance(instance)) {
+            Some(Some(holder)) if holder != id => {
+                let message = format!("member {holder:?} has taken over this instance's place");
+                return Err(Failure::new(ErrorCode::FencedInstance, message));
+            }
+            Some(None) => return Err(unknown_member(group, id)),
+            Some(Some(_)) | None => {}
         }
         self.members.get(id).ok_or_else(|| unknown_member(group, id))
     }
@@ -287,13 +290,16 @@ impl GroupCoordinator {
         member: &str,
         generation: i32,
         instance: Option<&str>,
+        within: Within,
     ) -> Result<(), Failure> {
         let classic = self.classic(name).ok_or_else(|| unknown_member(name, member))?;
         classic.require(name, member, instance)?;
         classic.require_generation(generation)?;
-        match classic.phase {
-            // What it commits for may be somebody else's in the generation that is being made.
-            Phase::Completing => Err(rebalance_in_progress(name)),
+        match (classic.phase, within) {
+            // What it commits for may be somebody else's in the generation that is being made. In a transaction that is no
+            // harm: whoever gets the partition waits for the end of the transaction. And Kafka's producers take this
+            // answer for the end of the producer.
+            (Phase::Completing, Within::Nothing) => Err(rebalance_in_progress(name)),
             _ => Ok(()),
         }
     }

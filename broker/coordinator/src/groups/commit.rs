@@ -24,6 +24,13 @@ pub(super) enum Permit<'a> {
     },
 }
 
+/// What a commit is part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Within {
+    Nothing,
+    Transaction,
+}
+
 impl Permit<'_> {
     /// Whether it covers the partition. What a member was told to give up it may commit for until it has.
     pub(super) fn check(&self, partition: &TopicPartition) -> Result<(), ErrorCode> {
@@ -45,7 +52,7 @@ impl GroupCoordinator {
         commit: CommitOffsets,
     ) -> Result<Vec<Result<(), ErrorCode>>, Failure> {
         let CommitOffsets { group, committer, offsets } = commit;
-        let permit = self.permit(&group, &committer)?;
+        let permit = self.permit(&group, &committer, Within::Nothing)?;
         let checked: Vec<_> = offsets
             .iter()
             .map(|one| permit.check(&one.partition).and_then(|()| self.value(now, one)))
@@ -62,7 +69,12 @@ impl GroupCoordinator {
     }
 
     /// Whether the committer may commit in this group at all.
-    pub(super) fn permit(&self, name: &str, committer: &Committer) -> Result<Permit<'_>, Failure> {
+    pub(super) fn permit(
+        &self,
+        name: &str,
+        committer: &Committer,
+        within: Within,
+    ) -> Result<Permit<'_>, Failure> {
         check_name("group", name)?;
         let group = self.state.group(name);
         if group.is_none() && self.state.groups().len() >= GROUPS_MAX {
@@ -77,7 +89,7 @@ impl GroupCoordinator {
                     permit_of_member(found, member, *epoch)
                 }
                 _ => self
-                    .check_classic_commit(name, member, *epoch, instance.as_deref())
+                    .check_classic_commit(name, member, *epoch, instance.as_deref(), within)
                     .map(|()| Permit::Everything),
             },
         }

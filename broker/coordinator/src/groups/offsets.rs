@@ -4,6 +4,7 @@ use tidemark_protocol::{ErrorCode, Failure, TopicId, TopicPartition, bug};
 
 use super::{
     GroupCoordinator, GroupEffect,
+    commit::Within,
     record::Change,
     request::{CommittedOffset, DeleteOffsets, FetchOffsets, FetchedOffset},
     state::{Committed, Group},
@@ -41,7 +42,7 @@ impl GroupCoordinator {
     fn check_reader(&self, name: &str, member: &str, epoch: i32) -> Result<(), Failure> {
         let group = self.state.group(name).ok_or_else(|| unknown_member(name, member))?;
         if group.epochs.is_none() {
-            return self.check_classic_commit(name, member, epoch, None);
+            return self.check_classic_commit(name, member, epoch, None, Within::Nothing);
         }
         let current = group.currents.get(member).ok_or_else(|| unknown_member(name, member))?;
         if epoch == current.epoch {

@@ -12,6 +12,7 @@ use tidemark_protocol::{ErrorCode, Failure, TopicPartition, bug};
 
 use super::{
     GroupCoordinator,
+    commit::Within,
     record::{Change, OffsetValue, ProducerFence},
     request::{CommitTransactionalOffsets, EndTransaction},
     state::Committed,
@@ -74,7 +75,7 @@ impl GroupCoordinator {
         let CommitTransactionalOffsets { group, producer_id, producer_epoch, .. } = commit;
         self.check_producer(commit)?;
         self.check_pending(commit)?;
-        let permit = self.permit(group, &commit.committer)?;
+        let permit = self.permit(group, &commit.committer, Within::Transaction)?;
         let checked: Vec<_> = commit
             .offsets
             .iter()

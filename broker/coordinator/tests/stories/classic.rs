@@ -31,7 +31,7 @@ pub(crate) fn request(words: &Words<'_>) -> Option<GroupRequest> {
             member,
             instance,
             generation,
-            protocol_type: None,
+            protocol_type: words.text("type"),
             protocol: words.text("protocol"),
             assignments: pairs(words, "assign").into_iter().collect::<BTreeMap<_, _>>(),
         }),

@@ -124,7 +124,7 @@ impl GroupCoordinator {
         self.check_protocols(join)
     }
 
-    /// A member must have a protocol in common with all others.
+    /// A member must be of the group's type, and have a protocol in common with all others.
     fn check_protocols(&self, join: &JoinGroup) -> Result<(), Failure> {
         let Some(classic) = self.classic(&join.group) else { return Ok(()) };
         let others = || {
@@ -133,18 +133,23 @@ impl GroupCoordinator {
             };
             classic.members.iter().filter(move |(id, peer)| is_other(id, peer)).map(|(_, p)| p)
         };
-        if others().next().is_none() {
-            return Ok(());
-        }
+        let refuse = |message| Err(Failure::new(ErrorCode::GroupProtocolMismatch, message));
+        // Also one without others: its answer tells the type that the group has.
         let same_type = classic.protocol_type.as_deref() == Some(&join.protocol_type);
+        if !same_type && !classic.members.is_empty() {
+            let known = classic.protocol_type.as_deref().unwrap_or_default();
+            let message = format!(
+                "the group's members are of the type {known:?}, not {:?}",
+                join.protocol_type
+            );
+            return refuse(message);
+        }
         let in_common =
             |(name, _): &(String, Vec<u8>)| others().all(|p| p.metadata(name).is_some());
-        if same_type && join.protocols.iter().any(in_common) {
+        if join.protocols.iter().any(in_common) {
             return Ok(());
         }
-        let message =
-            format!("the group's members have no protocol in common with {:?}", join.member);
-        Err(Failure::new(ErrorCode::GroupProtocolMismatch, message))
+        refuse("the member has no protocol in common with all others of the group".to_owned())
     }
 
     /// Whether somebody who is no member may become one: in place of another, if it is a static member.
@@ -257,7 +262,7 @@ impl GroupCoordinator {
         if is_stable && stays {
             self.write_generation(&name);
             let mut joined = self.classic_mut(&name).joined(&id);
-            joined.skip_assignment = true;
+            joined.skip_assignment = joined.leader == joined.member;
             return Some(GroupResponse::JoinGroup(joined));
         }
         let peer = self.classic_mut(&name).members.get_mut(&id).expect("it was put there");

@@ -2,7 +2,7 @@
 
 use tidemark_protocol::{ErrorCode, Failure};
 
-use super::{Phase, rebalance_in_progress};
+use super::rebalance_in_progress;
 use crate::{
     decision::Now,
     groups::{GroupCoordinator, MemberName, RemovalReason, Timer, unknown_group, unknown_member},
@@ -54,13 +54,14 @@ impl GroupCoordinator {
         if !self.is_classic(name) {
             return Err(unknown_group(name));
         }
-        let results: Vec<_> =
-            leave.members.iter().map(|one| self.leave_one(now, name, one)).collect();
-        if self.classic_mut(name).phase != Phase::Empty {
-            let anybody_left = results.iter().any(Result::is_ok);
-            if anybody_left {
-                self.rebalance(now, name);
-            }
+        let members_before = self.member_count(name);
+        let results =
+            leave.members.iter().map(|one| self.leave_one(now, name, one)).collect::<Vec<_>>();
+        if self.member_count(name) < members_before {
+            self.rebalance(now, name);
+        } else if !self.drop_unused(name) {
+            // An id that was given back is no change of the group; but it may have been all that was waited for.
+            self.complete_if_all_joined(now, name);
         }
         Ok(results)
     }

@@ -33,7 +33,7 @@ impl GroupCoordinator {
         self.complete_if_all_joined(now, name);
     }
 
-    fn complete_if_all_joined(&mut self, now: Now, name: &str) {
+    pub(super) fn complete_if_all_joined(&mut self, now: Now, name: &str) {
         let classic = self.classic_mut(name);
         let Phase::Preparing { is_first, .. } = classic.phase else { return };
         let all = classic.members.values().all(|peer| peer.join.is_some());
@@ -135,14 +135,21 @@ impl GroupCoordinator {
         if !self.is_classic(name) {
             return;
         }
-        let classic = self.classic_mut(name);
-        classic.promised.remove(member);
-        let is_unused = classic.phase == Phase::Empty && classic.promised.is_empty();
-        if is_unused && self.state.group(name).is_none() {
-            self.live.remove(name);
-            return;
+        self.classic_mut(name).promised.remove(member);
+        if !self.drop_unused(name) {
+            self.complete_if_all_joined(now, name);
         }
-        self.complete_if_all_joined(now, name);
+    }
+
+    /// Forgets a group of which there is nothing but that somebody was to join; says whether it was one.
+    pub(super) fn drop_unused(&mut self, name: &str) -> bool {
+        let classic = self.classic_mut(name);
+        let is_unused = classic.phase == Phase::Empty && classic.promised.is_empty();
+        let is_unused = is_unused && self.state.group(name).is_none();
+        if is_unused {
+            self.live.remove(name);
+        }
+        is_unused
     }
 
     pub(in crate::groups) fn classic_session_expired(

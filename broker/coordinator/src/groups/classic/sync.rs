@@ -109,7 +109,10 @@ impl Rebalance {
         if fits(&sync.protocol_type, &self.protocol_type) && fits(&sync.protocol, &self.protocol) {
             return Ok(());
         }
-        let message = format!("this generation's protocol is {:?}", self.protocol);
+        let [of_type, protocol] =
+            [&self.protocol_type, &self.protocol].map(|it| it.as_deref().unwrap_or_default());
+        let message =
+            format!("this generation's protocol is {protocol:?}, of the type {of_type:?}");
         Err(Failure::new(ErrorCode::GroupProtocolMismatch, message))
     }
 
