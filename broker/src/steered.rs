@@ -451,4 +451,4 @@ impl Steered {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
