@@ -296,3 +296,6 @@ impl Assignments {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -153,3 +153,6 @@ impl Broker {
         })
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -455,4 +455,4 @@ impl Steered {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

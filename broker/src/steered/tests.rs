@@ -11,14 +11,14 @@ use tidemark_storage::Disk as _;
 use super::*;
 
 const ID: TopicPartition = TopicPartition { topic_id: TopicId([7; 16]), partition: 0 };
-const ROOT: &str = "/data";
+pub(crate) const ROOT: &str = "/data";
 /// What the first process is registered with, and the second.
 const EPOCHS: [BrokerEpoch; 2] = [0, 3];
 /// Entries that the second process knows at first: the topic is not among them.
-const OLD: usize = 2;
+pub(crate) const OLD: usize = 2;
 
 /// The broker registers, a topic is created, and the broker registers once more.
-fn history() -> Vec<Vec<MetadataRecord>> {
+pub(crate) fn history() -> Vec<Vec<MetadataRecord>> {
     let registered = |incarnation: u8| MetadataRecord::BrokerRegistered {
         broker_id: 1,
         incarnation: IncarnationId([incarnation; 16]),
@@ -47,7 +47,7 @@ fn history() -> Vec<Vec<MetadataRecord>> {
     ]
 }
 
-fn image(entries: usize) -> Image {
+pub(crate) fn image(entries: usize) -> Image {
     let mut image = Image::default();
     for (index, records) in (0..).zip(history().into_iter().take(entries)) {
         image.apply(index, &records).unwrap();
@@ -55,9 +55,11 @@ fn image(entries: usize) -> Image {
     image
 }
 
+pub(crate) fn identity() -> DataDirIdentity {
+    DataDirIdentity { cluster_id: "c".to_owned(), node_id: 1, directory_id: [7; 16] }
+}
+
 fn start(disk: &SimDisk) -> Steered {
-    let identity =
-        DataDirIdentity { cluster_id: "c".to_owned(), node_id: 1, directory_id: [7; 16] };
     let config = SteeredConfig {
         broker_id: 1,
         shards: 1,
@@ -68,11 +70,11 @@ fn start(disk: &SimDisk) -> Steered {
         replica_lag_ms: 10_000,
         coordinators: CoordinatorSettings::default(),
     };
-    Steered::open(disk, Path::new(ROOT), identity, Arc::default(), config).unwrap()
+    Steered::open(disk, Path::new(ROOT), identity(), Arc::default(), config).unwrap()
 }
 
 /// The first process, with what it was given on the disk.
-fn first_process(disk: &SimDisk) -> Steered {
+pub(crate) fn first_process(disk: &SimDisk) -> Steered {
     let mut broker = start(disk);
     broker.open_logs(&image(OLD));
     broker.registered(EPOCHS[0]);
@@ -101,7 +103,7 @@ fn first_process(disk: &SimDisk) -> Steered {
 }
 
 /// Damages the last byte that the log has.
-fn rot(disk: &SimDisk) {
+pub(crate) fn rot(disk: &SimDisk) {
     let path = Path::new(ROOT).join("topics/t/0/00000000000000000000.log");
     let bytes = disk.read_file(&path, 64 << 20).unwrap().unwrap();
     let last = bytes.iter().rposition(|byte| *byte != 0).unwrap();

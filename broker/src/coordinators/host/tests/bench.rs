@@ -1,42 +1,29 @@
 //! A host, a partition on a simulated disk whose shard the test wakes, and a clock that stands until the test moves it.
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
 use tidemark_controller::{Image, IncarnationId, MetadataRecord, TopicConfig};
 use tidemark_protocol::{
-    BrokerId, DirectoryId, Failure, LeaderEpoch, NodeId, Offset, TopicId, TopicPartition,
-    messages::{TopicSettings, WantedState},
+    BrokerId, DirectoryId, Failure, LeaderEpoch, Offset, TopicId, TopicPartition,
+    messages::TopicSettings,
 };
 use tidemark_replication::{Assignment, Config as ReplicaConfig, Member};
 use tidemark_storage::{LogIdentity, disk::SimDisk};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::super::{Ask, Host, State};
 use crate::{
-    broker::Broker,
+    broker::testing::{Senders, broker},
     clock::{Clock, ClockHands},
-    config::Config,
-    control::Control,
-    coordinators::{self, Coordinator, Handle, Nudges, testing::Counter},
+    coordinators::{self, Coordinator, Handle, testing::Counter},
     disk::{Disk, Log, SegmentFiles},
     disk_watch::DiskWatch,
     flusher::Flusher,
     health::Health,
-    lag::LagWatch,
-    member::Standing,
     metrics::Metrics,
     partitions::{PartitionView, Partitions},
-    peers::{Addresses, Peers},
-    producer_ids::ProducerIdBlocks,
     producers::Producers,
-    reads::ColdReads,
-    replicas::{Sessions, Streams},
     shard::{Adoption, Assigned, Command, Shard, ShardConfig, ShardHandle, log_config},
     steered::replicas::Kept,
     tasks::{Shutdown, Tasks},
@@ -48,8 +35,6 @@ pub(super) const ID: TopicPartition = TopicPartition { topic_id: TopicId([7; 16]
 const LOG_DIR: &str = "/data/topics/__counters/0";
 
 pub(super) type Answer = oneshot::Receiver<Result<Offset, Failure>>;
-
-type Senders = (watch::Sender<Arc<Image>>, watch::Sender<u64>, watch::Sender<Standing>);
 
 pub(super) struct Bench {
     pub(super) host: Host<Counter>,
@@ -92,49 +77,6 @@ fn image() -> Image {
     image
 }
 
-/// A broker that knows the metadata, and has no partition yet.
-fn broker(
-    tasks: Tasks,
-    shard: ShardHandle,
-    (clock, metrics, health, disk_watch): (Clock, Metrics, Health, DiskWatch),
-) -> (Arc<Broker>, Senders) {
-    let (images_in, images) = watch::channel(Arc::new(image()));
-    let (leader, assigned, standing) =
-        (watch::channel(None), watch::channel(0), watch::channel(Standing::default()));
-    let addresses = Addresses::new(BTreeMap::<NodeId, String>::new(), images.clone());
-    let (peers, _losses) = Peers::new(tasks.clone(), addresses);
-    let broker = Broker {
-        id: ME,
-        cluster_id: "c".to_owned(),
-        directory: DirectoryId([1; 16]),
-        incarnation: IncarnationId([1; 16]),
-        config: Config::with(&[("data_dir", "/data")]).unwrap(),
-        clock,
-        metrics,
-        health,
-        tasks,
-        control: Control::new(ME, None, peers, leader.1),
-        images,
-        shards: vec![shard],
-        partitions: Partitions::default(),
-        cold_reads: ColdReads::inline(),
-        disk_watch,
-        assigned: assigned.1,
-        behind_since: watch::Sender::new(None),
-        standing: standing.1,
-        wanted: watch::Sender::new(WantedState::Active),
-        sessions: Arc::<Sessions>::default(),
-        streams: Arc::<Streams>::default(),
-        connections: AtomicU64::default(),
-        groups: coordinators::channel().0,
-        transactions: coordinators::channel().0,
-        nudges: Nudges::default(),
-        lag: LagWatch::default(),
-        producer_ids: ProducerIdBlocks::default(),
-    };
-    (Arc::new(broker), (images_in, assigned.0, standing.0))
-}
-
 impl Bench {
     pub(super) fn new() -> Self {
         let hands = Arc::<ClockHands>::default();
@@ -156,7 +98,8 @@ impl Bench {
         let shutdown = Shutdown::new();
         let tasks = Tasks::new(shutdown.clone());
         let around = (clock.clone(), metrics.clone(), health, disk_watch);
-        let (broker, senders) = broker(tasks, shard_handle.clone(), around);
+        let known = (image(), Partitions::default());
+        let (broker, senders) = broker(tasks, shard_handle.clone(), known, around);
         let disk = SimDisk::new(1);
         let (view, log) = open(&disk, &metrics, &shard_handle);
         broker.partitions.insert(Arc::clone(&view));
