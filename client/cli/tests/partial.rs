@@ -26,10 +26,10 @@ fn text(bytes: &[u8]) -> &str {
 #[tokio::test]
 async fn transactional_ids_are_listed_as_far_as_coordinators_answer() {
     let first = FakeBroker::start().await.unwrap();
-    let second = first.join().await.unwrap();
     let client = Client::connect(ClientConfig::new(first.address())).await.unwrap();
     let producer = client.transactional_producer(TransactionalConfig::new("bank")).await.unwrap();
     producer.close().await;
+    let second = first.join().await.unwrap();
 
     let whole = run(&first, &["txn", "list"]).await;
     assert_eq!(whole.status.code(), Some(0), "{}", text(&whole.stderr));
