@@ -14,7 +14,7 @@ use tidemark_controller::{
 };
 use tidemark_protocol::{ErrorCode, Failure, TopicPartition};
 use tidemark_replication::Assignment;
-use tidemark_storage::{Checkpoint, Checkpoints, DataDir};
+use tidemark_storage::DataDir;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -49,12 +49,11 @@ struct Opening {
     placed: Placed,
     /// `None`: a log from before this process, which has no role until the restart is in the metadata.
     assignment: Option<Assignment>,
-    checkpoint: Option<Checkpoint>,
 }
 
 impl Opening {
     fn new(placed: Placed, assignment: Assignment) -> Self {
-        Self { placed, assignment: Some(assignment), checkpoint: None }
+        Self { placed, assignment: Some(assignment) }
     }
 }
 
@@ -70,14 +69,10 @@ impl Assignments {
     }
 
     /// Opens the logs of everything that was assigned to this broker before it started. They have no role yet.
-    pub(crate) async fn open_existing(&mut self, image: &Image, mut checkpoints: Checkpoints) {
+    pub(crate) async fn open_existing(&mut self, image: &Image) {
         let held = plan::difference(&self.followed, image, self.broker.id).open;
-        let openings = held.into_iter().map(|placed| {
-            let checkpoint = checkpoints.take(placed.id);
-            Opening { placed, assignment: None, checkpoint }
-        });
-        let openings = openings.collect();
-        self.open(openings).await;
+        let openings = held.into_iter().map(|placed| Opening { placed, assignment: None });
+        self.open(openings.collect()).await;
         self.followed = image.clone();
     }
 
@@ -149,12 +144,14 @@ impl Assignments {
         for shard in &self.broker.shards {
             shard.ask(|reply| Command::Barrier { reply }).await.ok();
         }
+        // What is followed is of this run, and everything in it has been looked for.
+        self.broker.partitions.end_expecting();
         self.assigned.send_replace(image.metadata_index());
     }
 
     async fn retry(&mut self) {
         let image = self.followed.clone();
-        let unopened = self.broker.partitions.unopened().into_keys();
+        let unopened = self.broker.partitions.unopened().into_iter();
         let openings = unopened.filter_map(|id| {
             let topic = Arc::clone(image.topic_by_id(id.topic_id)?);
             let partition = Arc::clone(topic.partition(id.partition)?);
@@ -176,14 +173,11 @@ impl Assignments {
         let (broker, wanted) = (&self.broker, openings.len());
         let is_starting = self.followed.metadata_index() == 0;
         let now_ms = u64::try_from(broker.clock.wall_ms()).unwrap_or(0);
-        let mut unopened = broker.partitions.unopened();
-        let jobs = openings.into_iter().map(|mut opening| {
-            if let Some(known) = unopened.remove(&opening.placed.id) {
-                opening.checkpoint = known;
-            }
+        let jobs = openings.into_iter().map(|opening| {
             let dirs = self.dirs.clone();
+            let checkpoint = broker.partitions.checkpoint_of(opening.placed.id);
             tokio::task::spawn_blocking(move || {
-                let Opening { placed: Placed { id, topic, .. }, assignment, checkpoint } = &opening;
+                let Opening { placed: Placed { id, topic, .. }, assignment } = &opening;
                 // Metadata that gives a role is that of this run: newer than everything before it.
                 let stray = if assignment.is_some() { Stray::MoveAside } else { Stray::Keep };
                 let log = dirs.open(topic, *id, checkpoint.as_ref(), (stray, now_ms));
@@ -195,15 +189,12 @@ impl Assignments {
         let shutdown = broker.tasks.shutdown();
         while let Some(Some(job)) = shutdown.or_stop(opened.next()).await {
             match job {
-                Ok((opening, Ok(opened))) => {
-                    broker.partitions.remove_unopened(opening.placed.id);
-                    adopting.push(self.adopt(opening, opened).await);
-                }
+                Ok((opening, Ok(opened))) => adopting.push(self.adopt(opening, opened).await),
                 Ok((opening, Err(error))) => {
                     let Placed { id, topic, .. } = &opening.placed;
                     let (topic, partition) = (&topic.name, id.partition);
                     // Said once, and tried again and again.
-                    if broker.partitions.add_unopened(*id, opening.checkpoint) {
+                    if broker.partitions.add_unopened(*id) {
                         tracing::error!(%topic, partition, %error, "a log cannot be opened");
                     }
                 }
@@ -218,7 +209,9 @@ impl Assignments {
         for (view, adopted) in adopting {
             // Only now: whoever finds the view may send to the shard, and finds it leading.
             if adopted.await.is_ok() {
-                self.broker.partitions.insert(view);
+                let id = view.id;
+                broker.partitions.insert(view);
+                broker.partitions.remove_unopened(id);
             }
         }
     }

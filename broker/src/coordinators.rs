@@ -10,6 +10,8 @@ mod host;
 pub(crate) mod led;
 pub(crate) mod load;
 mod nudges;
+#[cfg(test)]
+mod testing;
 pub(crate) mod topics;
 mod transactions;
 pub(crate) mod watch;

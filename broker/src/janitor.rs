@@ -17,7 +17,7 @@ use crate::{
     disk::{Disk, SummaryJob},
     flusher::Flusher,
     left_behind::LeftBehind,
-    shard::{Command, LogCheckpoint, Noted},
+    shard::{Command, Noted},
     tasks::Shutdown,
 };
 
@@ -65,21 +65,19 @@ impl Janitor {
     }
 
     async fn write_checkpoint(&self) {
-        let mut logs: Vec<LogCheckpoint> = Vec::with_capacity(self.broker.partitions.count());
         let mut summaries = Vec::new();
         self.data_dir.begin_checkpoints();
+        let mut logs = self.broker.partitions.not_open_checkpoints();
         let ask = |partitions, reply| Command::Checkpoints { partitions, reply };
-        let note = |mut some: Noted| {
-            logs.append(&mut some.checkpoints);
-            summaries.append(&mut some.summaries);
+        let note = |some: Noted| {
+            logs.extend(some.checkpoints);
+            summaries.extend(some.summaries);
         };
         self.ask_in_turn(ask, note).await;
-        let unopened = self.broker.partitions.unopened();
-        logs.extend(unopened.into_iter().filter_map(|(id, known)| Some((id, known?))));
         let data_dir = Arc::clone(&self.data_dir);
         let write = move || {
             store_summaries(summaries);
-            data_dir.write_checkpoints(&logs)
+            data_dir.write_checkpoints(&logs.into_iter().collect::<Vec<_>>())
         };
         let written = tokio::task::spawn_blocking(write).await;
         if let Ok(Err(error)) = written {

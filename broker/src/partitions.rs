@@ -46,6 +46,8 @@ pub(crate) struct PartitionView {
     watermark_known: AtomicBool,
     /// What the leader knows of its followers, as of the last it heard from any.
     followers: Mutex<Vec<FollowerStatus>>,
+    /// How many replicas are in sync, as committed, and with how few anything is committed. `None` where it is not led.
+    in_sync: Mutex<Option<(usize, usize)>>,
     deleted: AtomicBool,
     waiters: Waiters,
 }
@@ -71,6 +73,7 @@ impl PartitionView {
             leadership: AtomicU64::new(NOT_LEADING),
             watermark_known: AtomicBool::new(false),
             followers: Mutex::default(),
+            in_sync: Mutex::default(),
             deleted: AtomicBool::new(false),
             waiters: Waiters::default(),
         }
@@ -136,6 +139,12 @@ impl PartitionView {
         lock(&self.followers).clone()
     }
 
+    /// Says so if fewer replicas are in sync than anything is committed with: a leader's records are refused then.
+    pub(crate) fn too_few_in_sync(&self) -> Option<String> {
+        let (in_sync, min) = (*lock(&self.in_sync))?;
+        (in_sync < min).then(|| in_sync_of(in_sync, min))
+    }
+
     /// Moves the watermark and wakes whoever waits. Only for the owner.
     ///
     /// Both are of the same moment, and whoever looks at what is stable first finds it at most at the watermark.
@@ -169,6 +178,11 @@ impl PartitionView {
         let mut known = lock(&self.followers);
         known.clear();
         known.extend(followers);
+    }
+
+    /// Only for the owner, and before the leader epoch: whoever is woken by that finds both.
+    pub(crate) fn set_in_sync(&self, in_sync: Option<(usize, usize)>) {
+        *lock(&self.in_sync) = in_sync;
     }
 
     /// Only for the owner.
@@ -213,6 +227,11 @@ pub(crate) fn check_epoch(
         }
         (Some(led), _) => Ok(led),
     }
+}
+
+/// How many replicas are in sync, for people.
+pub(crate) fn in_sync_of(in_sync: usize, min: usize) -> String {
+    format!("{in_sync} in sync, min_insync_replicas is {min}")
 }
 
 pub(crate) fn unknown_partition(id: TopicPartition) -> Failure {
@@ -328,12 +347,26 @@ impl Waiters {
 #[derive(Debug, Default)]
 pub(crate) struct Partitions {
     views: RwLock<HashMap<TopicPartition, Arc<PartitionView>>>,
-    /// Partitions whose logs could not be opened, with what is known to be durable of them: that must not be
-    /// forgotten only because nobody could look.
-    unopened: Mutex<BTreeMap<TopicPartition, Option<Checkpoint>>>,
+    /// Logs that are not open, with what is known to be durable of them: that must not be forgotten only because nobody
+    /// could look.
+    not_open: Mutex<BTreeMap<TopicPartition, NotOpen>>,
+}
+
+/// A log that the last process had and the metadata does not speak of yet, or one that could not be opened.
+#[derive(Debug, Default)]
+struct NotOpen {
+    known: Option<Checkpoint>,
+    has_failed: bool,
 }
 
 impl Partitions {
+    /// None yet, with what the last process knew of its logs: metadata that is older than they are does not speak of them.
+    pub(crate) fn expecting(known: BTreeMap<TopicPartition, Checkpoint>) -> Self {
+        let log = |known| NotOpen { known: Some(known), has_failed: false };
+        let not_open = known.into_iter().map(|(id, known)| (id, log(known))).collect();
+        Self { views: RwLock::default(), not_open: Mutex::new(not_open) }
+    }
+
     pub(crate) fn get(&self, id: TopicPartition) -> Option<Arc<PartitionView>> {
         self.views.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
@@ -350,23 +383,47 @@ impl Partitions {
         self.views.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Notes that a log could not be opened. Says whether that is new.
-    pub(crate) fn add_unopened(&self, id: TopicPartition, checkpoint: Option<Checkpoint>) -> bool {
-        lock(&self.unopened).insert(id, checkpoint).is_none()
+    /// The metadata is newer than everything that the last process followed, and every log of which it speaks has been
+    /// looked for: what else that process had is not here any more.
+    pub(crate) fn end_expecting(&self) {
+        lock(&self.not_open).retain(|_, log| log.has_failed);
     }
 
-    /// It is open now, or deleted. Says whether it was among them.
+    /// What is known to be durable of a log that is to be opened.
+    pub(crate) fn checkpoint_of(&self, id: TopicPartition) -> Option<Checkpoint> {
+        lock(&self.not_open).get(&id).and_then(|log| log.known.clone())
+    }
+
+    /// Notes that a log could not be opened. Says whether that is new.
+    pub(crate) fn add_unopened(&self, id: TopicPartition) -> bool {
+        !std::mem::replace(&mut lock(&self.not_open).entry(id).or_default().has_failed, true)
+    }
+
+    /// It is open now, and its view is here, or it is deleted. Says whether it was among those that could not be opened.
     pub(crate) fn remove_unopened(&self, id: TopicPartition) -> bool {
-        lock(&self.unopened).remove(&id).is_some()
+        lock(&self.not_open).remove(&id).is_some_and(|log| log.has_failed)
     }
 
     pub(crate) fn is_unopened(&self, id: TopicPartition) -> bool {
-        lock(&self.unopened).contains_key(&id)
+        lock(&self.not_open).get(&id).is_some_and(|log| log.has_failed)
     }
 
-    /// Partitions whose logs could not be opened, with what is known to be durable of them.
-    pub(crate) fn unopened(&self) -> BTreeMap<TopicPartition, Option<Checkpoint>> {
-        lock(&self.unopened).clone()
+    /// Partitions whose logs could not be opened.
+    pub(crate) fn unopened(&self) -> Vec<TopicPartition> {
+        let not_open = lock(&self.not_open);
+        not_open.iter().filter(|(_, log)| log.has_failed).map(|(id, _)| *id).collect()
+    }
+
+    /// How many logs there are, or may be, that are not open.
+    pub(crate) fn not_open(&self) -> usize {
+        lock(&self.not_open).len()
+    }
+
+    /// What is known to be durable of logs that are not open. To be taken before that of open ones: a log may be opened
+    /// meanwhile, and what is known of it then counts.
+    pub(crate) fn not_open_checkpoints(&self) -> BTreeMap<TopicPartition, Checkpoint> {
+        let not_open = lock(&self.not_open);
+        not_open.iter().filter_map(|(id, log)| Some((*id, log.known.clone()?))).collect()
     }
 
     /// Whether a log that is open here is known to be damaged.

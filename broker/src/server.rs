@@ -162,7 +162,7 @@ impl Server {
         health: Health,
     ) -> Result<(Self, Start), ServerError> {
         let clock = Clock::start();
-        let checkpoints = data_dir.load_checkpoints()?;
+        let mut checkpoints = data_dir.load_checkpoints()?;
         let (disk, topics_dir) = (data_dir.disk().clone(), data_dir.topics_dir());
         let left_behind = LeftBehind::new(disk, data_dir.root(), topics_dir.clone());
 
@@ -201,7 +201,7 @@ impl Server {
             control: plane.control,
             images: plane.images,
             shards,
-            partitions: Partitions::default(),
+            partitions: Partitions::expecting(checkpoints.take_logs()),
             cold_reads: ColdReads::new(config.cold_read_threads),
             disk_watch,
             assigned,
@@ -254,7 +254,7 @@ impl Server {
         let is_broker = broker.config.roles.is_broker();
         if is_broker {
             let clean_epoch = checkpoints.clean_epoch();
-            self.open_logs(&mut assignments, checkpoints).await;
+            self.open_logs(&mut assignments, &checkpoints).await;
             // Nobody is to count on what a damaged log holds, however cleanly it was closed.
             let previous_broker_epoch = clean_epoch.filter(|_| !broker.partitions.are_damaged());
             broker
@@ -302,14 +302,20 @@ impl Server {
     }
 
     /// Opens what was here before.
-    async fn open_logs(&self, assignments: &mut Assignments, checkpoints: Checkpoints) {
+    async fn open_logs(&self, assignments: &mut Assignments, checkpoints: &Checkpoints) {
         let broker = &self.broker;
         let (clean, began) = (checkpoints.is_clean(), broker.clock.now());
         let mut images = broker.images.clone();
-        // Whoever is no controller has to be told first what there is.
-        let known = images.wait_for(|image| image.metadata_index() > 0).await;
+        // Whoever is no controller has to be told first what there is. And the claim to have stopped cleanly is for every log
+        // that was here, of some of which older metadata does not speak. Without that claim what there is need not wait.
+        let wanted = checkpoints.metadata_index().max(1);
+        if wanted > 1 && images.borrow().metadata_index() < wanted {
+            let progress = format!("waiting for the metadata, up to entry {}", wanted - 1);
+            broker.health.raise(Reason::Starting, progress);
+        }
+        let known = images.wait_for(|image| image.metadata_index() >= wanted).await;
         let Ok(image) = known.map(|image| Arc::clone(&image)) else { return };
-        assignments.open_existing(&image, checkpoints).await;
+        assignments.open_existing(&image).await;
         broker.metrics.disk().recovered(broker.clock.since(began));
         let (logs, took) = (broker.partitions.count(), broker.clock.since(began));
         tracing::info!(logs, clean, ?took, "logs open");
@@ -413,18 +419,20 @@ impl Server {
             tracing::warn!(failure, "a directory that failed is not marked as cleanly closed");
             return Ok(());
         }
-        let unopened = broker.partitions.unopened();
         let Some(data_dir) = Arc::into_inner(data_dir) else {
             tracing::warn!("the data directory is still in use; the next start scans the logs");
             return Ok(());
         };
-        if unopened.is_empty() {
-            return data_dir.close(&closed.checkpoints, broker_epoch).map_err(ServerError::Close);
+        let logs = broker.partitions.not_open();
+        if logs == 0 {
+            let (open, index) = (&closed.checkpoints, broker.image().metadata_index());
+            return data_dir.close(open, broker_epoch, index).map_err(ServerError::Close);
         }
         // Nobody knows whether these are in order: there is no clean shutdown with them.
-        tracing::warn!(logs = unopened.len(), "logs that cannot be opened; the next start scans");
-        let unopened = unopened.into_iter().filter_map(|(id, known)| Some((id, known?)));
-        let checkpoints: Vec<_> = closed.checkpoints.into_iter().chain(unopened).collect();
+        tracing::warn!(logs, "logs that cannot be opened; the next start scans");
+        let mut checkpoints = broker.partitions.not_open_checkpoints();
+        checkpoints.extend(closed.checkpoints);
+        let checkpoints: Vec<_> = checkpoints.into_iter().collect();
         data_dir.write_checkpoints(&checkpoints).map_err(ServerError::Close)
     }
 

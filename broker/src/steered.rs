@@ -5,6 +5,7 @@
 //! contains no decisions of its own, and it starts nothing: between two calls nothing happens.
 
 mod assign;
+mod compact;
 mod coordinators;
 mod hosted;
 mod observe;
@@ -29,17 +30,18 @@ use tidemark_protocol::{
     messages::{Acks, Durability, Isolation, ProduceReceipt, ProducerIdentity, StablePart},
 };
 use tidemark_storage::{
-    Checkpoints, DataDir, DataDirIdentity, DiskError, LockedDataDir, OpenError, disk::SimDisk,
+    DataDir, DataDirIdentity, DiskError, LockedDataDir, OpenError, disk::SimDisk,
 };
 use tokio::sync::oneshot;
 
 pub use self::{
+    compact::Compacted,
     coordinators::{Asked, Effects},
     hosted::CoordinatorSettings,
     observe::SeenReplica,
     replicas::{LogEnds, PortEffect},
 };
-use self::{hosted::Hosted, observe::Glances, replicas::Kept};
+use self::{compact::Compaction, hosted::Hosted, observe::Glances, replicas::Kept};
 pub use crate::service::transactions::join::is_worth_another_try as is_join_worth_another_try;
 use crate::{
     clock::{Clock, ClockHands},
@@ -89,8 +91,9 @@ pub struct Steered {
     cold_reads: ColdReads,
     data_dir: DataDir<Disk>,
     dirs: LogDirs,
-    checkpoints: Checkpoints,
     previous_broker_epoch: Option<BrokerEpoch>,
+    /// Metadata that goes so far speaks of every log that was closed in order.
+    metadata_index: u64,
     /// The partitions here are as this image says.
     followed: Image,
     /// What this run is registered with.
@@ -101,6 +104,7 @@ pub struct Steered {
     next_flush: FlushId,
     groups: Hosted<GroupCoordinator>,
     transactions: Hosted<TransactionCoordinator>,
+    compaction: Option<Compaction>,
 }
 
 struct OneShard {
@@ -183,7 +187,7 @@ impl Steered {
         let metrics = Metrics::new(clock.clone(), health.clone());
         let locked = LockedDataDir::lock(Disk::from(disk.clone()), root, "a simulator")?;
         let data_dir = locked.open(identity)?;
-        let checkpoints = data_dir.load_checkpoints()?;
+        let mut checkpoints = data_dir.load_checkpoints()?;
         let left_behind =
             LeftBehind::new(data_dir.disk().clone(), data_dir.root(), data_dir.topics_dir());
         let files = SegmentFiles::new(data_dir.disk().clone(), config.open_files_max);
@@ -210,7 +214,8 @@ impl Steered {
         Ok(Self {
             shards: (0..config.shards).map(shard).collect(),
             previous_broker_epoch: checkpoints.clean_epoch(),
-            partitions: Partitions::default(),
+            metadata_index: checkpoints.metadata_index(),
+            partitions: Partitions::expecting(checkpoints.take_logs()),
             cold_reads: ColdReads::inline(),
             followed: Image::default(),
             broker_epoch: None,
@@ -219,6 +224,7 @@ impl Steered {
             next_flush: 0,
             groups: Hosted::default(),
             transactions: Hosted::default(),
+            compaction: None,
             port,
             config,
             clock,
@@ -227,8 +233,12 @@ impl Steered {
             flusher,
             data_dir,
             dirs,
-            checkpoints,
         })
+    }
+
+    /// The least metadata index of an image to open logs by.
+    pub fn opens_from(&self) -> u64 {
+        self.metadata_index.max(1)
     }
 
     /// The broker epoch of the last process, if it shut down cleanly and none of the logs that are open is damaged.
@@ -364,16 +374,15 @@ impl Steered {
 
     /// Writes down what is durable, as a broker does from time to time.
     pub fn write_checkpoints(&mut self) -> Result<(), DiskError> {
-        let mut logs = Vec::new();
         self.data_dir.begin_checkpoints();
+        let mut logs = self.partitions.not_open_checkpoints();
         for index in 0..self.shards.len() {
             let partitions = self.held_by(index);
             let noted = self.ask(index, |reply| Command::Checkpoints { partitions, reply });
             logs.extend(noted.checkpoints);
             janitor::store_summaries(noted.summaries);
         }
-        logs.extend(self.unopened_checkpoints());
-        self.data_dir.write_checkpoints(&logs)
+        self.data_dir.write_checkpoints(&logs.into_iter().collect::<Vec<_>>())
     }
 
     /// Why the directory takes no more writes, if it does not.
@@ -385,6 +394,7 @@ impl Steered {
     pub fn close(mut self) -> Result<bool, DiskError> {
         let mut closed = shard::Closed::default();
         self.data_dir.begin_checkpoints();
+        let mut not_open = self.partitions.not_open_checkpoints();
         for index in 0..self.shards.len() {
             let (reply, mut answer) = oneshot::channel();
             self.tell(index, Command::Close { reply });
@@ -403,19 +413,14 @@ impl Steered {
         if closed.unclean > 0 || self.disk_watch.failure().is_some() {
             return Ok(false);
         }
-        if !self.partitions.unopened().is_empty() {
-            let unopened = self.unopened_checkpoints();
-            let checkpoints: Vec<_> = closed.checkpoints.into_iter().chain(unopened).collect();
-            self.data_dir.write_checkpoints(&checkpoints)?;
+        if self.partitions.not_open() > 0 {
+            not_open.extend(closed.checkpoints);
+            self.data_dir.write_checkpoints(&not_open.into_iter().collect::<Vec<_>>())?;
             return Ok(false);
         }
-        self.data_dir.close(&closed.checkpoints, self.broker_epoch)?;
+        let metadata_index = self.followed.metadata_index();
+        self.data_dir.close(&closed.checkpoints, self.broker_epoch, metadata_index)?;
         Ok(true)
-    }
-
-    fn unopened_checkpoints(&self) -> Vec<shard::LogCheckpoint> {
-        let unopened = self.partitions.unopened();
-        unopened.into_iter().filter_map(|(id, known)| Some((id, known?))).collect()
     }
 
     fn held_by(&self, index: usize) -> Vec<TopicPartition> {
@@ -448,3 +453,6 @@ impl Steered {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,6 +75,9 @@ struct CleanMarker {
     /// What the process was registered with in its cluster.
     #[serde(default)]
     broker_epoch: Option<BrokerEpoch>,
+    /// Metadata up to which (exclusive) the process knew what there is. Its logs are in it.
+    #[serde(default)]
+    metadata_index: u64,
 }
 
 /// What a data directory says about its logs when it is opened.
@@ -83,12 +86,13 @@ pub struct Checkpoints {
     by_log: BTreeMap<TopicPartition, Checkpoint>,
     clean: bool,
     clean_epoch: Option<BrokerEpoch>,
+    metadata_index: u64,
 }
 
 impl Checkpoints {
-    /// What is known of a log, for [`crate::Log::open`]. Each log is opened once: it is taken out.
-    pub fn take(&mut self, log: TopicPartition) -> Option<Checkpoint> {
-        self.by_log.remove(&log)
+    /// What is known of each log, for [`crate::Log::open`].
+    pub fn take_logs(&mut self) -> BTreeMap<TopicPartition, Checkpoint> {
+        std::mem::take(&mut self.by_log)
     }
 
     /// Whether the last process shut down cleanly: no log will be scanned.
@@ -99,6 +103,12 @@ impl Checkpoints {
     /// The broker epoch of the last process, if it was registered and shut down cleanly.
     pub fn clean_epoch(&self) -> Option<BrokerEpoch> {
         self.clean_epoch
+    }
+
+    /// Metadata up to which (exclusive) the last process knew what there is, if it shut down cleanly; otherwise 0. Only
+    /// metadata that goes so far speaks of every log that was closed in order.
+    pub fn metadata_index(&self) -> u64 {
+        self.metadata_index
     }
 
     pub fn len(&self) -> usize {
@@ -324,8 +334,9 @@ impl<D: Disk> DataDir<D> {
         let clean = marker.is_some();
         let by_log =
             entries.into_iter().map(|(log, checkpoint)| (log, Checkpoint { clean, ..checkpoint }));
-        let clean_epoch = marker.and_then(|marker| marker.broker_epoch);
-        Ok(Checkpoints { by_log: by_log.collect(), clean, clean_epoch })
+        let clean_epoch = marker.as_ref().and_then(|marker| marker.broker_epoch);
+        let metadata_index = marker.map_or(0, |marker| marker.metadata_index);
+        Ok(Checkpoints { by_log: by_log.collect(), clean, clean_epoch, metadata_index })
     }
 
     /// To be called before the first checkpoint is taken of those that [`Self::write_checkpoints`] gets next.
@@ -381,15 +392,17 @@ impl<D: Disk> DataDir<D> {
 
     /// Writes the checkpoints and the mark of a clean shutdown: the last thing a process does, when
     /// every log is closed.
-    /// `broker_epoch` is what the process was registered with.
+    /// `broker_epoch` is what the process was registered with, and `metadata_index` how far it knew the metadata.
     pub fn close(
         self,
         logs: &[(TopicPartition, Checkpoint)],
         broker_epoch: Option<BrokerEpoch>,
+        metadata_index: u64,
     ) -> Result<(), DiskError> {
         let bytes = state_file::encode(Kind::Checkpoint, &logs);
         self.disk.write_file(&self.root.join(CHECKPOINT_FILE), &bytes)?;
-        let marker = CleanMarker { checkpoint_crc: crc32fast::hash(&bytes), broker_epoch };
+        let checkpoint_crc = crc32fast::hash(&bytes);
+        let marker = CleanMarker { checkpoint_crc, broker_epoch, metadata_index };
         let path = self.root.join(CLEAN_FILE);
         state_file::write(&self.disk, &path, Kind::CleanMarker, &marker)
     }

@@ -1,5 +1,4 @@
-//! What must hold, one file per property, named as `correctness.md` numbers them (S1 to S23, S25, S26; L1 to
-//! L12).
+//! What must hold, one file per property, named as `correctness.md` numbers them (S1 to S26; L1 to L12).
 //!
 //! The oracles see what nobody in the cluster can: every log at once, everything that was ever committed, who has lost
 //! what. They look after every step, at what the step has changed, so that a look costs little; each says what it found
@@ -12,9 +11,12 @@ mod bounds;
 mod candidate_completeness;
 mod commit_immutable;
 mod committed_offsets;
+mod compaction;
 mod epochs;
+mod exactly_once;
 mod ghost;
 mod group_fencing;
+mod group_log;
 mod idempotence;
 mod isr_cas;
 mod leader_completeness;
@@ -29,6 +31,7 @@ mod producer_fencing;
 mod quorum_superset;
 mod raft;
 mod recovery;
+pub mod retention;
 mod scan;
 mod single_leader;
 mod stable_offset;
@@ -40,10 +43,12 @@ use std::fmt;
 
 pub use self::{
     committed_offsets::CommittedOffsets,
+    compaction::keeps_removals_us,
+    exactly_once::{Copied, ExactlyOnce},
     ghost::{Ghost, Mark, Observed, ReplicaKey, Truth},
     group_fencing::Claims,
     no_loss::Acknowledged,
-    scan::Scan,
+    scan::{Roles, Scan},
     unclean_exclusion::Loss,
 };
 

@@ -372,6 +372,9 @@ impl TransactionCoordinator {
         transaction: &Transaction,
         producer: ProducerIdentity,
     ) -> Result<(), Failure> {
+        if end::is_successor(transaction, producer) {
+            return Ok(());
+        }
         if producer.producer_id != transaction.producer_id {
             let message = format!("the transactional id {id:?} belongs to another producer id");
             return Err(Failure::new(ErrorCode::InvalidProducerId, message));

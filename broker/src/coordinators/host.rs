@@ -16,9 +16,9 @@ use tokio::{
 };
 
 use super::{
-    Ask, Coordinator, DecisionOf, Mailbox,
+    Ask, Coordinator, Mailbox,
     led::{Append, Led},
-    load::{self, Unloadable, load},
+    load::{self, Read, Unloadable, load},
     not_here,
 };
 use crate::{
@@ -60,7 +60,9 @@ pub(crate) struct Host<C: Coordinator> {
 struct Slot<C: Coordinator> {
     partition: Option<(Arc<PartitionView>, Watching)>,
     state: State<C>,
-    /// Coordinators that failed in a row.
+    /// Tells a coordinator from the one before, which may have been of the same leader epoch.
+    life: u64,
+    /// Coordinators that failed in a row. Of all that follow from that, only the first is said.
     failures: u32,
 }
 
@@ -76,6 +78,10 @@ enum State<C: Coordinator> {
         until: Instant,
         why: String,
     },
+    /// Not to be loaded before more replicas are in sync: not even its opening could be committed.
+    TooFewInSync {
+        why: String,
+    },
     /// The log cannot be read.
     Broken {
         leader_epoch: LeaderEpoch,
@@ -88,13 +94,13 @@ struct Loaded<C: Coordinator> {
     slot: usize,
     leader_epoch: LeaderEpoch,
     view: Arc<PartitionView>,
-    outcome: Result<(C, DecisionOf<C>), Unloadable>,
+    outcome: Result<Read<C>, Unloadable>,
 }
 
 /// What became of an append.
 struct Appended {
     slot: usize,
-    leader_epoch: LeaderEpoch,
+    life: u64,
     outcome: Option<ProduceOutcome>,
 }
 
@@ -189,6 +195,9 @@ impl<C: Coordinator> Host<C> {
                 State::Pausing { ref why, .. } => {
                     Err(loading(&format!("is not served for the moment: {why}")))
                 }
+                State::TooFewInSync { ref why } => {
+                    Err(loading(&format!("is not served for the moment: it has {why}")))
+                }
                 State::Broken { ref why, .. } => {
                     let message = format!("{}/{partition} cannot be read: {why}", C::TOPIC);
                     Err(Failure::new(ErrorCode::CorruptData, message))
@@ -206,7 +215,7 @@ impl<C: Coordinator> Host<C> {
         let Some(topic) = image.topic(C::TOPIC) else { return };
         let count = topic.partition_count() as usize;
         while self.slots.len() < count {
-            self.slots.push(Slot { partition: None, state: State::Away, failures: 0 });
+            self.slots.push(Slot { partition: None, state: State::Away, life: 0, failures: 0 });
         }
         for (slot, partition) in (0..count).zip(0..) {
             let view = self.broker.partitions.get(TopicPartition { topic_id: topic.id, partition });
@@ -222,34 +231,38 @@ impl<C: Coordinator> Host<C> {
         }
     }
 
-    /// Something has changed in a partition: its leader, or what is committed.
+    /// Something has changed in a partition: its leader, who is in sync, or what is committed.
     fn look_at(&mut self, at: usize) {
         let Some(slot) = self.slots.get_mut(at) else { return };
         let Some((view, _)) = &slot.partition else { return };
-        let led = view.leader_epoch(None).ok();
-        let known = match &slot.state {
-            State::Away => None,
-            State::Pausing { until, .. } => {
-                if led.is_some() && self.broker.clock.now() < *until {
-                    return;
-                }
-                None
-            }
-            State::Loading { leader_epoch } | State::Broken { leader_epoch, .. } => {
-                Some(*leader_epoch)
-            }
-            State::Serving(serving) => Some(serving.leader_epoch),
+        let Ok(leader_epoch) = view.leader_epoch(None) else {
+            slot.failures = 0;
+            return self.end(at, State::Away, &not_here::<C>(index(at)));
         };
-        if known.is_some() && known != led {
-            self.end(at, State::Away, &not_here::<C>(index(at)));
-        }
-        match led {
-            Some(leader_epoch) if known != Some(leader_epoch) => {
-                self.begin_loading(at, leader_epoch);
+        match &slot.state {
+            State::Serving(led) if led.leader_epoch == leader_epoch => return self.release(at),
+            State::Serving(_) => self.end(at, State::Away, &not_here::<C>(index(at))),
+            State::Loading { leader_epoch: known } | State::Broken { leader_epoch: known, .. }
+                if *known == leader_epoch =>
+            {
+                return;
             }
-            Some(_) => self.release(at),
-            None => {}
+            State::Pausing { until, .. } if self.broker.clock.now() < *until => return,
+            _ => {}
         }
+        self.begin(at, leader_epoch);
+    }
+
+    /// Has the log read, if what follows from that could be committed.
+    fn begin(&mut self, at: usize, leader_epoch: LeaderEpoch) {
+        let slot = &mut self.slots[at];
+        let too_few = slot.partition.as_ref().and_then(|(view, _)| view.too_few_in_sync());
+        let Some(why) = too_few else { return self.begin_loading(at, leader_epoch) };
+        if !matches!(slot.state, State::TooFewInSync { .. }) {
+            let partition = index(at);
+            tracing::warn!(topic = C::TOPIC, partition, why, "coordinator waits for replicas");
+        }
+        slot.state = State::TooFewInSync { why };
     }
 
     fn begin_loading(&mut self, at: usize, leader_epoch: LeaderEpoch) {
@@ -274,21 +287,38 @@ impl<C: Coordinator> Host<C> {
     /// A log has been read.
     fn take_over(&mut self, loaded: Loaded<C>) {
         let Loaded { slot: at, leader_epoch, view, outcome } = loaded;
-        let State::Loading { leader_epoch: wanted } = self.slots[at].state else { return };
-        if wanted != leader_epoch {
+        let slot = &mut self.slots[at];
+        let State::Loading { leader_epoch: wanted } = slot.state else { return };
+        let is_of_this =
+            slot.partition.as_ref().is_some_and(|(known, _)| Arc::ptr_eq(known, &view));
+        if wanted != leader_epoch || !is_of_this {
             return;
         }
         let partition = view.id.partition;
         match outcome {
-            Ok((machine, first)) => {
+            Ok(Read { machine, first, records, took }) => {
+                if slot.failures == 0 {
+                    let topic = C::TOPIC;
+                    tracing::info!(
+                        topic,
+                        partition,
+                        leader_epoch,
+                        records,
+                        ?took,
+                        "coordinator loaded"
+                    );
+                }
                 let led = Led::new(machine, first, view, leader_epoch);
-                self.slots[at].state = State::Serving(Box::new(led));
+                slot.state = State::Serving(Box::new(led));
+                slot.life += 1;
                 // What came while the log was read.
                 self.excerpt = None;
                 self.excerpt_due = Some(self.broker.clock.now());
             }
             Err(Unloadable::ForNow(failure)) => {
-                tracing::warn!(topic = C::TOPIC, partition, %failure, "coordinator not loaded yet");
+                if slot.failures == 0 {
+                    tracing::warn!(topic = C::TOPIC, partition, %failure, "coordinator not loaded yet");
+                }
                 self.slots[at].state = self.pausing(at, failure.message);
             }
             Err(Unloadable::Broken(why)) => {
@@ -298,7 +328,7 @@ impl<C: Coordinator> Host<C> {
                     why,
                     "the log of a coordinator cannot be used: nothing is served from it"
                 );
-                self.slots[at].state = State::Broken { leader_epoch, why };
+                slot.state = State::Broken { leader_epoch, why };
             }
         }
         // Leadership may have gone on meanwhile.
@@ -306,16 +336,24 @@ impl<C: Coordinator> Host<C> {
     }
 
     fn appended(&mut self, appended: Appended) {
-        let Appended { slot: at, leader_epoch, outcome } = appended;
+        let Appended { slot: at, life, outcome } = appended;
         let now = load::now(&self.broker);
-        let State::Serving(led) = &mut self.slots[at].state else { return };
-        if led.leader_epoch != leader_epoch {
+        let slot = &mut self.slots[at];
+        let State::Serving(led) = &mut slot.state else { return };
+        // What one that has ended appended may be committed while the next one serves, even in the same leader epoch.
+        if slot.life != life {
             return;
         }
         match outcome {
             Some(Ok(_)) => {
                 led.appended(now);
-                self.slots[at].failures = 0;
+                if std::mem::take(&mut slot.failures) > 0 {
+                    tracing::info!(
+                        topic = C::TOPIC,
+                        partition = index(at),
+                        "coordinator serves again"
+                    );
+                }
             }
             Some(Err(failure)) => self.failed(at, &failure),
             None => self.failed(at, &super::stopping()),
@@ -325,17 +363,24 @@ impl<C: Coordinator> Host<C> {
     /// What was decided is not in the log, or nobody knows: the machine is ahead of it, and ends.
     fn failed(&mut self, at: usize, failure: &Failure) {
         let partition = index(at);
-        tracing::warn!(topic = C::TOPIC, partition, %failure, "coordinator ends: its records were not committed");
+        if self.slots[at].failures == 0 {
+            tracing::warn!(topic = C::TOPIC, partition, %failure, "coordinator ends: its records were not committed");
+        }
         let message = format!("{}/{partition}: {}", C::TOPIC, failure.message);
         let next = self.pausing(at, failure.message.clone());
         self.end(at, next, &Failure::new(ErrorCode::NotCoordinator, message));
     }
 
+    /// What comes after a failure.
     fn pausing(&mut self, at: usize, why: String) -> State<C> {
-        let failures = &mut self.slots[at].failures;
+        let Slot { partition, failures, .. } = &mut self.slots[at];
         let pause = RELOAD_PAUSE.saturating_mul(1 << (*failures).min(16)).min(RELOAD_PAUSE_MAX);
         *failures += 1;
-        State::Pausing { until: self.broker.clock.now() + pause, why }
+        match partition.as_ref().and_then(|(view, _)| view.too_few_in_sync()) {
+            // It is loaded as soon as that changes.
+            Some(why) => State::TooFewInSync { why },
+            None => State::Pausing { until: self.broker.clock.now() + pause, why },
+        }
     }
 
     /// Ends what a slot does; whoever waits is told `why`.
@@ -401,14 +446,14 @@ impl<C: Coordinator> Host<C> {
     /// Sends what was decided into the logs, and gives what needs no record at once.
     async fn append(&mut self) {
         for at in 0..self.slots.len() {
-            let State::Serving(led) = &mut self.slots[at].state else { continue };
-            let leader_epoch = led.leader_epoch;
+            let Slot { state, life, .. } = &mut self.slots[at];
+            let State::Serving(led) = state else { continue };
+            let life = *life;
             match append(led, &self.broker).await {
                 Ok(appends) => {
                     for outcome in appends {
-                        let appended = async move {
-                            Appended { slot: at, leader_epoch, outcome: outcome.await.ok() }
-                        };
+                        let appended =
+                            async move { Appended { slot: at, life, outcome: outcome.await.ok() } };
                         self.appends.push(Box::pin(appended));
                     }
                     self.release(at);
@@ -430,7 +475,10 @@ impl<C: Coordinator> Host<C> {
                     let at = in_ms.and_then(|ms| now.checked_add(Duration::from_millis(ms)));
                     wake_at = at.map_or(wake_at, |at| wake_at.min(at));
                 }
-                State::Away | State::Loading { .. } | State::Broken { .. } => {}
+                State::Away
+                | State::Loading { .. }
+                | State::TooFewInSync { .. }
+                | State::Broken { .. } => {}
             }
         }
         wake_at
@@ -442,7 +490,9 @@ impl<C: Coordinator> Host<C> {
             match slot.state {
                 State::Away => {}
                 State::Serving(_) => serving += 1,
-                State::Loading { .. } | State::Pausing { .. } => loading += 1,
+                State::Loading { .. } | State::Pausing { .. } | State::TooFewInSync { .. } => {
+                    loading += 1;
+                }
                 State::Broken { .. } => broken += 1,
             }
         }
@@ -464,3 +514,6 @@ async fn append<C: Coordinator>(led: &mut Led<C>, broker: &Broker) -> Result<Vec
 fn index(slot: usize) -> PartitionIndex {
     PartitionIndex::try_from(slot).expect("slots are as many as the topic has partitions")
 }
+
+#[cfg(test)]
+mod tests;

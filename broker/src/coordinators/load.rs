@@ -1,12 +1,21 @@
 //! Reading a coordinator's log from its start to its end, before anything is served from it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tidemark_coordinator::{LoadError, Now, Record};
 use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, Offset, batch::batches};
 
 use super::{Coordinator, DecisionOf, Start, led};
 use crate::{broker::Broker, partitions::PartitionView, reads};
+
+/// A log that was read.
+pub(super) struct Read<C: Coordinator> {
+    pub(super) machine: C,
+    /// What the machine wants first.
+    pub(super) first: DecisionOf<C>,
+    pub(super) records: u64,
+    pub(super) took: Duration,
+}
 
 /// Bytes read before others have their turn on the thread.
 const STEP_BYTES: usize = 1 << 20;
@@ -41,7 +50,7 @@ pub(super) async fn load<C: Coordinator>(
     broker: &Broker,
     view: &Arc<PartitionView>,
     leader_epoch: LeaderEpoch,
-) -> Result<(C, DecisionOf<C>), Unloadable> {
+) -> Result<Read<C>, Unloadable> {
     let began = broker.clock.now();
     let mut loader = C::Loader::default();
     let mut offset = view.reader.log_start_offset();
@@ -64,17 +73,8 @@ pub(super) async fn load<C: Coordinator>(
     let now = now(broker);
     let first_offset = led::first_offset(log_end_offset);
     let start = Start { broker, leader_epoch, first_offset, excerpt: &excerpt, now };
-    let loaded = C::finish(loader, start)?;
-    let took = broker.clock.since(began);
-    tracing::info!(
-        topic = C::TOPIC,
-        partition = view.id.partition,
-        leader_epoch,
-        records,
-        ?took,
-        "coordinator loaded"
-    );
-    Ok(loaded)
+    let (machine, first) = C::finish(loader, start)?;
+    Ok(Read { machine, first, records, took: broker.clock.since(began) })
 }
 
 /// Replays what a batch holds from `from` on; says how many records that was.

@@ -104,7 +104,7 @@ fn leave_and_come_back(disk: &SimDisk, stage: &mut Stage) -> Outcome<()> {
 /// What a process finds that is started with metadata in which the partition is here.
 fn found(disk: &SimDisk) -> Vec<u8> {
     let (_data_dir, dirs, mut checkpoints) = start(disk).unwrap();
-    let checkpoint = checkpoints.take(ID);
+    let checkpoint = checkpoints.take_logs().remove(&ID);
     let opened = dirs.open(&topic(), ID, checkpoint.as_ref(), (Stray::Keep, 3000));
     let (log, _) = opened.unwrap();
     let reader = log.reader();

@@ -168,7 +168,7 @@ metrics! {
         "End of what readers may see. Only with ?collect[]=partition.";
 
     COORDINATORS = Kind::Gauge, "tidemark_coordinators" ["kind", "state"]
-        "Partitions of internal topics led here, by kind (groups, transactions) and state: serving, loading, broken (their log cannot be read).";
+        "Partitions of internal topics led here, by kind (groups, transactions) and state: serving, loading (or waiting for enough replicas in sync), broken (their log cannot be read).";
     GROUP_COMMITS = Kind::Counter, "tidemark_group_commits_total" []
         "Offsets that members of groups, or others for them, have committed here, counted one by one.";
     GROUP_LAG_RECORDS = Kind::Gauge, "tidemark_group_lag_records" ["group", "topic"]

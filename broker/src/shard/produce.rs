@@ -18,7 +18,7 @@ use super::{Hands, Shard, partition::Partition};
 use crate::{
     disk_watch::DiskState,
     metrics::{Flow, Protocol, Stage},
-    partitions::{check_epoch, unknown_partition},
+    partitions::{check_epoch, in_sync_of, unknown_partition},
     producers::Admitted,
 };
 
@@ -301,9 +301,7 @@ impl Partition {
     fn too_few_in_sync(&self) -> String {
         let name = self.view.name();
         match self.replica.in_sync() {
-            Some((in_sync, min)) => {
-                format!("{name} has {in_sync} in sync, min_insync_replicas is {min}")
-            }
+            Some((in_sync, min)) => format!("{name} has {}", in_sync_of(in_sync, min)),
             None => format!("{name} has fewer replicas in sync than min_insync_replicas"),
         }
     }

@@ -121,6 +121,7 @@ impl Partition {
         }
         let log = self.log_state();
         self.step(Event::Assigned { assignment, settings, log }, hands);
+        self.view.set_in_sync(self.replica.in_sync());
         // A log that failed can still be read, as long as nobody else leads.
         if !(is_to_lead && self.replica.has_ended()) {
             self.view.set_leader_epoch(self.replica.leader_epoch());

@@ -35,7 +35,7 @@ impl Steered {
         self.followed = image.clone();
     }
 
-    /// Follows the metadata to `image`, which is not older than the last one.
+    /// Follows the metadata to `image`, which is not older than the last one, and in which this run is registered.
     pub fn follow(&mut self, image: &Image) {
         let before = std::mem::replace(&mut self.followed, image.clone());
         let difference = plan::difference(&before, image, self.config.broker_id);
@@ -54,12 +54,13 @@ impl Steered {
         for Placed { id, topic, .. } in difference.open {
             self.open_log(&topic, id, self.assignment(&topic, id));
         }
+        self.partitions.end_expecting();
         self.wake();
     }
 
     /// Tries again to open the logs that could not be opened.
     pub fn retry_unopened(&mut self) {
-        for id in self.partitions.unopened().into_keys() {
+        for id in self.partitions.unopened() {
             if let Some(topic) = self.followed.topic_by_id(id.topic_id).map(Arc::clone) {
                 self.open_log(&topic, id, self.assignment(&topic, id));
             }
@@ -107,20 +108,17 @@ impl Steered {
 
     fn open_log(&mut self, topic: &Arc<Topic>, id: TopicPartition, assignment: Option<Assignment>) {
         let now_ms = u64::try_from(self.clock.wall_ms()).unwrap_or(0);
-        let known = self.partitions.unopened().remove(&id).flatten();
-        // What the last process knew of a log is about the one that was here when it ended.
-        let checkpoint = self.checkpoints.take(id).filter(|_| assignment.is_none()).or(known);
+        let checkpoint = self.partitions.checkpoint_of(id);
         let stray = if assignment.is_some() { Stray::MoveAside } else { Stray::Keep };
         let opened = self.dirs.open(topic, id, checkpoint.as_ref(), (stray, now_ms));
         let (log, producers) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 tracing::error!(topic = %topic.name, partition = id.partition, %error, "a log cannot be opened");
-                self.partitions.add_unopened(id, checkpoint);
+                self.partitions.add_unopened(id);
                 return;
             }
         };
-        self.partitions.remove_unopened(id);
         let index = id.partition as usize % self.shards.len();
         let shard = self.shards[index].handle.clone();
         let metrics = self.metrics.topic(&topic.name);
@@ -131,6 +129,7 @@ impl Steered {
         let adoption = Adoption { log, producers, view: view_of_shard, replica, assignment };
         self.ask(index, |reply| Command::Adopt { adoption: Box::new(adoption), reply });
         self.partitions.insert(view);
+        self.partitions.remove_unopened(id);
     }
 
     fn delete_logs(&mut self, gone: &[Placed]) {

@@ -88,6 +88,8 @@ pub(super) struct Hosted<C: Steer> {
     slots: BTreeMap<PartitionIndex, Slot<C>>,
     /// Partitions whose coordinator failed, and when the next one is made.
     paused: BTreeMap<PartitionIndex, u64>,
+    /// Partitions that are led here with too few replicas in sync to commit anything.
+    too_few_in_sync: BTreeMap<PartitionIndex, String>,
     excerpt: Option<C::Excerpt>,
     /// The metadata that the excerpt is from.
     excerpt_index: u64,
@@ -100,6 +102,7 @@ impl<C: Steer> Default for Hosted<C> {
         Self {
             slots: BTreeMap::new(),
             paused: BTreeMap::new(),
+            too_few_in_sync: BTreeMap::new(),
             excerpt: None,
             excerpt_index: 0,
             effects: Vec::new(),
@@ -175,9 +178,15 @@ impl<C: Steer> Hosted<C> {
     }
 
     fn why_not(&self, partition: PartitionIndex) -> Failure {
+        let loading = |how: &str| {
+            let message = format!("{}/{partition} {how}", C::TOPIC);
+            Failure::new(ErrorCode::CoordinatorLoading, message)
+        };
+        if let Some(why) = self.too_few_in_sync.get(&partition) {
+            return loading(&format!("is not served for the moment: it has {why}"));
+        }
         if self.paused.contains_key(&partition) {
-            let message = format!("{}/{partition} is being read", C::TOPIC);
-            return Failure::new(ErrorCode::CoordinatorLoading, message);
+            return loading("is being read");
         }
         not_here::<C>(partition)
     }
@@ -204,10 +213,16 @@ impl<C: Steer> Hosted<C> {
                 }
                 self.end(partition, &not_here::<C>(partition));
             }
+            self.too_few_in_sync.remove(&partition);
             let Some((leader_epoch, view)) = led else {
                 self.paused.remove(&partition);
                 continue;
             };
+            if let Some(why) = view.too_few_in_sync() {
+                self.paused.remove(&partition);
+                self.too_few_in_sync.insert(partition, why);
+                continue;
+            }
             if self.paused.get(&partition).is_none_or(|until_ms| *until_ms <= now_ms) {
                 self.load(&view, leader_epoch, around);
             }

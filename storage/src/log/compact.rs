@@ -109,6 +109,13 @@ impl<D: Disk> fmt::Debug for CompactionDone<D> {
     }
 }
 
+impl<D: Disk> CompactionDone<D> {
+    /// Below, every key has one record at most, once this is installed.
+    pub fn cleaned_end(&self) -> Offset {
+        self.cleaned_end
+    }
+}
+
 impl<D: Disk> CompactionJob<D> {
     /// Holds fewer keys in memory than usual: more passes, less memory. A batch with more keys than
     /// this is never compacted.

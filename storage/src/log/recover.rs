@@ -466,6 +466,7 @@ impl<D: Disk> Opening<D> {
         log.epochs_version += 1;
         log.shared.save_epochs(log.epochs_version, log.epochs.entries())?;
         log.epochs_saved = log.epochs_version;
+        log.forget_replacements(log.log_end_offset())?;
         log.save_truncations()?;
         Ok(())
     }

@@ -8,8 +8,9 @@ use std::sync::{Arc, atomic::Ordering};
 
 use tidemark_protocol::{Offset, bug};
 
-use super::{Dirty, Log, Tail, quarantine};
+use super::{Dirty, Log, Tail, compact::REPLACED_FILE, quarantine};
 use crate::{
+    config::APPEND_BYTES_MAX,
     disk::{Disk, DiskError, DiskFile},
     error::{FlushError, ReadError, StorageError},
     index::IndexEntry,
@@ -110,7 +111,9 @@ impl<D: Disk> Log<D> {
         self.shared.flushed.fetch_min(end, Ordering::Release);
         let file = cut.file()?;
         let rest = Arc::new(self.replacement(cut, at));
-        rest.adopt(Arc::clone(&file));
+        if rest.capacity_bytes() == cut.capacity_bytes() {
+            rest.adopt(Arc::clone(&file));
+        }
         self.segments_with(|list| {
             list.retain(|segment| segment.base < cut.base);
             list.push(Arc::clone(&rest));
@@ -159,6 +162,7 @@ impl<D: Disk> Log<D> {
         }
         quarantine::clip(&self.shared, &(0..end))?;
         self.save_own_epochs()?;
+        self.forget_replacements(at.offset)?;
         self.truncations.pending = None;
         self.save_truncations()?;
         Ok(())
@@ -169,15 +173,34 @@ impl<D: Disk> Log<D> {
         state_file::write(self.shared.disk(), &path, Kind::Truncations, &self.truncations)
     }
 
+    /// What compaction made of a segment that goes only to `end` now is not what it is any more. A file keeps its length when
+    /// its end is zeroed, so that nothing else would tell.
+    pub(super) fn forget_replacements(&mut self, end: Offset) -> Result<(), DiskError> {
+        let known = self.replaced.len();
+        self.replaced.retain(|entry| entry.end.offset <= end);
+        if self.replaced.len() == known {
+            return Ok(());
+        }
+        let path = self.shared.path(REPLACED_FILE);
+        state_file::write(self.shared.disk(), &path, Kind::Compacted, &self.replaced)
+    }
+
     /// The segment again, ending at a boundary in front of its end.
     fn replacement(&self, cut: &Segment<D>, at: IndexEntry) -> Segment<D> {
+        // One that was sealed is mapped as far as it went, and is closed when it is full again. An empty one takes whatever
+        // comes, as a new one would.
+        let capacity_bytes = if at.position == 0 {
+            self.config.segment_limit().max(APPEND_BYTES_MAX).max(cut.capacity_bytes())
+        } else {
+            cut.capacity_bytes()
+        };
         let start = SegmentStart {
             recent_from: at,
             end: at.position,
             max_timestamp: at.max_timestamp,
             verified_from: at.position,
             salt: cut.salt,
-            capacity_bytes: cut.capacity_bytes(),
+            capacity_bytes,
         };
         Segment::new(&self.shared.files, &self.shared.dir, cut.base, start)
     }

@@ -8,3 +8,4 @@ mod faults;
 mod hostile;
 mod model;
 mod random;
+mod truncation;

@@ -208,6 +208,11 @@ pub struct Ghost {
     pub damaged: BTreeSet<ReplicaKey>,
     /// What is committed, read.
     pub scan: Scan,
+    /// Up to where some replica of a partition has been compacted, or is about to be: below, a log need not hold what was
+    /// appended (S24 says what it has to hold), and others may have been sent what is left.
+    pub compacted: BTreeMap<TopicPartition, Offset>,
+    /// Logs that begin later than before, to be looked at when what is committed was read.
+    pub begun: Vec<(ReplicaKey, Offset)>,
     pub claims: Claims,
     pub offsets: CommittedOffsets,
 }
@@ -228,6 +233,9 @@ impl Ghost {
         bounds::check(node, seen)?;
         self.agree(key);
         let shadow = self.replicas.entry(key).or_default();
+        if seen.log_start_offset > shadow.start {
+            self.begun.push((key, seen.log_start_offset));
+        }
         let reopened = shadow.life != life || !shadow.is_running;
         if reopened {
             // Everything is read again: what a restart makes of a log is for the oracle of recoveries.
@@ -258,7 +266,8 @@ impl Ghost {
     ) -> Verdict {
         let (node, partition) = key;
         let start = seen.log_start_offset;
-        let held = Held::read(readable, (start, seen.log_end_offset));
+        let mut held = Held::read(readable, (start, seen.log_end_offset));
+        self.trust(partition, start, &mut held);
         let shadow = &self.replicas[&key];
         if self.is_owed(key) {
             recovery::check(&self.leaders, key, shadow, seen, &held.marks)?;
@@ -310,7 +319,10 @@ impl Ghost {
         }
         let from = shadow.end();
         if seen.log_end_offset > from {
-            let held = Held::read(read(from, seen.log_end_offset), (from, seen.log_end_offset));
+            let end = seen.log_end_offset;
+            let mut held = Held::read(read(from, end), (from, end));
+            self.trust(key.1, from, &mut held);
+            let shadow = &self.replicas[&key];
             epochs::check_appended(key, shadow, &held.marks)?;
             single_leader::check(&mut self.leaders, key, seen, from, &held.marks)?;
             self.check_readable(key, from, &held)?;
@@ -322,6 +334,16 @@ impl Ghost {
         let shadow = self.replicas.get_mut(&key).expect("it was just looked at");
         shadow.begin_at(seen.log_start_offset);
         Ok(())
+    }
+
+    /// What compaction may have left out or written anew counts as what was committed there.
+    fn trust(&self, partition: TopicPartition, from: Offset, held: &mut Held) {
+        let Some(truth) = self.truths.get(&partition) else { return };
+        let Some(until) = self.compacted.get(&partition) else { return };
+        held.trust(
+            from,
+            truth.marks.iter().copied().take(usize::try_from(*until).expect("a log in memory")),
+        );
     }
 
     /// Whether a replica has to be there. A process that is started on older metadata looks for what a later one has deleted,

@@ -60,6 +60,9 @@ impl Goals {
             for member in world.members.values_mut() {
                 member.is_done = true;
             }
+            for copier in world.copiers.values_mut() {
+                copier.is_draining = true;
+            }
         }
         coordination::unmet(world)
             .or_else(|| is_answered(world))

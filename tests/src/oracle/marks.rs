@@ -51,6 +51,21 @@ impl Held {
         held
     }
 
+    /// Takes what compaction has left out, or written anew, for what is known to have been there: `truth` from the first offset
+    /// of all on, while these begin at `from`. What some other leader wrote is what it is: compaction keeps the epoch.
+    pub(super) fn trust(&mut self, from: Offset, truth: impl Iterator<Item = Option<Mark>>) {
+        let from = usize::try_from(from).expect("a log in memory");
+        for (mark, known) in self.marks.iter_mut().zip(truth.skip(from)) {
+            let is_anew = |held: Mark| known.is_some_and(|known| known.epoch == held.epoch);
+            if mark.is_none_or(is_anew) {
+                *mark = known;
+            }
+        }
+        if self.marks.iter().all(Option::is_some) {
+            self.fault = None;
+        }
+    }
+
     /// The records before the first that cannot be read.
     pub(super) fn readable(&self) -> u64 {
         self.marks.iter().take_while(|mark| mark.is_some()).count() as u64

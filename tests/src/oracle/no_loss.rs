@@ -35,9 +35,9 @@ impl Ghost {
         })
     }
 
-    /// An in-sync set was decided on all of whose members have lost what they had, which the controller has not heard of yet:
-    /// a partition with one replica is moved, and the disk of the newcomer is replaced in the moment that its leader
-    /// proposes it. It might as well have been replaced a moment later. To lose the disks of all in-sync replicas is
+    /// An in-sync set was decided on all of whose members have lost what they had, or have rotted, which the controller has not
+    /// heard of yet: a partition with one replica is moved, and the disk of the newcomer is replaced in the moment that its
+    /// leader proposes it. It might as well have been replaced a moment later. To lose the disks of all in-sync replicas is
     /// more than anybody promises to survive.
     pub(super) fn judge_in_sync(
         &mut self,
@@ -47,8 +47,10 @@ impl Ghost {
     ) {
         for partition in changed {
             let isr = image.partition(*partition).map_or(&[][..], |assigned| &assigned.isr);
-            let has_lost =
-                |id: &NodeId| self.loss.is_unheard(*id) && self.loss.is_flagged(*id, *partition);
+            let has_lost = |id: &NodeId| {
+                self.damaged.contains(&(*id, *partition))
+                    || self.loss.is_unheard(*id) && self.loss.is_flagged(*id, *partition)
+            };
             if !isr.is_empty() && isr.iter().all(has_lost) && self.lost.insert(*partition) {
                 figures.happened("partitions whose last replica was wiped");
             }

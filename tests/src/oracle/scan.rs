@@ -11,14 +11,18 @@ use tidemark_coordinator::{
     transactions::{Transaction, TransactionState},
 };
 use tidemark_protocol::{
-    Offset, TopicPartition,
+    Offset, TopicId, TopicPartition,
     batch::{Batch, BatchHeader, batches},
 };
 
 use super::{
-    Verdict, atomicity, idempotence, producer_fencing, stable_offset, verified, violation,
+    Verdict, atomicity,
+    compaction::{Kind, Whole},
+    exactly_once::ExactlyOnce,
+    group_log::{Around, GroupLog, Said},
+    idempotence, producer_fencing, stable_offset, verified, violation,
 };
-use crate::sim::client::Written;
+use crate::sim::{client::Written, core::Micros, node::ToldEnded};
 
 /// A producer's id and epoch.
 pub(super) type Epoch = (i64, i16);
@@ -42,6 +46,8 @@ pub(super) struct Committed {
     pub(super) open: BTreeMap<i64, Offset>,
     /// Ends of transactions, with the decision.
     pub(super) markers: BTreeMap<Epoch, bool>,
+    /// The coordinator that has ended a producer's last transaction, by its epoch, and when that was seen to be committed.
+    pub(super) coordinators: BTreeMap<i64, (i32, Micros)>,
 }
 
 /// How a transaction was decided.
@@ -66,12 +72,34 @@ pub(super) struct Coordinated {
 pub struct Scan {
     pub(super) partitions: BTreeMap<TopicPartition, Committed>,
     pub(super) coordinated: Coordinated,
+    /// Which topics are which, as far as there are any.
+    pub topics: Roles,
+    groups: BTreeMap<TopicPartition, GroupLog>,
+    /// Partitions of compacted topics.
+    whole: BTreeMap<TopicPartition, Whole>,
+    /// Something that the transaction coordinators have decided was not read.
+    pub is_blind: bool,
+    pub exactly_once: ExactlyOnce,
+    pub now_us: Micros,
+}
+
+/// Topics whose records mean something to the oracles.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Roles {
+    pub groups: Option<TopicId>,
+    pub ledger: Option<TopicId>,
+    pub copies: Option<TopicId>,
 }
 
 impl Scan {
     /// Up to where a partition was read.
     pub fn end(&self, partition: TopicPartition) -> Offset {
         self.partitions.get(&partition).map_or(0, |committed| committed.end)
+    }
+
+    /// Exclusive end of what is decided of a partition that was read.
+    pub(super) fn decided_end(&self, partition: TopicPartition) -> Option<Offset> {
+        self.partitions.get(&partition).map(Committed::last_stable_offset)
     }
 
     /// Takes in what was committed since, up to `end`.
@@ -82,9 +110,57 @@ impl Scan {
             if batch.header.next_offset() > end || batch.header.base_offset < committed.end {
                 continue;
             }
+            let is_gap = batch.header.base_offset > committed.end;
             committed.end = batch.header.next_offset();
+            if is_gap {
+                self.missed(partition);
+            }
             if batch.header.producer_id >= 0 {
                 self.produced(partition, &batch)?;
+            } else if Some(partition.topic_id) == self.topics.groups {
+                self.grouped(partition, &batch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Something was damaged where it was read, or was gone before it was.
+    fn missed(&mut self, partition: TopicPartition) {
+        let Roles { groups, ledger, copies } = self.topics;
+        if [groups, ledger, copies].contains(&Some(partition.topic_id)) {
+            self.exactly_once.is_off = true;
+        }
+        if groups == Some(partition.topic_id) {
+            self.groups.entry(partition).or_default().has_gap = true;
+            self.whole.entry(partition).or_default().has_gap = true;
+        }
+    }
+
+    /// Takes in what a group coordinator has committed.
+    fn grouped(&mut self, partition: TopicPartition, batch: &Batch) -> Verdict {
+        let records = batch.records().map_err(|error| {
+            violation("S22", format!("{partition}: records do not decode: {error}"))
+        })?;
+        let log = self.groups.entry(partition).or_default();
+        if log.has_gap {
+            return Ok(());
+        }
+        let whole = self.whole.entry(partition).or_default();
+        whole.ends_at(batch.header.next_offset());
+        for record in records {
+            let key = record.key.map(|key| key.to_vec()).unwrap_or_default();
+            let value = record.value.map(|value| value.to_vec());
+            let (at, record) = (record.offset, Record { key, value });
+            whole.take(at, &record, Kind::Groups, self.now_us);
+            let around = Around { partition, at, coordinated: &self.coordinated };
+            match log.take(&around, &record)? {
+                Some(Said::Settled(settled)) => self.exactly_once.settled(&settled)?,
+                Some(Said::Ended { epoch, commit, coordinator_epoch }) => {
+                    let committed = self.partitions.entry(partition).or_default();
+                    committed.markers.insert(epoch, commit);
+                    committed.coordinators.insert(epoch.0, (coordinator_epoch, self.now_us));
+                }
+                None => {}
             }
         }
         Ok(())
@@ -100,6 +176,12 @@ impl Scan {
             })?;
             atomicity::check_marker(&self.coordinated, committed, partition, header, marker)?;
             committed.ended(header, marker.commit);
+            let coordinator = (marker.coordinator_epoch, self.now_us);
+            committed.coordinators.insert(header.producer_id, coordinator);
+            if Some(partition.topic_id) == self.topics.copies {
+                let epoch = (header.producer_id, header.producer_epoch);
+                self.exactly_once.ended(partition, epoch, marker.commit)?;
+            }
             return Ok(());
         }
         if header.is_transactional() {
@@ -107,6 +189,12 @@ impl Scan {
         }
         idempotence::check(committed, partition, header)?;
         committed.written(header);
+        if Some(partition.topic_id) == self.topics.ledger {
+            self.exactly_once.entered(partition, header);
+        }
+        if Some(partition.topic_id) == self.topics.copies {
+            self.exactly_once.written(partition, batch)?;
+        }
         Ok(())
     }
 
@@ -125,14 +213,22 @@ impl Scan {
             if batch.header.next_offset() > end || batch.header.base_offset < committed.end {
                 continue;
             }
+            let is_gap = batch.header.base_offset > committed.end;
+            self.is_blind |= is_gap;
             committed.end = batch.header.next_offset();
+            let whole = self.whole.entry(partition).or_default();
+            whole.has_gap |= is_gap;
+            whole.ends_at(batch.header.next_offset());
             let records = batch.records().map_err(|error| {
                 violation("S22", format!("{partition}: records do not decode: {error}"))
             })?;
             for record in records {
                 let key = record.key.map(|key| key.to_vec()).unwrap_or_default();
                 let value = record.value.map(|value| value.to_vec());
-                self.coordinated(&Record { key, value }, &true_end)?;
+                let (at, record) = (record.offset, Record { key, value });
+                let whole = self.whole.entry(partition).or_default();
+                whole.take(at, &record, Kind::Transactions, self.now_us);
+                self.coordinated(&record, &true_end)?;
             }
         }
         Ok(())
@@ -196,6 +292,29 @@ impl Scan {
         atomicity::check_told(&self.coordinated, producer, commit)
     }
 
+    /// Up to where a coordinator's log is known, all of it.
+    pub fn whole_end(&self, partition: TopicPartition) -> Option<Offset> {
+        self.whole.get(&partition).filter(|whole| !whole.has_gap).map(Whole::end)
+    }
+
+    /// Compares what a replica holds of a coordinator's log, up to where it is known, with all of it.
+    pub fn compare_whole(
+        &self,
+        partition: TopicPartition,
+        bytes: &Bytes,
+        keeps_removals_us: Micros,
+    ) -> Verdict {
+        let Some(whole) = self.whole.get(&partition) else { return Ok(()) };
+        let is_groups = Some(partition.topic_id) == self.topics.groups;
+        let kind = if is_groups { Kind::Groups } else { Kind::Transactions };
+        whole.compare((partition, kind), bytes, keeps_removals_us, self.now_us)
+    }
+
+    /// A coordinator was told, by whoever leads the partition, that a transaction has ended there.
+    pub fn told_ended(&self, told: &ToldEnded) -> Verdict {
+        producer_fencing::check_coordinator(self, told)
+    }
+
     /// A reader of what is decided was told this last stable offset.
     pub fn shown(&self, partition: TopicPartition, last_stable_offset: Offset) -> Verdict {
         stable_offset::check(self, partition, last_stable_offset)
@@ -206,11 +325,20 @@ impl Scan {
         stable_offset::check_read(&self.coordinated, partition, header)
     }
 
+    /// Compares what was copied with what there was to copy, when everything is decided.
+    pub fn compare_copies(&self) -> Verdict {
+        self.exactly_once.compare(&self.coordinated)
+    }
+
     /// Transactions that have not ended: what coordinators say, and partitions that wait.
     pub fn unended(&self) -> Option<String> {
         let open = self.partitions.iter().find(|(_, committed)| !committed.open.is_empty());
         if let Some((partition, committed)) = open {
             return Some(format!("{partition} has open transactions: {:?}", committed.open));
+        }
+        let mut groups = self.groups.iter();
+        if let Some((partition, log)) = groups.find(|(_, log)| log.is_open()) {
+            return Some(format!("{partition} has offsets of open transactions: {log:?}"));
         }
         let is_open = |state: &TransactionState| {
             state.decision().is_some() || *state == TransactionState::Ongoing

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// All of them. Those of classic groups and of offsets in transactions are not here: no simulated client has either.
+/// All of them. Those of classic groups are not here: no simulated client is in one.
 pub const ALL: &[&str] = &[
     "complete-before-all-markers",
     "coordinator-answers-before-commit",
@@ -36,6 +36,7 @@ pub const ALL: &[&str] = &[
     "no-verification-guard",
     "overtaken-heartbeat-accepted",
     "partition-given-before-revoked",
+    "pending-offset-wins-by-time",
     "raft-apply-before-flush-single-voter",
     "raft-commit-not-persisted",
     "raft-send-before-flush",
@@ -46,6 +47,7 @@ pub const ALL: &[&str] = &[
     "stale-broker-epoch-accepted",
     "stale-commit-accepted",
     "timeout-does-not-bump",
+    "tombstone-leaves-pending",
     "truncate-to-watermark",
     "truncation-keeps-producers",
     "unclean-restart-stays-in-isr",

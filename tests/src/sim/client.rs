@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod consumer;
+pub mod copier;
 pub mod member;
 mod numbers;
 pub mod producer;
@@ -157,6 +158,13 @@ impl Caller {
         };
         reach.net.close(reach.core, connection, Address::Client(self.id));
         self.lost(connection)
+    }
+
+    /// The connection that a question went over breaks: what was sent may arrive all the same, and late.
+    pub fn break_off(&mut self, correlation: Correlation, reach: &mut Reach<'_>) {
+        if let Some((_, connection)) = self.asked.get(&correlation) {
+            reach.net.reset(reach.core, *connection);
+        }
     }
 
     /// Takes in what a connection brings, and gives the answers that are in it.

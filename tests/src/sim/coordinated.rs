@@ -3,20 +3,24 @@
 
 use std::collections::BTreeMap;
 
+use tidemark_broker::steered::Compacted;
 use tidemark_controller::Command;
 use tidemark_protocol::{NodeId, TopicPartition};
 
 use super::{
     client::{
+        copier::Copier,
         member::{GroupEvent, Member},
         reader::Reader,
         transactor::Transactor,
     },
     node::Node,
-    shape::{GROUPS, TRANSACTIONS, is_plain},
-    world::{FIRST_MEMBER, FIRST_READER, FIRST_TRANSACTOR, World},
+    shape::{COPIES, GROUPS, LEDGER, TRANSACTIONS, is_plain},
+    world::{FIRST_COPIER, FIRST_MEMBER, FIRST_READER, FIRST_TRANSACTOR, World},
 };
-use crate::oracle::{Ghost, Truth, Verdict, liveness, violation};
+use crate::oracle::{
+    Ghost, Roles, Truth, Verdict, keeps_removals_us, liveness, retention, violation,
+};
 
 impl World {
     /// Makes the topics and the clients, if this run has any.
@@ -32,15 +36,22 @@ impl World {
         for at in 0..self.shape.transactors {
             let id = FIRST_TRANSACTOR + at;
             let name = format!("tx-{}", at / 2);
-            let transactor = Transactor::new(id, name, nodes.clone(), &mut self.core);
+            let mut transactor = Transactor::new(id, name, nodes.clone(), &mut self.core);
+            transactor.has_loose_offsets = self.shape.has_loose_offsets;
             self.transactors.insert(id, transactor);
         }
         for at in 0..self.shape.members {
             let (id, group) = (FIRST_MEMBER + at, format!("group-{}", at / 3));
-            let member = Member::new(id, group, nodes.clone(), &mut self.core);
+            let mut member = Member::new(id, group, nodes.clone(), &mut self.core);
+            member.is_restless = self.shape.has_restless_members;
             self.members.insert(id, member);
         }
         let max_bytes = self.shape.fetch_bytes;
+        for at in 0..self.shape.copiers {
+            let (id, pair) = (FIRST_COPIER + at, u8::try_from(at / 2).expect("a few"));
+            let copier = Copier::new(id, pair, nodes.clone(), max_bytes, &mut self.core);
+            self.copiers.insert(id, copier);
+        }
         let reader = Reader::new(FIRST_READER, nodes, max_bytes, &mut self.core);
         self.readers = BTreeMap::from([(FIRST_READER, reader)]);
     }
@@ -84,15 +95,82 @@ impl World {
         is_behind(&self.ghost)
     }
 
+    /// Looks at what compaction has done to the logs of a node.
+    fn compacted(&mut self, id: NodeId) -> Verdict {
+        let Some(process) = self.nodes.get_mut(&id).and_then(Node::process_mut) else {
+            return Ok(());
+        };
+        for step in process.take_compacted() {
+            match step {
+                Compacted::Rewritten(partition, end) => {
+                    let known = self.ghost.compacted.entry(partition).or_insert(0);
+                    *known = (*known).max(end);
+                }
+                Compacted::Installed(partition) => {
+                    self.core.figures.happened("compactions");
+                    self.compare_compacted(id, partition)?;
+                }
+                Compacted::Nothing => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares what all replicas hold of the coordinators' logs with what was committed, if these are compacted.
+    pub(super) fn compare_all_compacted(&mut self) -> Verdict {
+        let partitions: Vec<_> = self.ghost.compacted.keys().copied().collect();
+        for id in self.shape.nodes.clone() {
+            for partition in partitions.clone() {
+                self.compare_compacted(id, partition)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares what a replica holds of a coordinator's log with what was committed, as far as both go.
+    fn compare_compacted(&mut self, id: NodeId, partition: TopicPartition) -> Verdict {
+        let Self { nodes, ghost, core, .. } = self;
+        let Some(topic) = ghost.metadata.image.topic_by_id(partition.topic_id) else {
+            return Ok(());
+        };
+        let keeps_us = keeps_removals_us(topic.config.delete_retention_ms);
+        let (Some(end), Some(process)) =
+            (ghost.scan.whole_end(partition), nodes.get(&id).and_then(Node::process))
+        else {
+            return Ok(());
+        };
+        let shadow = ghost.replicas.get(&(id, partition));
+        // What replaces something is known only if as much was read as was compacted.
+        let is_known = ghost.compacted.get(&partition).is_some_and(|compacted| *compacted <= end);
+        let is_sound = is_known
+            && !ghost.damaged.contains(&(id, partition))
+            && !ghost.is_beyond_promise(partition)
+            && shadow.is_some_and(|it| it.damaged == 0 && it.agrees_to >= end);
+        if !is_sound {
+            return Ok(());
+        }
+        core.figures.check("compacted logs");
+        let bytes = process.broker.read_log(partition, 0, end);
+        ghost.scan.compare_whole(partition, &bytes, keeps_us)
+    }
+
     /// Reads what has been committed by a node's step: what coordinators say first.
     pub(super) fn scan(&mut self, id: NodeId) -> Verdict {
         let unscanned = std::mem::take(&mut self.unscanned);
-        let is_off = self.is_given_up(TRANSACTIONS);
+        self.compacted(id)?;
+        let is_off = self.is_given_up(TRANSACTIONS) || self.ghost.scan.is_blind;
         let is_groups_off = self.is_given_up(GROUPS);
         let coordinators = self.ghost.metadata.image.topic(TRANSACTIONS).map(|topic| topic.id);
         let is_first = |partition: &TopicPartition| Some(partition.topic_id) == coordinators;
         let (first, rest): (Vec<_>, Vec<_>) = unscanned.into_iter().partition(is_first);
+        let mut needed = [TRANSACTIONS, GROUPS, LEDGER, COPIES].iter();
+        let is_lost = needed.any(|name| self.is_given_up(name));
         let Self { nodes, ghost, core, .. } = self;
+        let id_of = |name| ghost.metadata.image.topic(name).map(|topic| topic.id);
+        ghost.scan.topics =
+            Roles { groups: id_of(GROUPS), ledger: id_of(LEDGER), copies: id_of(COPIES) };
+        ghost.scan.exactly_once.is_off |= is_lost;
+        ghost.scan.now_us = core.now_us();
         let Some(process) = nodes.get_mut(&id).and_then(Node::process_mut) else { return Ok(()) };
         for partition in first.into_iter().chain(rest) {
             let (from, end) = (ghost.scan.end(partition), ghost.true_end(partition));
@@ -120,6 +198,19 @@ impl World {
                 ghost.scan.shown(partition, last_stable_offset)?;
             }
         }
+        for told in process.take_told_ended() {
+            let leads = ghost.replicas.get(&(id, told.partition)).and_then(|it| it.led.as_ref());
+            let newest = ghost.metadata.partition(told.partition).map(|it| it.leader_epoch);
+            // Whoever leads no more, and does not know it, may know less.
+            if !is_off && leads.is_some_and(|led| Some(led.epoch) == newest) {
+                core.figures.check("ends that coordinators were told of");
+                ghost.scan.told_ended(&told)?;
+            }
+        }
+        for (key, start) in std::mem::take(&mut ghost.begun) {
+            core.figures.check("log starts");
+            retention::check(ghost, key, start)?;
+        }
         match std::mem::take(&mut process.differences).first() {
             Some(difference) if !is_off && !is_groups_off => {
                 Err(violation("S22", difference.clone()))
@@ -128,11 +219,16 @@ impl World {
         }
     }
 
-    /// Looks at what a member of a group was told.
+    /// Looks at what a member of a group, or a copier for its group, was told.
     fn after_member(&mut self, client: u32) -> Verdict {
-        let Some(member) = self.members.get_mut(&client) else { return Ok(()) };
-        let (group, name) = (member.group.clone(), member.name());
-        let events = std::mem::take(&mut member.events);
+        let (group, name, events) = if let Some(member) = self.members.get_mut(&client) {
+            (member.group.clone(), member.name(), std::mem::take(&mut member.events))
+        } else if let Some(copier) = self.copiers.get_mut(&client) {
+            let group = copier.group();
+            (group.clone(), group, std::mem::take(&mut copier.events))
+        } else {
+            return Ok(());
+        };
         let now_us = self.core.now_us();
         if events.is_empty() || self.is_given_up(GROUPS) {
             return Ok(());
@@ -159,8 +255,11 @@ impl World {
                 }
                 GroupEvent::Fetched { partition, offset, sent_us } => {
                     let mates = self.members.values().filter(|member| member.group == group);
-                    let pending: Vec<_> =
-                        mates.flat_map(|member| member.pending(partition)).collect();
+                    let pairs = self.copiers.values().filter(|copier| copier.group() == group);
+                    let pending: Vec<_> = mates
+                        .flat_map(|member| member.pending(partition))
+                        .chain(pairs.filter_map(|copier| copier.pending(partition)))
+                        .collect();
                     let of = (group.clone(), partition);
                     self.ghost.offsets.fetched(&of, offset, sent_us, &pending)?;
                 }
@@ -178,6 +277,9 @@ impl World {
         } else if let Some(transactor) = self.transactors.get_mut(&client) {
             written.append(&mut transactor.written);
             told.append(&mut transactor.told);
+        } else if let Some(copier) = self.copiers.get_mut(&client) {
+            written.append(&mut copier.written);
+            told.append(&mut copier.told);
         } else if let Some(reader) = self.readers.get_mut(&client) {
             read.append(&mut reader.read);
         }

@@ -67,6 +67,11 @@ pub enum Mend {
         from: NodeId,
         to: NodeId,
     },
+    /// Another one is to lead. Everybody hears of it as soon as they do.
+    Lead {
+        partition: TopicPartition,
+        to: NodeId,
+    },
     Crash {
         node: NodeId,
     },

@@ -21,9 +21,6 @@ use super::{
 };
 use crate::oracle::Verdict;
 
-/// Links of clients in the table of links, as one.
-const CLIENTS: std::ops::Range<u32> = 1_000..1_210;
-
 impl World {
     /// It is time for a fault.
     pub(super) fn fault(&mut self) -> Verdict {
@@ -90,6 +87,7 @@ impl World {
             FaultClass::RecreatedTopic => self.recreate(),
             FaultClass::Settings => self.change_settings(),
             FaultClass::Leadership => self.move_leadership(id),
+            FaultClass::ThereAndBack => self.there_and_back(),
         }
     }
 
@@ -199,7 +197,8 @@ impl World {
                 }
             }
             if with_clients {
-                pairs.extend(CLIENTS.flat_map(|client| [(*from, client), (client, *from)]));
+                let links = self.client_links();
+                pairs.extend(links.flat_map(|client| [(*from, client), (client, *from)]));
             }
         }
         self.injected(class, inside[0]);
@@ -211,6 +210,15 @@ impl World {
         let until_us = self.core.draw(10 * MS, longest_us);
         self.core.after(until_us, Event::Mend { mend: Mend::Unblock { pairs } });
         Ok(())
+    }
+
+    /// Clients of any kind as the table of links has them, without the administrator.
+    pub(super) fn client_links(&self) -> impl Iterator<Item = u32> + use<> {
+        let Self { producers, consumers, transactors, readers, members, copiers, .. } = self;
+        let plain = producers.keys().chain(consumers.keys());
+        let coordinated = transactors.keys().chain(readers.keys()).chain(members.keys());
+        let all: Vec<u32> = plain.chain(coordinated).chain(copiers.keys()).copied().collect();
+        all.into_iter().map(|client| Address::Client(client).link())
     }
 
     fn pause(&mut self, id: NodeId) -> Verdict {
@@ -282,7 +290,7 @@ impl World {
         } else {
             self.with_process(id, Process::transfer_leadership);
         }
-        Ok(())
+        self.after_node(id)
     }
 
     fn rot(&mut self, id: NodeId) -> Verdict {
@@ -425,7 +433,10 @@ impl World {
                 self.nodes[&node].disk.set_faults(faults.clone());
                 Ok(())
             }
-            Mend::Transfer { .. } | Mend::Crash { .. } | Mend::Ambush { .. }
+            Mend::Transfer { .. }
+            | Mend::Lead { .. }
+            | Mend::Crash { .. }
+            | Mend::Ambush { .. }
                 if !self.are_faults_on =>
             {
                 Ok(())
@@ -434,11 +445,11 @@ impl World {
             Mend::Transfer { partition, from, to } => {
                 let until_us = self.core.now_us() + self.core.draw(SECOND, 4 * SECOND);
                 self.with_process(from, |process, _| process.hold_metadata(until_us));
-                let command = ElectLeaders {
-                    election: Election::Transfer { to },
-                    partitions: Some(vec![partition]),
-                };
-                self.wish(Command::ElectLeaders(command));
+                self.elect(partition, to);
+                Ok(())
+            }
+            Mend::Lead { partition, to } => {
+                self.elect(partition, to);
                 Ok(())
             }
             Mend::Crash { node } => {
@@ -453,6 +464,12 @@ impl World {
                 Ok(())
             }
         }
+    }
+
+    fn elect(&mut self, partition: TopicPartition, to: NodeId) {
+        let election = Election::Transfer { to };
+        let command = ElectLeaders { election, partitions: Some(vec![partition]) };
+        self.wish(Command::ElectLeaders(command));
     }
 
     pub(super) fn resume(&mut self, id: NodeId) -> Verdict {

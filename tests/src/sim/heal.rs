@@ -49,6 +49,12 @@ impl World {
         let took_ms = (self.core.now_us() - healed_us) / MS;
         self.core.figures.happened_times("milliseconds to order", took_ms);
         self.ghost.check_no_loss().map_err(Wrong::Safety)?;
+        if !self.copiers.is_empty() && self.can_coordinate() && !self.ghost.scan.exactly_once.is_off
+        {
+            self.core.figures.check("copies compared");
+            self.ghost.scan.compare_copies().map_err(Wrong::Safety)?;
+        }
+        self.compare_all_compacted().map_err(Wrong::Safety)?;
         self.judge_history().map_err(Wrong::Safety)
     }
 

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use tidemark_controller::{Answer, Command};
 use tidemark_coordinator::{
-    groups::{GroupRequest, GroupResponse},
+    groups::{CommitTransactionalOffsets, GroupRequest, GroupResponse},
     transactions::{Markers, TransactionRequest, TransactionResponse},
 };
 use tidemark_protocol::{
@@ -76,6 +76,12 @@ pub enum Request {
     /// An identity for a producer without transactions.
     InitProducer,
     Group(PartitionIndex, Box<GroupRequest>),
+    /// Offsets of a group that count with a transaction. `commit` comes without a guard: the broker asks for one.
+    OffsetsInTransaction {
+        partition: PartitionIndex,
+        transactional_id: String,
+        commit: Box<CommitTransactionalOffsets>,
+    },
     Transaction {
         partition: PartitionIndex,
         request: TransactionRequest,

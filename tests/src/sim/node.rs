@@ -24,6 +24,7 @@ use tidemark_storage::disk::{Disk as _, Mishaps, SimDisk};
 pub use self::{
     commands::CommandId,
     controller::Seen,
+    coordination::ToldEnded,
     process::{Boot, Process, StartError},
 };
 use super::{

@@ -13,6 +13,8 @@ use crate::random::Random;
 
 /// Where transactions write.
 pub const LEDGER: &str = "ledger";
+/// What copiers make of the ledger.
+pub const COPIES: &str = "copies";
 pub const TRANSACTIONS: &str = "__transactions";
 pub const GROUPS: &str = "__groups";
 
@@ -48,9 +50,12 @@ pub enum FaultClass {
     RecreatedTopic,
     Settings,
     Leadership,
+    /// A leader is replaced and leads again, so quickly that nobody has written anything meanwhile.
+    ThereAndBack,
 }
 
 impl FaultClass {
+    /// Those that a seed draws one by one. The others came later, and are drawn apart.
     pub const ALL: &[Self] = &[
         Self::Crash,
         Self::CrashMidway,
@@ -94,6 +99,7 @@ impl FaultClass {
             Self::RecreatedTopic => "recreated topic",
             Self::Settings => "settings changed",
             Self::Leadership => "leadership moved",
+            Self::ThereAndBack => "leadership there and back",
         }
     }
 }
@@ -109,6 +115,10 @@ pub struct TopicShape {
     pub durable: bool,
     /// How old a segment becomes before the next one is begun.
     pub segment_ms: u64,
+    /// How old a record becomes before it may be deleted; `None`: older than any run.
+    pub retention_ms: Option<u64>,
+    /// Compacted; and how long the marks of removals are kept.
+    pub delete_retention_ms: Option<u64>,
 }
 
 /// Everything that is drawn beforehand.
@@ -143,6 +153,14 @@ pub struct Shape {
     pub transactors: u32,
     /// Members of groups; at least two in each group.
     pub members: u32,
+    /// Producers with transactions that copy the ledger, offsets included; two of them share an id and a group.
+    pub copiers: u32,
+    /// Transactional producers commit offsets that nobody goes by, too, and others change and remove them beside.
+    pub has_loose_offsets: bool,
+    /// Members of groups come and go all the time, and their connections break while they have sent something.
+    pub has_restless_members: bool,
+    /// How far the wall clock of each node is off, in the order of the nodes.
+    pub skews_ms: Vec<i64>,
     /// After so many epochs a transactional producer gets another id.
     pub epoch_max: i16,
 }
@@ -188,10 +206,18 @@ impl Shape {
             coordinated: Vec::new(),
             transactors: 0,
             members: 0,
+            copiers: 0,
+            has_loose_offsets: false,
+            has_restless_members: false,
+            skews_ms: Vec::new(),
             epoch_max: i16::MAX,
         };
+        let mut apart = random.clone().fork();
         if random.one_in(2) {
             shape.coordinate(random);
+        }
+        if apart.one_in(4) {
+            shape.faults.push(FaultClass::ThereAndBack);
         }
         shape
     }
@@ -206,11 +232,40 @@ impl Shape {
             min_insync_replicas: if replication_factor < 3 { 1 } else { 2 },
             durable: true,
             segment_ms: 20_000,
+            retention_ms: None,
+            delete_retention_ms: None,
         };
         self.coordinated = vec![topic(TRANSACTIONS, 2), topic(GROUPS, 2), topic(LEDGER, 3)];
         self.transactors = u32::try_from(random.between(0, 5)).expect("a few");
         self.members = u32::try_from(random.between(0, 5)).expect("a few");
         self.epoch_max = *random.pick(&[3, 10, i16::MAX]);
+        // Apart from what was drawn before there was any of this: half of these seeds mean what they meant.
+        let mut apart = random.clone().fork();
+        if apart.one_in(2) {
+            self.commit_in_transactions(&mut apart);
+            let short = apart.one_in(2);
+            let segment_ms = if short { apart.between(1_000, 4_000) } else { 20_000 };
+            let retention_ms = short.then(|| apart.between(1_000, 6_000));
+            let is_compacted = apart.one_in(2);
+            let delete_retention_ms = apart.between(0, 20_000);
+            for log in self.coordinated.iter_mut().take(2).filter(|_| is_compacted) {
+                log.delete_retention_ms = Some(delete_retention_ms);
+                log.segment_ms = apart.between(1_000, 4_000);
+            }
+            let copies = TopicShape { segment_ms, retention_ms, ..topic(COPIES, 2) };
+            self.coordinated.extend((self.copiers > 0).then_some(copies));
+            self.has_restless_members = apart.one_in(2);
+        }
+    }
+
+    /// Draws who commits offsets in transactions.
+    fn commit_in_transactions(&mut self, random: &mut Random) {
+        self.copiers = u32::try_from(random.between(0, 5)).expect("a few");
+        self.has_loose_offsets = self.copiers == 0 || random.one_in(2);
+        self.transactors = self.transactors.max(2);
+        let most = *random.pick(&[1, 50, 5_000]);
+        let mut skew = |_: &NodeId| i64::try_from(random.between(0, most)).expect("seconds");
+        self.skews_ms = self.nodes.iter().map(&mut skew).collect();
     }
 
     pub fn has(&self, class: FaultClass) -> bool {
@@ -234,6 +289,8 @@ fn draw_topic(random: &mut Random, at: u64, nodes: usize) -> TopicShape {
         min_insync_replicas: u16::try_from(min_insync_replicas).expect("a few"),
         durable: !random.one_in(5),
         segment_ms: random.between(1_000, 20_000),
+        retention_ms: None,
+        delete_retention_ms: None,
     }
 }
 
@@ -249,6 +306,13 @@ impl TopicShape {
         set("max_batch_bytes", "65536".to_owned());
         set("segment_bytes", "65536".to_owned());
         set("segment_ms", self.segment_ms.to_string());
+        if let Some(delete_retention_ms) = self.delete_retention_ms {
+            set("cleanup_policy", "compact".to_owned());
+            set("delete_retention_ms", delete_retention_ms.to_string());
+        }
+        if let Some(retention_ms) = self.retention_ms {
+            set("retention_ms", retention_ms.to_string());
+        }
         CreateTopic {
             name: self.name.clone(),
             id: super::world::World::draw_topic_id(core),

@@ -13,8 +13,8 @@ use tidemark_storage::{Extent, disk::Faults, log_dir_owner};
 
 use super::{
     client::{
-        Reach, admin::Admin, consumer::Consumer, member::Member, producer::Producer,
-        reader::Reader, transactor::Transactor,
+        Reach, admin::Admin, consumer::Consumer, copier::Copier, member::Member,
+        producer::Producer, reader::Reader, transactor::Transactor,
     },
     core::{Core, Event, MS, Mend, Micros},
     network::{Address, Delivery, Network},
@@ -39,6 +39,7 @@ const ADMIN: u32 = 200;
 pub const FIRST_TRANSACTOR: u32 = 300;
 pub const FIRST_READER: u32 = 400;
 pub const FIRST_MEMBER: u32 = 500;
+pub const FIRST_COPIER: u32 = 600;
 
 /// Everything there is.
 pub struct World {
@@ -51,6 +52,7 @@ pub struct World {
     pub transactors: BTreeMap<u32, Transactor>,
     pub readers: BTreeMap<u32, Reader>,
     pub members: BTreeMap<u32, Member>,
+    pub copiers: BTreeMap<u32, Copier>,
     pub admin: Admin,
     pub history: History,
     pub ghost: Ghost,
@@ -76,8 +78,10 @@ impl World {
         let mut core = Core::new(random.fork(), trace);
         let net = Network::new(shape.delays);
         let mut nodes = BTreeMap::new();
-        for id in &shape.nodes {
-            nodes.insert(*id, Node::new(*id, &mut core, shape.flush_us));
+        for (at, id) in shape.nodes.iter().enumerate() {
+            let mut node = Node::new(*id, &mut core, shape.flush_us);
+            node.wall_skew_ms = shape.skews_ms.get(at).copied().unwrap_or(0);
+            nodes.insert(*id, node);
         }
         let founders = shape.controllers.iter().map(|id| nodes[id].voter()).collect();
         let mut producers = BTreeMap::new();
@@ -103,6 +107,7 @@ impl World {
             transactors: BTreeMap::new(),
             readers: BTreeMap::new(),
             members: BTreeMap::new(),
+            copiers: BTreeMap::new(),
             admin,
             history: History::default(),
             ghost: Ghost::default(),
@@ -195,6 +200,8 @@ impl World {
                     reader.deliver(delivery, &mut reach)?;
                 } else if let Some(member) = self.members.get_mut(&client) {
                     member.deliver(delivery, &mut reach);
+                } else if let Some(copier) = self.copiers.get_mut(&client) {
+                    copier.deliver(delivery, &mut reach)?;
                 } else {
                     self.admin.deliver(delivery, &mut reach);
                 }
@@ -215,6 +222,8 @@ impl World {
             reader.timer(timer, &mut reach)?;
         } else if let Some(member) = self.members.get_mut(&client) {
             member.timer(timer, &mut reach);
+        } else if let Some(copier) = self.copiers.get_mut(&client) {
+            copier.timer(timer, &mut reach)?;
         } else {
             self.admin.timer(timer, &mut reach);
         }

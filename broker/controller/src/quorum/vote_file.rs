@@ -2,9 +2,9 @@
 //!
 //! Five pages, each with one checksummed copy of that state. A vote goes into two pages at a time, alternating
 //! between two pairs, with one sync: a crash spoils at most the pair being written, rot at most one page of a pair.
-//! How far the log is committed goes into the fifth page and is not synced for its own sake: an older value is as
-//! good (whoever was committed once stays so), it only says less about what must be in the log. Everything is
-//! written in place, so that a full disk takes away nobody's vote.
+//! How far the log is committed goes into the fifth page and is synced only when voters have changed: otherwise an
+//! older value is as good (whoever was committed once stays so), it only says less about what must be in the log.
+//! Everything is written in place, so that a full disk takes away nobody's vote.
 
 use std::path::{Path, PathBuf};
 
@@ -145,6 +145,11 @@ impl<D: Disk> VoteFile<D> {
         }
         self.commit = commit;
         self.file.write_at(COMMIT_AT as u64, &self.copy().encode())
+    }
+
+    /// Makes durable what was noted last.
+    pub(super) fn sync_commit(&mut self) -> Result<(), DiskError> {
+        self.file.sync(COMMIT_AT as u64..(COMMIT_AT + PAGE_BYTES) as u64)
     }
 
     fn copy(&self) -> Copy {

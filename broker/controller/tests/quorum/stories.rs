@@ -142,6 +142,31 @@ fn a_disk_that_was_replaced_does_not_vote_again() {
     }
 }
 
+/// Two of three have replaced their disks and lose their power in the moment that the last vote without a disk was taken away;
+/// the third replaces its disk, too. The two are the majority of who votes now, and have to know it.
+#[test]
+fn who_does_not_vote_any_more_is_not_forgotten_with_the_power() {
+    for seed in 0..10 {
+        let (mut cluster, leader) = calm(seed, 3);
+        for node in others(&cluster, leader) {
+            let old = cluster.hosts[&node].me;
+            let new = cluster.add_passive(node);
+            replace(&mut cluster, old, new);
+        }
+        let rest = others(&cluster, leader);
+        let voters = cluster.voters(rest[0]);
+        assert!(rest.iter().all(|node| cluster.voters(*node) == voters && voters.len() == 3));
+        for node in rest.iter().chain([&leader]) {
+            cluster.lose_power(*node);
+        }
+        for node in &rest {
+            cluster.start(*node);
+            assert_eq!(cluster.voters(*node), voters, "seed {seed}");
+        }
+        cluster.run_until(2_000, "one of the two leads", |cluster| cluster.leader().is_some());
+    }
+}
+
 /// Asks for a voter to be replaced until it is.
 fn replace(cluster: &mut Cluster, old: VoterId, new: VoterId) {
     let limit_ms = cluster.now_ms + 5_000;

@@ -186,6 +186,13 @@ pub struct OffsetValue {
     pub position: Option<Offset>,
 }
 
+impl OffsetValue {
+    /// Reads the value of a record. The bytes may be anything.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
+        decode_value(bytes)
+    }
+}
+
 /// An administrator's change of offsets, and what was there before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seek {
@@ -219,6 +226,13 @@ pub struct ProducerFence {
     /// Whether a transaction of `epoch` is open.
     pub is_open: bool,
     pub updated_ms: TimestampMs,
+}
+
+impl ProducerFence {
+    /// Reads the value of a record. The bytes may be anything.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
+        decode_value(bytes)
+    }
 }
 
 /// A record in its meaning. `None` as the last field is a tombstone.

@@ -22,7 +22,12 @@ impl TransactionCoordinator {
     pub(super) fn end_txn(&mut self, now: Now, end: &EndTxn) -> Result<ProducerIdentity, Failure> {
         let transaction = self.require_producer(&end.id)?.clone();
         if transaction.last == Some((end.producer.producer_id, end.producer.epoch)) {
-            return asked_again(&transaction, end);
+            let next = asked_again(&transaction, end)?;
+            if next.epoch >= self.config.epoch_max {
+                // The coordinator has aborted in the last epoch, and no id was set apart: initializing brings one.
+                return Err(aborted());
+            }
+            return Ok(next);
         }
         self.check_owner(&end.id, &transaction, end.producer)?;
         match transaction.state {
@@ -142,6 +147,12 @@ fn after(transaction: &Transaction) -> ProducerIdentity {
     }
 }
 
+/// Whether this is what the producer goes on with under another id, which it is told before the markers are written: until
+/// then it has to wait, like whoever keeps its id.
+pub(super) fn is_successor(transaction: &Transaction, producer: ProducerIdentity) -> bool {
+    transaction.next_producer_id.is_some() && producer == after(transaction)
+}
+
 /// The transaction when all its markers are written.
 pub(super) fn completed(transaction: &Transaction, state: TransactionState) -> Transaction {
     let ProducerIdentity { producer_id, epoch } = after(transaction);
@@ -155,6 +166,10 @@ pub(super) fn completed(transaction: &Transaction, state: TransactionState) -> T
     }
 }
 
+fn aborted() -> Failure {
+    Failure::new(ErrorCode::TransactionAborted, "the transaction was aborted")
+}
+
 /// The producer has ended this transaction before, or the coordinator has in its place.
 fn asked_again(transaction: &Transaction, end: &EndTxn) -> Result<ProducerIdentity, Failure> {
     let committed = match transaction.state {
@@ -166,12 +181,11 @@ fn asked_again(transaction: &Transaction, end: &EndTxn) -> Result<ProducerIdenti
         }
     };
     if committed != end.commit {
-        let (code, message) = if committed {
-            (ErrorCode::InvalidTransactionState, "the transaction is committed")
-        } else {
-            (ErrorCode::TransactionAborted, "the transaction was aborted")
-        };
-        return Err(Failure::new(code, message));
+        if !committed {
+            return Err(aborted());
+        }
+        let message = "the transaction is committed";
+        return Err(Failure::new(ErrorCode::InvalidTransactionState, message));
     }
     match transaction.state.decision() {
         Some(_) => Err(concurrent(&end.id)),

@@ -4,7 +4,7 @@ use tidemark_protocol::{ErrorCode, Failure};
 
 use super::{
     AbortCause, InitProducerId, ProducerIdentity, Transaction, TransactionCoordinator,
-    TransactionState, check_id, concurrent,
+    TransactionState, check_id, concurrent, end::is_successor,
 };
 use crate::{decision::Now, limits::TRANSACTIONS_MAX};
 
@@ -114,7 +114,7 @@ fn standing(
     expected: Option<ProducerIdentity>,
 ) -> Result<Standing, Failure> {
     let Some(expected) = expected else { return Ok(Standing::Newcomer) };
-    if expected == transaction.identity() {
+    if expected == transaction.identity() || is_successor(transaction, expected) {
         return Ok(Standing::Owner);
     }
     if transaction.last == Some((expected.producer_id, expected.epoch)) {

@@ -153,6 +153,25 @@ fn kafka_18660_19367_no_epoch_is_past_the_last_one_whoever_ends_the_transaction(
     }
 }
 
+/// A producer whose epochs were used up is told the id that it goes on under when the end is decided, before the markers are
+/// written. Found by the simulator: what it began at once was refused as a stranger's, and the producer took itself for fenced.
+#[test]
+fn whoever_goes_on_under_another_id_waits_for_the_markers_like_any_other() {
+    let mut world = world(1);
+    let producer = world.init("t").unwrap();
+    world.add("t", producer, 0).unwrap();
+    let successor = world.end("t", producer, true).unwrap();
+    assert_ne!(successor.producer_id, producer.producer_id);
+    let concurrent = ErrorCode::ConcurrentTransactions;
+    assert_eq!(world.add("t", successor, 1), Err(concurrent));
+    assert_eq!(world.end("t", successor, false), Err(concurrent));
+    assert_eq!(world.init_again("t", Some(successor)), Err(concurrent));
+    assert_eq!(world.add("t", next(successor), 1), Err(ErrorCode::InvalidProducerId));
+    let sent = world.markers();
+    world.written(&sent[0]);
+    assert_eq!(world.add("t", successor, 1), Ok(()));
+}
+
 /// The epochs were used up when a transaction timed out, and it stayed open for ever.
 #[test]
 fn kafka_20090_a_transaction_in_the_last_epoch_times_out_like_any_other() {
@@ -174,6 +193,21 @@ fn kafka_20090_a_transaction_in_the_last_epoch_times_out_like_any_other() {
     assert_eq!(world.init_again("t", Some(producer)), Ok(successor), "the answer was lost");
     assert_eq!(world.add("t", successor, 0), Ok(()));
     assert_eq!(world.init_again("t", Some(producer)), Err(ErrorCode::ProducerFenced));
+}
+
+/// Found by the simulator: whoever asked for the abort of a transaction that had timed out in the last epoch was told to go on in
+/// the epoch of the markers, in which nobody can.
+#[test]
+fn nobody_is_told_to_go_on_in_an_epoch_that_is_for_markers_only() {
+    let mut world = world(1);
+    let producer = world.init("t").unwrap();
+    world.add("t", producer, 0).unwrap();
+    world.wait(1_000);
+    let sent = world.markers();
+    world.written(&sent[0]);
+    assert_eq!(world.end("t", producer, false), Err(ErrorCode::TransactionAborted));
+    let successor = world.init_again("t", Some(producer)).unwrap();
+    assert_eq!(world.add("t", successor, 0), Ok(()));
 }
 
 /// KIP-890, in the words of Jepsen's report: a delayed end commits or aborts a later transaction.

@@ -2,19 +2,16 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use tidemark_controller::{Image, TopicConfig};
-use tidemark_coordinator::{Decision, LoadError, Now, Record, Token, decision};
-use tidemark_protocol::{
-    ErrorCode, Failure, LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition,
-};
+use tidemark_controller::TopicConfig;
+use tidemark_coordinator::{Now, decision};
+use tidemark_protocol::{ErrorCode, Failure, LeaderEpoch, Offset, TopicId, TopicPartition};
 use tidemark_storage::{LogIdentity, disk::SimDisk};
 use tokio::sync::oneshot;
 
 use super::{BACKLOG_MAX, Led, WAITING_MAX, first_offset};
 use crate::{
-    broker::Broker,
     clock::Clock,
-    coordinators::{Coordinator, DecisionOf, Start},
+    coordinators::testing::Counter,
     disk::{Disk, Log, SegmentFiles},
     disk_watch::DiskWatch,
     flusher::Flusher,
@@ -28,67 +25,6 @@ use crate::{
 const ID: TopicPartition = TopicPartition { topic_id: TopicId([7; 16]), partition: 3 };
 const EPOCH: LeaderEpoch = 5;
 const NOW: Now = Now { mono_ms: 0, wall_ms: 0 };
-
-/// Answers every request with the offset of the record that it writes for it, and has an effect of it.
-#[derive(Debug, Default)]
-struct Counter {
-    end: Offset,
-}
-
-impl Counter {
-    fn decide(&mut self, token: Option<Token>) -> DecisionOf<Self> {
-        let base_offset = self.end;
-        let count = usize::from(token.is_some());
-        self.end += count as Offset;
-        Decision {
-            base_offset,
-            records: vec![Record { key: b"k".to_vec(), value: None }; count],
-            replies: token
-                .map(|token| decision::Reply { token, outcome: Ok(base_offset) })
-                .into_iter()
-                .collect(),
-            effects: vec![base_offset; count],
-            wake_at_ms: None,
-        }
-    }
-}
-
-impl Coordinator for Counter {
-    const TOPIC: &'static str = "__counters";
-    type Loader = ();
-    type Request = ();
-    type Response = Offset;
-    type Effect = Offset;
-    type Excerpt = ();
-
-    fn excerpt(_image: &Image) {}
-
-    fn replay(_loader: &mut (), _offset: Offset, _record: &Record) -> Result<(), LoadError> {
-        Ok(())
-    }
-
-    fn finish(_loader: (), start: Start<'_, Self>) -> Result<(Self, DecisionOf<Self>), LoadError> {
-        let mut machine = Self { end: start.first_offset };
-        let first = machine.decide(None);
-        Ok((machine, first))
-    }
-
-    fn handle(&mut self, _now: Now, token: Token, _request: ()) -> DecisionOf<Self> {
-        self.decide(Some(token))
-    }
-
-    fn on_timer(&mut self, _now: Now) -> DecisionOf<Self> {
-        self.decide(None)
-    }
-
-    fn on_excerpt(&mut self, _excerpt: &()) -> DecisionOf<Self> {
-        self.decide(None)
-    }
-
-    fn carry_out(_broker: &Arc<Broker>, _partition: PartitionIndex, _effect: Offset) {}
-
-    fn ended(_broker: &Broker, _partition: PartitionIndex) {}
-}
 
 /// A partition that is led in [`EPOCH`]. Its shard does nothing.
 fn view() -> Arc<PartitionView> {

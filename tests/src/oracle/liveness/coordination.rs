@@ -17,6 +17,9 @@ pub(super) fn unmet(world: &World) -> Option<Violation> {
     if busy > 0 {
         return Some(violation("L9", format!("{busy} transactional producers wait for an answer")));
     }
+    if let Some(uncopied) = uncopied(world) {
+        return Some(violation("L10", uncopied));
+    }
     if let Some(unended) = world.ghost.scan.unended() {
         return Some(violation("L9", unended));
     }
@@ -36,6 +39,23 @@ pub(super) fn unmet(world: &World) -> Option<Violation> {
         }
     }
     None
+}
+
+/// What copiers have yet to copy. When there is nothing any more, they have nothing open either.
+fn uncopied(world: &World) -> Option<String> {
+    let ledger = world.ghost.metadata.image.topic(LEDGER)?;
+    for copier in world.copiers.values() {
+        for partition in served(world).into_iter().filter(|id| id.topic_id == ledger.id) {
+            let at = copier.committed(&world.ghost.scan.exactly_once, partition);
+            let end = world.ghost.true_end(partition);
+            if at < end && !world.ghost.scan.exactly_once.is_off {
+                let group = copier.group();
+                return Some(format!("{group} is at {at} of {end} in {partition}"));
+            }
+        }
+    }
+    let busy = world.copiers.values().filter(|copier| !copier.is_idle()).count();
+    (busy > 0).then(|| format!("{busy} copiers wait for an answer"))
 }
 
 /// What groups have yet to agree on.

@@ -63,6 +63,8 @@ pub struct Member {
     left: BTreeMap<TopicPartition, Offset>,
     /// What it consumes, and from where; `None`: it has yet to learn.
     reading: BTreeMap<TopicPartition, Option<Offset>>,
+    /// It comes and goes all the time, and what it has sent may come late.
+    pub is_restless: bool,
     /// The last heartbeat was answered.
     is_heard: bool,
     ends_at_us: Option<Micros>,
@@ -86,6 +88,7 @@ impl Member {
             told: BTreeSet::new(),
             left: BTreeMap::new(),
             reading: BTreeMap::new(),
+            is_restless: false,
             is_heard: false,
             ends_at_us: None,
             next_beat_us: 0,
@@ -154,7 +157,7 @@ impl Member {
 
     fn misbehave(&mut self, reach: &mut Reach<'_>) {
         let now_us = reach.core.now_us();
-        match reach.core.draw(0, 1_500) {
+        match reach.core.draw(0, if self.is_restless { 150 } else { 1_500 }) {
             0 => {
                 reach.core.figures.fault("members killed");
                 self.begin_anew(now_us + reach.core.draw(MS, 1_000 * MS));
@@ -218,13 +221,17 @@ impl Member {
         }
     }
 
-    fn ask(&mut self, request: GroupRequest, asked: Asked, reach: &mut Reach<'_>) {
-        let Some((partition, leader)) = self.caller.coordinator(GROUPS, &self.group) else {
-            return;
-        };
+    fn ask(
+        &mut self,
+        request: GroupRequest,
+        asked: Asked,
+        reach: &mut Reach<'_>,
+    ) -> Option<Correlation> {
+        let (partition, leader) = self.caller.coordinator(GROUPS, &self.group)?;
         let request = Request::Group(partition, Box::new(request));
         let correlation = self.caller.ask(leader, request, reach);
         self.asked.insert(correlation, (asked, reach.core.now_us()));
+        Some(correlation)
     }
 
     fn beat(&mut self, reach: &mut Reach<'_>) {
@@ -261,7 +268,13 @@ impl Member {
         }
         // Until it is answered; an answer that does not come is asked for again, on whatever connection there is then.
         self.next_beat_us = reach.core.now_us() + 600 * MS;
-        self.ask(GroupRequest::Heartbeat(heartbeat), Asked::Heartbeat { is_leave }, reach);
+        let asked =
+            self.ask(GroupRequest::Heartbeat(heartbeat), Asked::Heartbeat { is_leave }, reach);
+        if let Some(correlation) = asked.filter(|_| self.is_restless && reach.core.chance(100)) {
+            // It may arrive all the same, behind what goes over the next connection.
+            reach.core.figures.fault("connections of members broken");
+            self.caller.break_off(correlation, reach);
+        }
     }
 
     /// Offsets that it has sent for a partition, and has no answer to.

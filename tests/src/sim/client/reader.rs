@@ -139,7 +139,8 @@ impl Reader {
     }
 }
 
-fn is_in(aborted: &[AbortedRecords], header: &BatchHeader) -> bool {
+/// Whether a batch is part of what was aborted.
+pub(super) fn is_in(aborted: &[AbortedRecords], header: &BatchHeader) -> bool {
     header.is_transactional()
         && aborted.iter().any(|one| {
             one.producer_id == header.producer_id

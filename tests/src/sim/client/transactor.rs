@@ -3,11 +3,17 @@
 //! is the other's zombie.
 
 use bytes::Bytes;
-use tidemark_coordinator::transactions::{
-    EndTxn, InitProducerId, ProducerIdentity as Owner, TransactionRequest, TransactionResponse,
+use tidemark_coordinator::{
+    groups::{
+        CommitOffsets, CommitTransactionalOffsets, Committer, DeleteOffsets, GroupRequest,
+        GroupResponse, OffsetToCommit,
+    },
+    transactions::{
+        EndTxn, InitProducerId, ProducerIdentity as Owner, TransactionRequest, TransactionResponse,
+    },
 };
 use tidemark_protocol::{
-    ErrorCode, NodeId, TopicPartition,
+    ErrorCode, NodeId, Offset, TopicPartition,
     messages::{Acks, ProducerIdentity},
 };
 
@@ -20,7 +26,7 @@ use crate::sim::{
     core::{Core, Event, MS, Micros, SECOND},
     message::{Correlation, Request, Response},
     network::Delivery,
-    shape::{LEDGER, TRANSACTIONS},
+    shape::{GROUPS, LEDGER, TRANSACTIONS},
     trace::Who,
 };
 
@@ -28,6 +34,9 @@ use crate::sim::{
 const TIMEOUT_MS: u32 = 1_500;
 /// Timers: go on with what is to be done.
 const NEXT: u64 = 1;
+
+/// The group of the offsets that nobody goes by. Everybody commits them: what is last in the log counts.
+const LOOSE: &str = "loose";
 
 /// What it is about to do, or waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,10 +57,10 @@ enum State {
 
 /// A batch that is to be written.
 #[derive(Debug)]
-struct Sending {
-    partition: TopicPartition,
-    number: Number,
-    bytes: Bytes,
+pub(super) struct Sending {
+    pub(super) partition: TopicPartition,
+    pub(super) number: Number,
+    pub(super) bytes: Bytes,
 }
 
 /// A transaction whose end its producer has been told.
@@ -76,6 +85,8 @@ pub struct Transactor {
     think_us: Micros,
     next_value: u64,
     has_written: bool,
+    /// Offsets of the group that nobody goes by are part of its transactions.
+    pub has_loose_offsets: bool,
     pub is_done: bool,
     pub written: Vec<Written>,
     pub told: Vec<Told>,
@@ -96,6 +107,7 @@ impl Transactor {
             think_us: core.draw(10 * MS, 300 * MS),
             next_value: 0,
             has_written: false,
+            has_loose_offsets: false,
             is_done: false,
             written: Vec::new(),
             told: Vec::new(),
@@ -166,6 +178,11 @@ impl Transactor {
                 self.state = State::Ending { commit };
                 self.go_on(reach);
             }
+            State::Open { .. }
+                if self.has_loose_offsets && self.sending.is_none() && reach.core.chance(300) =>
+            {
+                self.commit_loose_offsets(reach);
+            }
             State::Open { .. } => self.write(reach),
             State::Ending { commit } => {
                 let Some(producer) = self.identity.map(owner) else { return };
@@ -182,6 +199,47 @@ impl Transactor {
         };
         let request = Request::Transaction { partition, request, metadata_index: 0 };
         self.asked = Some(self.caller.ask(leader, request, reach));
+    }
+
+    /// Commits offsets in the transaction; and beside it, in no transaction, others for the same partitions, or none any more.
+    /// Nobody waits for the latter, which arrive right behind the former.
+    fn commit_loose_offsets(&mut self, reach: &mut Reach<'_>) {
+        let mut partitions = self.caller.partitions_of(LEDGER);
+        let known = self.caller.coordinator(GROUPS, LOOSE);
+        let (Some(producer), Some((partition, leader))) = (self.identity, known) else {
+            self.refreshing = Some(self.caller.refresh(reach));
+            return;
+        };
+        partitions.retain(|_| reach.core.chance(500));
+        let mut offsets = || {
+            self.next_value += 1;
+            let offset = |id: &TopicPartition| loose(*id, self.next_value);
+            partitions.iter().map(offset).collect::<Vec<_>>()
+        };
+        let commit = CommitTransactionalOffsets {
+            group: LOOSE.to_owned(),
+            producer_id: producer.producer_id,
+            producer_epoch: producer.epoch,
+            guard: None,
+            committer: Committer::Outside,
+            offsets: offsets(),
+        };
+        let (commit, transactional_id) = (Box::new(commit), self.id.clone());
+        let others = CommitOffsets {
+            group: LOOSE.to_owned(),
+            committer: Committer::Outside,
+            offsets: offsets(),
+        };
+        let request = Request::OffsetsInTransaction { partition, transactional_id, commit };
+        self.asked = Some(self.caller.ask(leader, request, reach));
+        let beside = match reach.core.draw(0, 9) {
+            0..4 => GroupRequest::CommitOffsets(others),
+            4..6 => {
+                GroupRequest::DeleteOffsets(DeleteOffsets { group: LOOSE.to_owned(), partitions })
+            }
+            _ => return,
+        };
+        self.caller.ask(leader, Request::Group(partition, Box::new(beside)), reach);
     }
 
     /// Writes the batch that is to be written, or the next one.
@@ -238,6 +296,18 @@ impl Transactor {
                 }
             }
             Answer::Response(Response::Transaction(response)) => self.told(response, reach),
+            Answer::Response(Response::Group(GroupResponse::CommitTransactionalOffsets(
+                outcomes,
+            ))) => {
+                reach.core.figures.operation("loose offsets in transactions");
+                match (self.state, outcomes.iter().all(Result::is_ok)) {
+                    (State::Open { left }, true) => {
+                        self.has_written = true;
+                        self.state = State::Open { left: left.saturating_sub(1) };
+                    }
+                    _ => self.state = State::Ending { commit: false },
+                }
+            }
             Answer::Response(_) => {}
             answer => self.refused(answer, reach),
         }
@@ -301,6 +371,10 @@ impl Transactor {
     }
 }
 
-fn owner(identity: ProducerIdentity) -> Owner {
+pub(super) fn owner(identity: ProducerIdentity) -> Owner {
     Owner { producer_id: identity.producer_id, epoch: identity.epoch }
+}
+
+fn loose(partition: TopicPartition, offset: Offset) -> OffsetToCommit {
+    OffsetToCommit { partition, offset, leader_epoch: None, metadata: String::new() }
 }

@@ -31,6 +31,42 @@ impl World {
         Ok(())
     }
 
+    /// A leader is replaced by one that lacks some of what it has, cuts its log, and leads again before anybody has written to
+    /// the other: what was cut is still to be written again, by whoever has sent it.
+    pub(super) fn there_and_back(&mut self) -> Verdict {
+        let partitions = self.partitions();
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let partition = *self.core.random.pick(&partitions);
+        let Some(assigned) = self.ghost.metadata.partition(partition).cloned() else {
+            return Ok(());
+        };
+        let Some(from) = assigned.leader else { return Ok(()) };
+        let others: Vec<NodeId> = assigned.isr.iter().copied().filter(|id| *id != from).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let to = *self.core.random.pick(&others);
+        self.injected(FaultClass::ThereAndBack, from);
+        let behind: Vec<_> = others.iter().map(|other| (from, *other)).collect();
+        let clients: Vec<_> = self.client_links().map(|client| (client, to)).collect();
+        self.net.block(&behind);
+        self.net.block(&clients);
+        let there_us = self.core.draw(20 * MS, 200 * MS);
+        let back_us = there_us + self.core.draw(50 * MS, 500 * MS);
+        let over_us = back_us + self.core.draw(0, 300 * MS);
+        for (at_us, mend) in [
+            (there_us, Mend::Lead { partition, to }),
+            (there_us, Mend::Unblock { pairs: behind }),
+            (back_us, Mend::Lead { partition, to: from }),
+            (over_us, Mend::Unblock { pairs: clients }),
+        ] {
+            self.core.after(at_us, Event::Mend { mend });
+        }
+        Ok(())
+    }
+
     /// A replica that is about to be let in loses its disk, and is back before the controller hears that it is to be let in.
     pub(super) fn ambush(&mut self, leader: NodeId, newcomer: NodeId) -> Verdict {
         let held = self.replicas_on(newcomer);

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use tidemark_broker::steered::{Asked, CoordinatorSettings, Ticket};
+use tidemark_broker::steered::{Asked, Compacted, CoordinatorSettings, Ticket};
 use tidemark_coordinator::{
     GroupConfig, TransactionConfig,
-    groups::GroupResponse,
+    groups::{CommitTransactionalOffsets, GroupResponse},
     transactions::{Markers, ProducerIdentity, TransactionResponse},
 };
 use tidemark_protocol::{Failure, PartitionIndex, TopicPartition};
@@ -58,9 +58,17 @@ pub(super) enum MarkersFor {
     Coordinator(JobId),
 }
 
+/// What waits for a partition to become part of a transaction.
+#[derive(Debug)]
+pub(super) enum JoinFor {
+    Produce,
+    Offsets(Asker, PartitionIndex, Box<CommitTransactionalOffsets>),
+}
+
 /// A partition that is to become part of a transaction.
 #[derive(Debug)]
 pub(super) struct Joining {
+    pub(super) whom: JoinFor,
     pub(super) transactional_id: String,
     pub(super) producer: ProducerIdentity,
     pub(super) partition: TopicPartition,
@@ -95,6 +103,26 @@ impl Marking {
     }
 }
 
+/// Markers that are being written here, all of one transaction.
+#[derive(Debug)]
+pub(super) struct Marked {
+    pub(super) whom: MarkersFor,
+    pub(super) producer_id: i64,
+    pub(super) coordinator_epoch: i32,
+    pub(super) arrived_us: Micros,
+    pub(super) markers: Vec<(TopicPartition, Marking)>,
+}
+
+/// A coordinator was told that a transaction has ended in a partition: for the oracles.
+#[derive(Clone, Copy, Debug)]
+pub struct ToldEnded {
+    pub partition: TopicPartition,
+    pub producer_id: i64,
+    pub coordinator_epoch: i32,
+    /// When the coordinator's request came.
+    pub arrived_us: Micros,
+}
+
 /// Everything under way.
 #[derive(Debug, Default)]
 pub(super) struct Coordination {
@@ -102,7 +130,10 @@ pub(super) struct Coordination {
     pub(super) groups: Vec<(Asker, Asked<GroupResponse>)>,
     pub(super) transactions: Vec<(AskedBy, Asked<TransactionResponse>)>,
     pub(super) joining: BTreeMap<JobId, Joining>,
-    pub(super) marking: Vec<(MarkersFor, Vec<(TopicPartition, Marking)>)>,
+    pub(super) marking: Vec<Marked>,
+    pub(super) told_ended: Vec<ToldEnded>,
+    /// What compaction has done: for the oracles.
+    pub(super) compacted: Vec<Compacted>,
     /// Markers that were sent to their partitions' leaders, and whose they are.
     pub(super) sent: BTreeMap<JobId, (PartitionIndex, Markers)>,
 }

@@ -295,11 +295,14 @@ impl Process {
             }
             Request::InitProducer => self.need_ids(NeedsIds::Client(asker), io),
             Request::Group(partition, request) => self.ask_groups(asker, partition, *request, io),
+            Request::OffsetsInTransaction { partition, transactional_id, commit } => {
+                self.commit_in_transaction(asker, partition, transactional_id, commit, io);
+            }
             Request::Transaction { partition, request, metadata_index } => {
                 self.ask_transactions(asker, partition, request, metadata_index, io);
             }
             Request::WriteMarkers { markers, partitions } => {
-                self.write_markers(MarkersFor::Peer(asker), &markers, partitions);
+                self.write_markers(MarkersFor::Peer(asker), &markers, partitions, io);
             }
             request => {
                 self.serving.serve(asker, request, &self.followed, &mut self.broker, io);
@@ -447,9 +450,12 @@ impl Process {
         }
     }
 
-    /// The broker goes on to an image: the first one tells it which logs there are.
+    /// The broker goes on to an image: the first one that is new enough tells it which logs there are.
     fn follow(&mut self, image: &Arc<Image>, io: &mut Io<'_>) {
         if !self.has_opened {
+            if image.metadata_index() < self.broker.opens_from() {
+                return;
+            }
             self.has_opened = true;
             self.broker.open_logs(image);
             self.registration.previous_broker_epoch = self.broker.previous_broker_epoch();

@@ -11,7 +11,7 @@ use tidemark_protocol::{
 
 use super::{
     Io,
-    coordination::{Asker, Coordination, JobId, Joining},
+    coordination::{Asker, Coordination, JobId, JoinFor, Joining},
 };
 use crate::sim::message::{Fetched, Message, Request, Response, TopicView};
 
@@ -186,7 +186,7 @@ impl Waiting {
         let producer =
             ProducerIdentity { producer_id: header.producer_id, epoch: header.producer_epoch };
         let id = self.transactional_id.clone().unwrap_or_default();
-        Joining::new(id, producer, self.produce.partition, coordination, io)
+        Joining::new((id, producer), self.produce.partition, JoinFor::Produce, coordination, io)
     }
 }
 

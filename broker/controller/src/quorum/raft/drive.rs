@@ -126,6 +126,9 @@ impl<D: Disk> RaftQuorum<D> {
             assert!(entry.index == self.applied + 1, "entries are committed in order");
             let content = entry::content(entry)?;
             if let Content::Change(change) = &content {
+                // Who votes is what was committed: a node that forgets that this was would count votes that nobody has any
+                // more, once it starts again.
+                self.disk.votes.sync_commit()?;
                 self.apply_change(change)?;
             }
             self.applied = entry.index;

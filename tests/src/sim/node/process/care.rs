@@ -1,5 +1,7 @@
 //! What a process does for its logs from time to time.
 
+use tidemark_broker::steered::Compacted;
+
 use super::{Io, Micros, Process, SECOND, Wanted};
 
 /// How often logs that could not be opened are tried again.
@@ -12,6 +14,10 @@ impl Process {
     pub(super) fn look_after_logs(&mut self, io: &Io<'_>) {
         if self.member.is_active && !std::mem::replace(&mut self.has_cleared, true) {
             self.broker.clear_left_behind();
+        }
+        match self.broker.step_compaction() {
+            Compacted::Nothing => {}
+            step => self.coordination.compacted.push(step),
         }
         if io.core.now_us() >= self.retry_at_us && self.has_opened {
             self.retry_at_us = io.core.now_us() + RETRY_UNOPENED_US;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use tidemark_broker::steered;
 use tidemark_controller::BrokerRun;
 use tidemark_coordinator::{
-    groups::{EndTransaction, GroupRequest},
+    groups::{CommitTransactionalOffsets, EndTransaction, GroupRequest, Verification},
     producer_state::Marker,
     transactions::{
         AddPartitions, MarkerResult, Markers, MarkersWritten, TransactionEffect, TransactionRequest,
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::sim::{
     node::{
-        coordination::{AskedBy, Asker, JobId, Joining, Marking},
+        coordination::{AskedBy, Asker, JobId, JoinFor, Joining, Marked, Marking, ToldEnded},
         peers::pause_us,
     },
     shape::{GROUPS, TRANSACTIONS},
@@ -187,8 +187,50 @@ impl Process {
             }
             Err(failure) => Err(failure),
         };
-        self.coordination.joining.remove(&job);
-        self.serving.joined(job, outcome, &mut self.broker, io);
+        let Some(joining) = self.coordination.joining.remove(&job) else { return };
+        match joining.whom {
+            JoinFor::Produce => self.serving.joined(job, outcome, &mut self.broker, io),
+            JoinFor::Offsets(asker, partition, commit) => match outcome {
+                Ok(()) => {
+                    let commit = GroupRequest::CommitTransactionalOffsets(*commit);
+                    self.ask_groups(asker, partition, commit, io);
+                }
+                Err(failure) => answer(asker, Err(failure), io),
+            },
+        }
+    }
+
+    /// Has a group's offsets committed in a transaction. Its coordinator is asked first if the transaction has none here.
+    pub(super) fn commit_in_transaction(
+        &mut self,
+        asker: Asker,
+        partition: PartitionIndex,
+        transactional_id: String,
+        mut commit: Box<CommitTransactionalOffsets>,
+        io: &mut Io<'_>,
+    ) {
+        let (producer_id, epoch) = (commit.producer_id, commit.producer_epoch);
+        let topic_id = self.followed.topic(GROUPS).map(|topic| topic.id);
+        let verification = self.broker.begin_verification(partition, producer_id, epoch);
+        match (verification, topic_id) {
+            (Ok(Verification::NotNeeded), _) => {
+                let commit = GroupRequest::CommitTransactionalOffsets(*commit);
+                self.ask_groups(asker, partition, commit, io);
+            }
+            (Ok(Verification::Needed { guard }), Some(topic_id)) => {
+                commit.guard = Some(guard);
+                let whom = JoinFor::Offsets(asker, partition, commit);
+                let id = TopicPartition { topic_id, partition };
+                let producer =
+                    tidemark_coordinator::transactions::ProducerIdentity { producer_id, epoch };
+                let whose = (transactional_id, producer);
+                let (job, joining) = Joining::new(whose, id, whom, &mut self.coordination, io);
+                self.coordination.joining.insert(job, joining);
+                self.join(job, io);
+            }
+            (Ok(_), None) => answer(asker, Err(super::nobody()), io),
+            (Err(failure), _) => answer(asker, Err(failure), io),
+        }
     }
 
     fn send_markers(&mut self, partition: PartitionIndex, markers: &Markers, io: &mut Io<'_>) {
@@ -209,7 +251,7 @@ impl Process {
             let job = self.coordination.job();
             self.coordination.sent.insert(job, (partition, markers.clone()));
             if leader == io.node() {
-                self.write_markers(MarkersFor::Coordinator(job), markers, partitions);
+                self.write_markers(MarkersFor::Coordinator(job), markers, partitions, io);
             } else {
                 let request = Request::WriteMarkers { markers: markers.clone(), partitions };
                 self.peers.ask(leader, request, Purpose::Markers(job), MARKERS_MS * MS, io);
@@ -223,6 +265,7 @@ impl Process {
         whom: MarkersFor,
         markers: &Markers,
         partitions: Vec<TopicPartition>,
+        io: &Io<'_>,
     ) {
         let groups = self.followed.topic(GROUPS).map(|topic| topic.id);
         let producer = ProducerIdentity {
@@ -247,19 +290,30 @@ impl Process {
             };
             marking.push((id, asked.unwrap_or_else(|failure| Marking::Over(Err(failure)))));
         }
-        self.coordination.marking.push((whom, marking));
+        let (producer_id, arrived_us) = (producer.producer_id, io.core.now_us());
+        let markers = marking;
+        let marked = Marked { whom, producer_id, coordinator_epoch, arrived_us, markers };
+        self.coordination.marking.push(marked);
     }
 
     fn answer_markers(&mut self, io: &mut Io<'_>) -> bool {
-        let over = self.coordination.marking.extract_if(.., |(_, markers)| {
-            markers.iter_mut().fold(true, |all, (_, marking)| marking.look() && all)
+        let over = self.coordination.marking.extract_if(.., |marked| {
+            marked.markers.iter_mut().fold(true, |all, (_, marking)| marking.look() && all)
         });
         let over: Vec<_> = over.collect();
         let has_done = !over.is_empty();
-        for (whom, markers) in over {
+        for Marked { whom, producer_id, coordinator_epoch, arrived_us, markers } in over {
             let outcomes =
                 markers.into_iter().filter_map(|(id, marking)| Some((id, marking.into_outcome()?)));
-            let response = Ok(Response::Markers(outcomes.collect()));
+            let outcomes: Vec<_> = outcomes.collect();
+            let ended = outcomes.iter().filter(|(_, outcome)| outcome.is_ok());
+            self.coordination.told_ended.extend(ended.map(|(partition, _)| ToldEnded {
+                partition: *partition,
+                producer_id,
+                coordinator_epoch,
+                arrived_us,
+            }));
+            let response = Ok(Response::Markers(outcomes));
             match whom {
                 MarkersFor::Peer(asker) => answer(asker, response, io),
                 MarkersFor::Coordinator(job) => self.markers_answered(job, response),
@@ -335,14 +389,18 @@ impl Process {
 
 impl Joining {
     pub(in crate::sim::node) fn new(
-        transactional_id: String,
-        producer: tidemark_coordinator::transactions::ProducerIdentity,
+        (transactional_id, producer): (
+            String,
+            tidemark_coordinator::transactions::ProducerIdentity,
+        ),
         partition: TopicPartition,
+        whom: JoinFor,
         coordination: &mut Coordination,
         io: &Io<'_>,
     ) -> (JobId, Self) {
         let deadline_us = io.core.now_us() + JOIN_US;
-        let joining = Self { transactional_id, producer, partition, failures: 0, deadline_us };
+        let failures = 0;
+        let joining = Self { whom, transactional_id, producer, partition, failures, deadline_us };
         (coordination.job(), joining)
     }
 }

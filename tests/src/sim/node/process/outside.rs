@@ -1,8 +1,11 @@
 //! What oracles and fault plans see of a process, and what they may ask of it. Nothing here answers anybody in the cluster.
 
+use tidemark_broker::steered::Compacted;
+
 use super::{
     Arc, BrokerEpoch, Controller, Image, Io, Micros, Process, Seen, TopicPartition, WantedState,
 };
+use crate::sim::node::coordination::ToldEnded;
 
 /// For those who look from outside.
 impl Process {
@@ -18,6 +21,16 @@ impl Process {
     /// What readers of what is decided were shown since the last call: last stable offsets.
     pub fn take_shown(&mut self) -> Vec<(TopicPartition, u64)> {
         std::mem::take(&mut self.serving.shown)
+    }
+
+    /// Ends of transactions that coordinators were told of since the last call.
+    pub fn take_told_ended(&mut self) -> Vec<ToldEnded> {
+        std::mem::take(&mut self.coordination.told_ended)
+    }
+
+    /// What compaction has done since the last call.
+    pub fn take_compacted(&mut self) -> Vec<Compacted> {
+        std::mem::take(&mut self.coordination.compacted)
     }
 
     pub fn followed(&self) -> &Arc<Image> {
