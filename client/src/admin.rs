@@ -32,7 +32,7 @@ use crate::{
     partitions::{self, Asking},
 };
 
-pub use self::{groups::GroupList, operations::Reassignment};
+pub use self::{groups::GroupList, operations::Reassignment, transactions::TransactionList};
 
 /// A topic to be created.
 #[derive(Clone, Debug, Default)]

@@ -7,6 +7,7 @@
 mod commits;
 mod config;
 mod member;
+mod waiting;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,6 +36,7 @@ pub use self::config::{GroupConfig, StartAt};
 use self::{
     commits::{COMMITS_QUEUED_MAX, Commit, Committer},
     member::{Loss, Member, Membership, Processing, Reading, Standing},
+    waiting::Waiting,
 };
 use crate::{
     cluster::{Cluster, Repeat, Target},
@@ -84,6 +86,7 @@ pub struct GroupConsumer {
     commit_failed: Arc<AtomicBool>,
     next_auto_commit: Option<Instant>,
     on_rebalance: Option<OnRebalance>,
+    waiting: Waiting,
     closing: CancellationToken,
     member: Option<JoinHandle<()>>,
     committer: JoinHandle<()>,
@@ -125,6 +128,7 @@ impl GroupConsumer {
             epoch: 0,
             assigned: Arc::default(),
             standing: Standing::In,
+            waits: None,
         });
         let (reading, reading_out) = watch::channel(Reading::default());
         let processing = Arc::new(Processing::new());
@@ -170,6 +174,7 @@ impl GroupConsumer {
             commit_failed,
             next_auto_commit: config.auto_commit.map(|every| Instant::now() + every),
             on_rebalance: None,
+            waiting: Waiting::default(),
             closing,
             member: Some(tasks::spawn("group-member", &group, member.run())),
             committer: tasks::spawn("group-committer", &group, committer.run()),
@@ -186,6 +191,14 @@ impl GroupConsumer {
         on_rebalance: impl FnMut(&Rebalance) + Send + Sync + 'static,
     ) -> Self {
         self.on_rebalance = Some(Box::new(on_rebalance));
+        self
+    }
+
+    /// Calls `on_waiting`, within a poll, when this member's instance is the name of another member that has neither left nor
+    /// timed out: with who that is, and until when it has the place. Once, however long that takes.
+    #[must_use]
+    pub fn on_waiting(mut self, on_waiting: impl FnMut(&str) + Send + Sync + 'static) -> Self {
+        self.waiting = Waiting::on(on_waiting);
         self
     }
 
@@ -397,6 +410,7 @@ impl GroupConsumer {
     /// Carries out what the group has decided. Says when to try again what could not be done yet.
     async fn follow(&mut self) -> Result<Option<Instant>, GroupError> {
         let membership = self.membership.borrow_and_update().clone();
+        self.waiting.tell(membership.waits.as_deref());
         match &membership.standing {
             Standing::Failed(error) => return Err(error.clone().into()),
             _ if membership.incarnation != self.reading.borrow().incarnation => {

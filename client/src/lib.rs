@@ -21,7 +21,9 @@ mod record;
 mod tasks;
 pub mod testing;
 
-pub use admin::{Admin, GroupList, NewTopic, OffsetSpec, Reassignment, TopicChanges};
+pub use admin::{
+    Admin, GroupList, NewTopic, OffsetSpec, Reassignment, TopicChanges, TransactionList,
+};
 pub use client::Client;
 pub use config::ClientConfig;
 pub use consumer::{Consumer, ConsumerConfig, OutOfRange, Position, Transport};

@@ -1,8 +1,10 @@
-//! The transactional producer against a broker in memory that loses answers: what is committed last is what counts.
+//! Transactions against brokers in memory: what is committed last is what counts, whichever answers are lost, and operators are
+//! told what there is, whichever coordinators are not.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use tidemark_client::{
-    Client, ClientConfig, NewTopic, TransactionError, TransactionalConfig, TransactionalProducer,
+    Client, ClientConfig, ErrorCode, NewTopic, TransactionError, TransactionalConfig,
+    TransactionalProducer,
     protocol::message::Api,
     testing::{FakeBroker, Fault},
 };
@@ -54,4 +56,23 @@ async fn no_late_request_undoes_offsets_that_were_committed_after_it() {
     producer.send_offsets("g", None, [("t", 0, 12)]).await.unwrap();
     producer.commit().await.unwrap();
     assert_eq!(committed(&broker)[committed(&broker).len() - 2..], [11, 12]);
+}
+
+#[tokio::test]
+async fn transactional_ids_are_listed_as_far_as_their_coordinators_can_tell() {
+    let (first, client, _producer) = cluster().await;
+    let second = first.join().await.unwrap();
+    let admin = client.admin();
+    first.inject(Api::ListTransactions, Fault::RefuseFirstPartition(ErrorCode::CoordinatorLoading));
+    second.inject(Api::ListTransactions, Fault::Refuse(ErrorCode::UnsupportedApi));
+    let list = admin.list_transactions().await.unwrap();
+    let ids: Vec<_> = list.transactions.iter().map(|one| one.transactional_id.as_str()).collect();
+    assert_eq!(ids, ["one"]);
+    let codes: Vec<_> = list.unavailable.iter().map(|one| one.failure.code).collect();
+    assert_eq!(codes, [ErrorCode::CoordinatorLoading]);
+    let brokers: Vec<_> = list.unreachable.iter().map(|(broker, _)| *broker).collect();
+    assert_eq!(brokers, [second.id()]);
+
+    let list = admin.list_transactions().await.unwrap();
+    assert!(list.unavailable.is_empty() && list.unreachable.is_empty());
 }

@@ -81,6 +81,10 @@ pub(crate) struct ConsumeArgs {
     #[arg(short, long, value_name = "GROUP")]
     group: Option<String>,
 
+    /// Name of this member in the group: while it is away, for less than a session, its partitions stay its own
+    #[arg(long, value_name = "NAME", requires = "group")]
+    instance: Option<String>,
+
     /// Only these partitions, separated by commas [default: all]
     #[arg(short, long, value_name = "PARTITIONS", value_delimiter = ',')]
     partition: Vec<PartitionIndex>,

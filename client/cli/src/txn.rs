@@ -52,6 +52,8 @@ Examples:
 #[derive(Serialize)]
 struct Transactions {
     transactions: Vec<Row>,
+    /// Whether every coordinator could say which transactional ids it has.
+    complete: bool,
 }
 
 #[derive(Serialize)]
@@ -146,15 +148,23 @@ pub(crate) async fn run(session: &Session, args: TxnArgs) -> Result<Exit, CliErr
 }
 
 async fn list(session: &Session) -> Result<Exit, CliError> {
-    let listed = session.admin().await?.list_transactions().await?;
-    let transactions = listed.into_iter().map(|one| Row {
+    let list = session.admin().await?.list_transactions().await?;
+    let transactions = list.transactions.into_iter().map(|one| Row {
         transactional_id: one.transactional_id,
         status: status(one.status),
         producer_id: one.producer.producer_id,
         epoch: one.producer.epoch,
     });
-    session.output.print(&Transactions { transactions: transactions.collect() })?;
-    Ok(Exit::Success)
+    let complete = list.unavailable.is_empty() && list.unreachable.is_empty();
+    session.output.print(&Transactions { transactions: transactions.collect(), complete })?;
+    for missing in &list.unavailable {
+        let (of, why) = (missing.partition, &missing.failure);
+        output::note(format_args!("missing: transactional ids of {of}: {why}"));
+    }
+    for (broker, error) in &list.unreachable {
+        output::note(format_args!("missing: transactional ids of broker {broker}: {error}"));
+    }
+    Ok(if complete { Exit::Success } else { Exit::Partial })
 }
 
 async fn describe(session: &Session, id: String) -> Result<Exit, CliError> {

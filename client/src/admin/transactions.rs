@@ -1,8 +1,13 @@
 //! Transactions from an operator's side: which there are, one in full, and that one is aborted.
 
-use tidemark_protocol::messages::{
-    AbortTransactionRequest, AbortTransactionResponse, CoordinatorKind, DescribeTransactionRequest,
-    DescribeTransactionResponse, ListTransactionsRequest, ListedTransaction,
+use futures_util::future::join_all;
+use tidemark_protocol::{
+    BrokerId,
+    messages::{
+        AbortTransactionRequest, AbortTransactionResponse, CoordinatorKind,
+        DescribeTransactionRequest, DescribeTransactionResponse, ListTransactionsRequest,
+        ListedTransaction, UnavailableTransactions,
+    },
 };
 
 use super::Admin;
@@ -12,20 +17,39 @@ use crate::{
     error::AdminError,
 };
 
+/// The transactional ids of a cluster.
+#[derive(Clone, Debug, Default)]
+pub struct TransactionList {
+    /// Sorted by id.
+    pub transactions: Vec<ListedTransaction>,
+    /// Coordinators that could not say which they have: the list is not complete.
+    pub unavailable: Vec<UnavailableTransactions>,
+    /// Brokers that could not be asked, and why.
+    pub unreachable: Vec<(BrokerId, AdminError)>,
+}
+
 impl Admin {
-    /// The transactional ids of the whole cluster, sorted: every broker that is not fenced is asked.
-    pub async fn list_transactions(&self) -> Result<Vec<ListedTransaction>, AdminError> {
+    /// The transactional ids of the whole cluster, as far as their coordinators can be asked: every broker that is not fenced is.
+    pub async fn list_transactions(&self) -> Result<TransactionList, AdminError> {
         let brokers = self.metadata(Some(Vec::new())).await?.brokers;
-        let mut all = Vec::new();
-        for broker in brokers.into_iter().filter(|broker| !broker.fenced) {
-            let target = Target::Broker(broker.id);
-            let listed = self.question(&target, &ListTransactionsRequest {}).await?;
-            all.extend(listed.transactions);
+        let serving = brokers.iter().filter(|broker| !broker.fenced).map(|broker| broker.id);
+        let asked = serving.map(async |id| {
+            (id, self.question(&Target::Broker(id), &ListTransactionsRequest {}).await)
+        });
+        let mut list = TransactionList::default();
+        for (broker, answer) in join_all(asked).await {
+            match answer {
+                Ok(mut answer) => {
+                    list.transactions.append(&mut answer.transactions);
+                    list.unavailable.append(&mut answer.unavailable);
+                }
+                Err(error) => list.unreachable.push((broker, error)),
+            }
         }
-        all.sort_by(|a, b| a.transactional_id.cmp(&b.transactional_id));
+        list.transactions.sort_by(|a, b| a.transactional_id.cmp(&b.transactional_id));
         // One may have moved while they were asked.
-        all.dedup_by(|a, b| a.transactional_id == b.transactional_id);
-        Ok(all)
+        list.transactions.dedup_by(|a, b| a.transactional_id == b.transactional_id);
+        Ok(list)
     }
 
     /// One transactional id in full.

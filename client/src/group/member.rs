@@ -45,6 +45,8 @@ pub(super) struct Membership {
     pub(super) epoch: i32,
     pub(super) assigned: Arc<BTreeSet<TopicPartition>>,
     pub(super) standing: Standing,
+    /// What it is told while another member has the place of its instance.
+    pub(super) waits: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug)]
@@ -194,10 +196,13 @@ impl Member {
             };
             let pause = match answer {
                 Ok(answer) => self.answered(life, sent_at, answer),
-                Err(error) => match verdict(life, error) {
-                    Ok(pause) => pause,
-                    Err(end) => return end,
-                },
+                Err(error) => {
+                    self.note_waiting(&error);
+                    match verdict(life, error) {
+                        Ok(pause) => pause,
+                        Err(end) => return end,
+                    }
+                }
             };
             tokio::select! {
                 () = sleep_until(Instant::now() + pause) => {}
@@ -219,6 +224,9 @@ impl Member {
         life.patience = (session / 3).max(Duration::from_millis(200));
         life.backoff.reset();
         life.epoch = answer.epoch;
+        if self.membership.borrow().waits.is_some() {
+            self.publish(|membership| membership.waits = None);
+        }
         let is_new = answer.assignment.is_some();
         if let Some(assignment) = answer.assignment {
             life.told = assignment.into_iter().collect();
@@ -233,6 +241,16 @@ impl Member {
             });
         }
         Duration::from_millis(answer.heartbeat_interval_ms.into())
+    }
+
+    /// Says once that another member has this one's place, and for how long: that may be for good.
+    fn note_waiting(&self, error: &RequestError) {
+        let RequestError::Refused(failure) = error else { return };
+        if failure.code == ErrorCode::UnreleasedInstance && self.membership.borrow().waits.is_none()
+        {
+            tracing::warn!(group = self.config.group, %failure, "waiting for a place in the group");
+            self.publish(|membership| membership.waits = Some(failure.message.as_str().into()));
+        }
     }
 
     fn heartbeat(&mut self, life: &Life) -> GroupHeartbeatRequest {

@@ -12,7 +12,7 @@ use tidemark_protocol::{
         CommitTransactionalOffsetsRequest, CommitTransactionalOffsetsResponse,
         EndTransactionRequest, EndTransactionResponse, FindCoordinatorResponse,
         InitProducerIdRequest, InitProducerIdResponse, ListTransactionsResponse, ListedTransaction,
-        ProducerIdentity, TransactionStatus,
+        ProducerIdentity, TransactionStatus, UnavailableTransactions,
     },
 };
 
@@ -30,11 +30,16 @@ pub(super) struct Coordinated {
 }
 
 impl World {
-    /// The answer of a coordinator, whatever is asked for.
-    pub(super) fn coordinate(&self, api: Api, frame: &Frame) -> io::Result<Bytes> {
+    /// The answer of a coordinator, whatever is asked for. `refused`: by the partition that it is, of those that lists are of.
+    pub(super) fn coordinate(
+        &self,
+        api: Api,
+        frame: &Frame,
+        refused: Option<ErrorCode>,
+    ) -> io::Result<Bytes> {
+        let partition = TopicPartition { topic_id: TopicId([0; 16]), partition: 0 };
         match api {
             Api::FindCoordinator => {
-                let partition = TopicPartition { topic_id: TopicId([0; 16]), partition: 0 };
                 let found = FindCoordinatorResponse { broker: self.id, partition, leader_epoch: 0 };
                 head(frame, &Ok(found))
             }
@@ -69,7 +74,11 @@ impl World {
                     status: TransactionStatus::Empty,
                 };
                 let transactions = coordinated.transactional_ids.iter().map(list).collect();
-                head(frame, &Ok(ListTransactionsResponse { transactions }))
+                let failure = refused.map(|code| Failure::new(code, "injected"));
+                let unavailable =
+                    failure.map(|failure| UnavailableTransactions { partition, failure });
+                let unavailable = unavailable.into_iter().collect();
+                head(frame, &Ok(ListTransactionsResponse { transactions, unavailable }))
             }
             _ => head::<()>(frame, &Err(Failure::new(ErrorCode::UnsupportedApi, "not faked"))),
         }

@@ -151,7 +151,7 @@ impl Connection {
             Api::Produce => self.produce(&frame, refused, broken).await,
             Api::Fetch => self.fetch(&frame, refused).await,
             Api::Subscribe => self.subscribe(&frame, refused).await,
-            _ => self.administer(api, &frame, broken).await,
+            _ => self.administer(api, &frame, refused, broken).await,
         }
     }
 
@@ -266,7 +266,13 @@ impl Connection {
         Ok(())
     }
 
-    async fn administer(&self, api: Api, frame: &Frame, broken: bool) -> io::Result<()> {
+    async fn administer(
+        &self,
+        api: Api,
+        frame: &Frame,
+        refused: Option<ErrorCode>,
+        broken: bool,
+    ) -> io::Result<()> {
         let (topics, at) = (&self.world.shared.topics, self.world.id);
         let decides = matches!(
             api,
@@ -319,7 +325,7 @@ impl Connection {
                 });
                 head(frame, &Ok(DeleteRecordsResponse { partitions: delete.collect() }))
             }
-            _ => self.world.coordinate(api, frame),
+            _ => self.world.coordinate(api, frame, refused),
         }?;
         if broken {
             return Err(io::Error::other("injected"));

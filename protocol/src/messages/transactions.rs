@@ -119,14 +119,24 @@ wire_enum!(TransactionStatus {
     Aborted = 5
 });
 
-/// The transactional ids that the broker asked coordinates.
+/// The transactional ids that the broker asked coordinates, as far as it can tell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListTransactionsRequest {}
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListTransactionsResponse {
     /// Sorted by transactional id.
     pub transactions: Vec<ListedTransaction>,
+    /// Partitions of the internal topic led here whose transactional ids are not among them, and why.
+    #[serde(default)]
+    pub unavailable: Vec<UnavailableTransactions>,
+}
+
+/// A coordinator that cannot say which transactional ids it has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnavailableTransactions {
+    pub partition: TopicPartition,
+    pub failure: Failure,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -47,7 +47,10 @@ pub(crate) fn clients(all: &mut Vec<Sample>) {
         status: TransactionStatus::Ongoing,
     };
     part(all, &listed);
-    let list = ListTransactionsResponse { transactions: vec![listed] };
+    let unavailable = UnavailableTransactions { partition: PARTITION, failure: failure() };
+    part(all, &unavailable);
+    let list =
+        ListTransactionsResponse { transactions: vec![listed], unavailable: vec![unavailable] };
     api(all, &ListTransactionsRequest {}, list);
     let described = DescribeTransactionResponse {
         producer: PRODUCER,

@@ -6,7 +6,7 @@ use tidemark_protocol::{ErrorCode, Failure, TopicPartition, bug};
 
 use super::{
     Assignor, GroupCoordinator, Heartbeat, HeartbeatResponse, JOIN_EPOCH, LEAVE_EPOCH,
-    LEAVE_STATIC_EPOCH, RemovalReason, check_name,
+    LEAVE_STATIC_EPOCH, RemovalReason, Timer, check_name,
     reconcile::{Goal, reconcile},
     record::{Change, Current, Epochs, Member, MemberState},
     state::Group,
@@ -90,7 +90,7 @@ impl GroupCoordinator {
 
     fn join(&mut self, now: Now, heartbeat: &Heartbeat) -> Result<(), Failure> {
         let Heartbeat { group: name, member: id, .. } = heartbeat;
-        let place = self.place_of_joining(heartbeat)?;
+        let place = self.place_of_joining(now, heartbeat)?;
         let before = match &place {
             Place::Own | Place::Vacated(_) => {
                 let group = self.state.group(name).expect("the place is in it");
@@ -119,7 +119,7 @@ impl GroupCoordinator {
     }
 
     /// Where a member that joins belongs, or why it cannot.
-    fn place_of_joining(&self, heartbeat: &Heartbeat) -> Result<Place, Failure> {
+    fn place_of_joining(&self, now: Now, heartbeat: &Heartbeat) -> Result<Place, Failure> {
         let Heartbeat { group: name, member: id, .. } = heartbeat;
         // Not a question to the log: it does not have a first generation that is being made.
         if self.has_classic_members(name) {
@@ -146,8 +146,7 @@ impl GroupCoordinator {
                 return Ok(Place::Vacated(holder.to_owned()));
             }
             Some(holder) => {
-                let message = format!("member {holder:?} has the place of this instance");
-                return Err(Failure::new(ErrorCode::UnreleasedInstance, message));
+                return Err(self.unreleased(now, name, holder));
             }
             None => {}
         }
@@ -160,6 +159,19 @@ impl GroupCoordinator {
             return Err(Failure::new(ErrorCode::GroupFull, message));
         }
         Ok(Place::New)
+    }
+
+    /// Who joins under a name that is taken is to know whom to stop, or how long it waits.
+    fn unreleased(&self, now: Now, name: &str, holder: &str) -> Failure {
+        let host = self.state.group(name).map_or("", |group| group.members[holder].host.as_str());
+        let at = if host.is_empty() { String::new() } else { format!(" at {host}") };
+        let timer = Timer::Session { group: name.to_owned(), member: holder.to_owned() };
+        let session_ends_ms = self.deadlines.get(&timer).unwrap_or(now.mono_ms);
+        let left_ms = session_ends_ms.saturating_sub(now.mono_ms);
+        let message = format!(
+            "member {holder:?}{at} has the place of this instance, for {left_ms} ms more unless it is heard of again"
+        );
+        Failure::new(ErrorCode::UnreleasedInstance, message)
     }
 
     /// Makes the group one with server-side assignment. Its epoch goes on from a classic group's generation, so that

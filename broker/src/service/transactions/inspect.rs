@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use tidemark_coordinator::transactions::{
     TransactionRequest, TransactionResponse, TransactionState,
 };
 use tidemark_protocol::{
-    ErrorCode, Failure,
+    ErrorCode, Failure, TopicPartition,
     messages::{
         AbortTransactionRequest, AbortTransactionResponse, DescribeTransactionRequest,
         DescribeTransactionResponse, ListTransactionsRequest, ListTransactionsResponse,
-        ListedTransaction, TransactionStatus,
+        ListedTransaction, TransactionStatus, UnavailableTransactions,
     },
 };
 
@@ -20,23 +21,26 @@ use crate::{broker::Broker, coordinators::topics::TRANSACTIONS, service::timeout
 /// How long questions wait for the commit of what they would tell.
 const QUESTION_TIMEOUT_MS: u32 = 10_000;
 
-/// Those that belong here; empty on a broker that coordinates nothing.
+/// Those that belong here, as far as their coordinators can tell; empty on a broker that coordinates nothing.
 pub(crate) async fn list_transactions(
     broker: Arc<Broker>,
     _request: ListTransactionsRequest,
 ) -> Result<ListTransactionsResponse, Failure> {
     let image = broker.image();
+    let topic_id = image.topic(TRANSACTIONS).map(|topic| topic.id);
     let partitions = image.topic(TRANSACTIONS).map_or(0, |topic| topic.partition_count());
-    let mut transactions = Vec::new();
-    for partition in 0..partitions {
-        let asked = broker.transactions.ask(partition, TransactionRequest::List);
-        let asked = tokio::time::timeout(timeout(QUESTION_TIMEOUT_MS), asked).await;
-        let answer = asked.unwrap_or_else(|_elapsed| {
-            Err(Failure::new(ErrorCode::Timeout, "what would be told is not committed"))
-        });
+    let ids = (0..partitions)
+        .filter_map(|partition| Some(TopicPartition { topic_id: topic_id?, partition }));
+    let asked = ids.map(async |id| {
+        let asked = broker.transactions.ask(id.partition, TransactionRequest::List);
+        let answer = tokio::time::timeout(timeout(QUESTION_TIMEOUT_MS), asked).await;
+        (id, answer.unwrap_or_else(|_elapsed| Err(not_committed())))
+    });
+    let mut response = ListTransactionsResponse::default();
+    for (partition, answer) in join_all(asked).await {
         match answer {
             Ok(TransactionResponse::List(some)) => {
-                transactions.extend(some.into_iter().map(|one| ListedTransaction {
+                response.transactions.extend(some.into_iter().map(|one| ListedTransaction {
                     transactional_id: one.id,
                     producer: from_machine(one.producer),
                     status: status(one.state),
@@ -45,11 +49,17 @@ pub(crate) async fn list_transactions(
             Ok(other) => return Err(wrong_answer(&other)),
             // Another broker's to tell.
             Err(failure) if failure.code == ErrorCode::NotCoordinator => {}
-            Err(failure) => return Err(failure),
+            Err(failure) => {
+                response.unavailable.push(UnavailableTransactions { partition, failure });
+            }
         }
     }
-    transactions.sort_by(|a, b| a.transactional_id.cmp(&b.transactional_id));
-    Ok(ListTransactionsResponse { transactions })
+    response.transactions.sort_by(|a, b| a.transactional_id.cmp(&b.transactional_id));
+    Ok(response)
+}
+
+fn not_committed() -> Failure {
+    Failure::new(ErrorCode::Timeout, "what would be told is not committed")
 }
 
 pub(crate) async fn describe_transaction(

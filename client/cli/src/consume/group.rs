@@ -33,7 +33,8 @@ pub(super) async fn run(
 ) -> Result<Exit, CliError> {
     let mut config = config(args, group, range)?;
     config.topics.clone_from(&args.topics);
-    let mut member = client.group_consumer(config).on_rebalance(announce);
+    let wait = |why: &str| output::note(format_args!("waiting: {why}"));
+    let mut member = client.group_consumer(config).on_rebalance(announce).on_waiting(wait);
     let mut progress = Progress::new(args.num);
     let pace = Pace::new(args.rate);
     let mut interrupt = pin!(tokio::signal::ctrl_c());
@@ -86,6 +87,7 @@ fn config(args: &ConsumeArgs, group: &str, range: Range) -> Result<GroupConfig, 
     }
     let mut config = GroupConfig::new(group);
     config.start_at = start_at;
+    config.instance.clone_from(&args.instance);
     // Only what was printed is committed.
     config.auto_commit = None;
     config.consumer.isolation = args.isolation();
