@@ -146,7 +146,11 @@ impl Sessions {
             }
             PortEffect::Position { .. } | PortEffect::AlterIsr { .. } => return,
         };
-        let Some(session) = self.by_follower.get_mut(&to.follower.broker_id) else { return };
+        // What is for a former run of the follower is dropped, too.
+        let session = self.by_follower.get_mut(&to.follower.broker_id);
+        let Some(session) = session.filter(|session| session.follower == to.follower) else {
+            return;
+        };
         if matches!(due, Due::Watermark { .. }) {
             // It goes along with whatever answer is due already.
             session.due.entry(partition).or_insert(due);
