@@ -23,7 +23,7 @@ pub(super) fn check_decision(
 
 pub(super) fn check_marker(
     coordinated: &Coordinated,
-    committed: &Committed,
+    (committed, forgets): (&Committed, bool),
     partition: TopicPartition,
     header: &BatchHeader,
     marker: Marker,
@@ -37,7 +37,11 @@ pub(super) fn check_marker(
     require(is_decided, "S18", || {
         format!("{partition}: {marker:?} of {epoch:?} at {at}, and {decision:?} was decided")
     })?;
-    require(!committed.markers.contains_key(&epoch), "S18", || {
+    // Where retention has deleted the first, and with it all that says so, a coordinator that has not heard of it writes it
+    // again: nothing is open any more that it could end.
+    let before =
+        committed.markers.get(&epoch).filter(|before| !forgets || **before != marker.commit);
+    require(before.is_none(), "S18", || {
         format!("{partition}: a second marker of {epoch:?} at {at}")
     })
 }

@@ -174,7 +174,9 @@ impl Scan {
             let marker = marker(batch).ok_or_else(|| {
                 violation("S18", format!("{partition}: {} is no marker", header.base_offset))
             })?;
-            atomicity::check_marker(&self.coordinated, committed, partition, header, marker)?;
+            let forgets = Some(partition.topic_id) == self.topics.copies;
+            let committed_by = (&*committed, forgets);
+            atomicity::check_marker(&self.coordinated, committed_by, partition, header, marker)?;
             committed.ended(header, marker.commit);
             let coordinator = (marker.coordinator_epoch, self.now_us);
             committed.coordinators.insert(header.producer_id, coordinator);

@@ -234,7 +234,9 @@ impl Copier {
             }
             State::Locating => self.locate(reach),
             State::Ready => {
-                self.state = State::Open { left: reach.core.draw(1, 3) };
+                // With bites as small as that, a copier that is far behind does not get to the end in the time there is.
+                let (least, most) = if self.is_draining { (8, 16) } else { (1, 3) };
+                self.state = State::Open { left: reach.core.draw(least, most) };
                 self.go_on(reach);
             }
             State::Open { .. } if !self.sending.is_empty() => self.write(reach),
