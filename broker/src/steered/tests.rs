@@ -117,6 +117,17 @@ fn follow_on(broker: &mut Steered) {
 }
 
 /// Older metadata does not speak of every log that was closed, and to be clean is a claim for all of them.
+/// A process that wrote its checkpoints and was killed, and the next one, whose metadata does not speak of its log yet.
+fn killed_and_on_old_metadata(disk: &SimDisk) -> Steered {
+    let mut broker = first_process(disk);
+    broker.write_checkpoints().unwrap();
+    drop(broker);
+    disk.crash();
+    let mut broker = start(disk);
+    broker.open_logs(&image(OLD));
+    broker
+}
+
 #[test]
 fn logs_that_were_closed_in_order_are_opened_by_metadata_that_speaks_of_them_all() {
     let disk = SimDisk::new(1);
@@ -136,12 +147,7 @@ fn logs_that_were_closed_in_order_are_opened_by_metadata_that_speaks_of_them_all
 #[test]
 fn who_stops_before_every_log_was_looked_for_has_not_stopped_cleanly() {
     let disk = SimDisk::new(1);
-    let mut broker = first_process(&disk);
-    broker.write_checkpoints().unwrap();
-    drop(broker);
-    disk.crash();
-    let mut broker = start(&disk);
-    broker.open_logs(&image(OLD));
+    let broker = killed_and_on_old_metadata(&disk);
     assert!(!broker.close().unwrap());
     rot(&disk);
     let mut broker = start(&disk);
@@ -154,12 +160,7 @@ fn who_stops_before_every_log_was_looked_for_has_not_stopped_cleanly() {
 #[test]
 fn what_is_not_here_any_more_when_this_run_is_registered_is_forgotten() {
     let disk = SimDisk::new(1);
-    let mut broker = first_process(&disk);
-    broker.write_checkpoints().unwrap();
-    drop(broker);
-    disk.crash();
-    let mut broker = start(&disk);
-    broker.open_logs(&image(OLD));
+    let mut broker = killed_and_on_old_metadata(&disk);
     assert!(broker.partitions.checkpoint_of(ID).is_some());
     let mut image = image(history().len());
     let gone = MetadataRecord::TopicDeleted { topic_id: ID.topic_id };

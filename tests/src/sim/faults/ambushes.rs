@@ -1,19 +1,16 @@
 //! Faults that wait for their moment: what no random time would hit often enough.
 
-use super::{Event, FaultClass, MS, Mend, NodeId, SECOND, Verdict, World};
+use std::sync::Arc;
+
+use tidemark_controller::Partition;
+
+use super::{Event, FaultClass, MS, Mend, NodeId, SECOND, TopicPartition, Verdict, World};
 
 impl World {
     /// A leader is to miss an epoch: it goes on while another one leads, who lacks some of what it has, and when that one dies
     /// too, it may lead again, and hears of both changes as one.
     pub(super) fn miss_an_epoch(&mut self) -> Verdict {
-        let partitions = self.partitions();
-        if partitions.is_empty() {
-            return Ok(());
-        }
-        let partition = *self.core.random.pick(&partitions);
-        let Some(assigned) = self.ghost.metadata.partition(partition).cloned() else {
-            return Ok(());
-        };
+        let Some((partition, assigned)) = self.any_partition() else { return Ok(()) };
         let others: Vec<NodeId> =
             assigned.isr.iter().copied().filter(|id| Some(*id) != assigned.leader).collect();
         let (Some(from), true) = (assigned.leader, others.len() >= 2) else { return Ok(()) };
@@ -31,17 +28,19 @@ impl World {
         Ok(())
     }
 
+    fn any_partition(&mut self) -> Option<(TopicPartition, Arc<Partition>)> {
+        let partitions = self.partitions();
+        if partitions.is_empty() {
+            return None;
+        }
+        let partition = *self.core.random.pick(&partitions);
+        Some((partition, self.ghost.metadata.partition(partition)?.clone()))
+    }
+
     /// A leader is replaced by one that lacks some of what it has, cuts its log, and leads again before anybody has written to
     /// the other: what was cut is still to be written again, by whoever has sent it.
     pub(super) fn there_and_back(&mut self) -> Verdict {
-        let partitions = self.partitions();
-        if partitions.is_empty() {
-            return Ok(());
-        }
-        let partition = *self.core.random.pick(&partitions);
-        let Some(assigned) = self.ghost.metadata.partition(partition).cloned() else {
-            return Ok(());
-        };
+        let Some((partition, assigned)) = self.any_partition() else { return Ok(()) };
         let Some(from) = assigned.leader else { return Ok(()) };
         let others: Vec<NodeId> = assigned.isr.iter().copied().filter(|id| *id != from).collect();
         if others.is_empty() {
