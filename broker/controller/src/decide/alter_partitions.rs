@@ -23,22 +23,22 @@ pub(super) fn decide(image: &Image, command: &AlterPartitions) -> Result<Decisio
     let mut outcomes = Vec::with_capacity(command.changes.len());
     for change in &command.changes {
         let outcome = alter(image, command.broker_id, change, &mut seen);
-        outcomes.push(outcome.map(|(before, after)| {
-            let state = state_of(after.as_ref().map_or(before, |after| &after.state));
-            changes.add(change.topic_id, change.partition, after);
+        outcomes.push(outcome.map(|after| {
+            let state = state_of(&after.state);
+            changes.add(change.topic_id, change.partition, Some(after));
             state
         }));
     }
     Ok((changes.into_records().collect(), Answer::PartitionsAltered(outcomes)))
 }
 
-/// The partition before the change, and after it if anything of it changes.
-fn alter<'a>(
-    image: &'a Image,
+/// The partition after the change, in a new partition epoch even if nothing else of it changes.
+fn alter(
+    image: &Image,
     sender: BrokerId,
     change: &AlterPartition,
     seen: &mut BTreeSet<TopicPartition>,
-) -> Result<(&'a Partition, Option<After>), Failure> {
+) -> Result<After, Failure> {
     let id = TopicPartition { topic_id: change.topic_id, partition: change.partition };
     let (topic, partition) = image.require_partition(id)?;
     check_base(sender, partition, change)?;
@@ -49,7 +49,8 @@ fn alter<'a>(
     let isr = change.isr.iter().map(|member| member.id).collect();
     // The set that is committed is proposed by a leader that takes back what it proposed before: the partition epoch of
     // that proposal must not be valid any more, whenever a copy of it arrives.
-    Ok((partition, Change::of(image, &topic.config, partition).with_isr(isr).forced().build()))
+    let after = Change::of(image, &topic.config, partition).with_isr(isr).forced().build();
+    Ok(after.expect("what is forced is a change"))
 }
 
 /// Whether the sender may change the partition, and knows the state it changes.
