@@ -18,6 +18,7 @@ pub mod bugs;
 pub mod client;
 mod coordinated;
 pub mod core;
+mod corruption;
 mod faults;
 pub mod figures;
 pub mod heal;

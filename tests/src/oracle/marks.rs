@@ -25,13 +25,14 @@ impl Held {
     pub(super) fn read(bytes: Bytes, (from, to): (Offset, Offset)) -> Self {
         let mut held = Self { marks: VecDeque::new(), fault: None };
         for batch in batches(bytes) {
-            let header = match batch {
-                Ok(batch) => batch.header,
+            let batch = match batch {
+                Ok(batch) => batch,
                 Err(error) => {
                     held.note(format!("a log holds no batches: {error}"));
                     break;
                 }
             };
+            let header = &batch.header;
             let next = from + held.marks.len() as u64;
             if header.next_offset() <= next || header.base_offset >= to {
                 held.note(format!("a log has {} where {next} should be", header.base_offset));
@@ -41,7 +42,14 @@ impl Held {
                 held.note(format!("a log has {} where {next} should be", header.base_offset));
                 held.resize(header.base_offset - from);
             }
-            held.take(&header, (header.base_offset.max(next), to));
+            let is_sound = batch.verify_crc().is_ok();
+            if !is_sound {
+                held.note(format!(
+                    "a log has a batch with a wrong checksum at {}",
+                    header.base_offset
+                ));
+            }
+            held.take(header, is_sound, (header.base_offset.max(next), to));
         }
         let (has, wanted) = (held.marks.len() as u64, to - from);
         if has < wanted {
@@ -71,10 +79,10 @@ impl Held {
         self.marks.iter().take_while(|mark| mark.is_some()).count() as u64
     }
 
-    fn take(&mut self, header: &BatchHeader, (from, to): (Offset, Offset)) {
+    fn take(&mut self, header: &BatchHeader, is_sound: bool, (from, to): (Offset, Offset)) {
         for offset in from..header.next_offset().min(to) {
             let hash = u64::from(header.crc) << 32 | (offset - header.base_offset);
-            self.marks.push_back(Some(Mark { epoch: header.leader_epoch, hash }));
+            self.marks.push_back(is_sound.then_some(Mark { epoch: header.leader_epoch, hash }));
         }
     }
 

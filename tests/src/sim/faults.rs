@@ -88,6 +88,12 @@ impl World {
             FaultClass::Settings => self.change_settings(),
             FaultClass::Leadership => self.move_leadership(id),
             FaultClass::ThereAndBack => self.there_and_back(),
+            FaultClass::Corruption => {
+                self.injected(class, 0);
+                let messages = self.core.draw(1, 4);
+                self.net.corrupt(messages);
+                Ok(())
+            }
         }
     }
 

@@ -64,6 +64,7 @@ impl World {
         // With pushes as small as they are drawn, a replica that is far behind a busy leader never catches up.
         self.shape.push_bytes = self.shape.push_bytes.max(HEALED_PUSH_BYTES);
         self.net.unblock_all(&mut self.core);
+        self.net.corrupt(0);
         for id in self.shape.nodes.clone() {
             self.mend_disk(id);
             self.resume(id)?;

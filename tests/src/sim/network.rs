@@ -12,6 +12,7 @@ use tidemark_protocol::NodeId;
 use super::{
     client::ClientId,
     core::{Core, Event, MS, Micros, SECOND},
+    corruption::corrupt,
     message::Message,
 };
 
@@ -24,6 +25,8 @@ const DIAL_TIMEOUT_US: Micros = SECOND;
 const UNACKNOWLEDGED_US: Micros = 2 * SECOND;
 /// What comes later than this after a break may have been overtaken by what a new connection brings.
 const LATE_US: Micros = 5 * MS;
+/// So many of a thousand messages with batches are corrupted, while any are.
+const CORRUPTED_PER_MILLE: u64 = 300;
 /// Client ids in the table of links start here; node ids are below.
 const CLIENT_LINK: u32 = 1_000;
 
@@ -121,6 +124,8 @@ pub struct Network {
     hosts_down: BTreeSet<NodeId>,
     /// Processes that accept, by node.
     listening: BTreeMap<NodeId, u64>,
+    /// So many messages with batches are still to be corrupted.
+    to_corrupt: u64,
 }
 
 impl Network {
@@ -132,6 +137,7 @@ impl Network {
             blocked: BTreeMap::new(),
             hosts_down: BTreeSet::new(),
             listening: BTreeMap::new(),
+            to_corrupt: 0,
         }
     }
 
@@ -161,9 +167,14 @@ impl Network {
     }
 
     /// Sends, from the end that `from` is. Dropped when the connection is gone.
-    pub fn send(&mut self, core: &mut Core, id: ConnectionId, from: Address, message: Message) {
+    pub fn send(&mut self, core: &mut Core, id: ConnectionId, from: Address, mut message: Message) {
         if let Some(lane) = self.lane_from(id, from) {
             core.figures.messages += 1;
+            let is_next = self.to_corrupt > 0 && core.chance(CORRUPTED_PER_MILLE);
+            if is_next && corrupt(&mut message, core) {
+                self.to_corrupt -= 1;
+                core.figures.fault("messages corrupted");
+            }
             self.push(core, id, lane, Parcel::Message(message));
         }
     }
@@ -253,6 +264,11 @@ impl Network {
             }
             self.forget_ended(id);
         }
+    }
+
+    /// Corrupts so many of the messages with batches that are sent from now on.
+    pub fn corrupt(&mut self, messages: u64) {
+        self.to_corrupt = messages;
     }
 
     /// Cuts directed links.

@@ -52,6 +52,8 @@ pub enum FaultClass {
     Leadership,
     /// A leader is replaced and leads again, so quickly that nobody has written anything meanwhile.
     ThereAndBack,
+    /// Bits of record batches flip on the way, and TCP does not notice.
+    Corruption,
 }
 
 impl FaultClass {
@@ -100,6 +102,7 @@ impl FaultClass {
             Self::Settings => "settings changed",
             Self::Leadership => "leadership moved",
             Self::ThereAndBack => "leadership there and back",
+            Self::Corruption => "corruption on the way",
         }
     }
 }
@@ -218,6 +221,9 @@ impl Shape {
         }
         if apart.one_in(4) {
             shape.faults.push(FaultClass::ThereAndBack);
+        }
+        if apart.one_in(3) {
+            shape.faults.push(FaultClass::Corruption);
         }
         shape
     }
