@@ -75,11 +75,27 @@ pub enum Mend {
     Crash {
         node: NodeId,
     },
-    /// A leader is about to let a replica in, which is about to lose everything.
+    /// A leader is about to let a replica in.
     Ambush {
+        ambush: Ambush,
         leader: NodeId,
         newcomer: NodeId,
     },
+    /// What a leader has asked of a controller is overtaken by what it asks over its next connection.
+    Overtake {
+        leader: NodeId,
+        controller: NodeId,
+        late_us: Micros,
+    },
+}
+
+/// What happens as soon as some leader is about to let a replica in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ambush {
+    /// The replica loses everything.
+    Wipe,
+    /// That it is to be let in arrives late.
+    LateChange,
 }
 
 struct Due {

@@ -5,14 +5,14 @@ mod ambushes;
 mod promises;
 
 use tidemark_controller::{
-    AlterTopic, Command, DeleteTopic, ElectLeaders, Election, Reassign, ReassignPartition,
-    SetDraining, VoterChange,
+    AlterTopic, Command, DeleteTopic, ElectLeaders, Election, QuorumStatus, Reassign,
+    ReassignPartition, SetDraining, VoterChange,
 };
 use tidemark_protocol::{NodeId, TopicPartition, messages::VoterId};
 use tidemark_storage::disk::{Disk as _, Faults};
 
 use super::{
-    core::{Event, MS, Mend, Micros, SECOND},
+    core::{Ambush, Event, MS, Mend, Micros, SECOND},
     network::Address,
     node::{Io, Node, Process},
     shape::FaultClass,
@@ -94,6 +94,7 @@ impl World {
                 self.net.corrupt(messages);
                 Ok(())
             }
+            FaultClass::LateChange => self.change_late(),
         }
     }
 
@@ -331,7 +332,7 @@ impl World {
 
     fn wipe(&mut self, id: NodeId) -> Verdict {
         if self.core.chance(300) {
-            self.is_ambush_set = true;
+            self.ambush = Some(Ambush::Wipe);
             return Ok(());
         }
         let held = self.replicas_on(id);
@@ -403,11 +404,7 @@ impl World {
     pub(super) fn tend_voters(&mut self) {
         let Some(id) = self.wiped.first().copied() else { return };
         let me = self.nodes[&id].voter();
-        let leads =
-            |node: &&Node| node.process().and_then(Process::quorum).is_some_and(|it| it.is_leader);
-        let Some(leader) = self.nodes.values().find(leads) else { return };
-        let (leader, status) = (leader.id, leader.process().and_then(Process::quorum));
-        let Some(status) = status else { return };
+        let Some((leader, status)) = self.leading_controller() else { return };
         let voters: Vec<VoterId> = status.voters.iter().map(|voter| voter.id).collect();
         let old = voters.iter().find(|voter| voter.node == id && **voter != me).copied();
         let change = match (voters.contains(&me), old) {
@@ -421,6 +418,12 @@ impl World {
         };
         self.core.note(Who::Node(leader), "voters", [0, 0], || format!("{change:?}"));
         self.with_process(leader, |process, io| process.change_voters(change, io));
+    }
+
+    /// The controller that leads the quorum, as far as it knows.
+    fn leading_controller(&self) -> Option<(NodeId, QuorumStatus)> {
+        let status = |node: &Node| Some((node.id, node.process()?.quorum()?));
+        self.nodes.values().filter_map(status).find(|(_, status)| status.is_leader)
     }
 
     /// A fault ends.
@@ -443,11 +446,20 @@ impl World {
             | Mend::Lead { .. }
             | Mend::Crash { .. }
             | Mend::Ambush { .. }
+            | Mend::Overtake { .. }
                 if !self.are_faults_on =>
             {
                 Ok(())
             }
-            Mend::Ambush { leader, newcomer } => self.ambush(leader, newcomer),
+            Mend::Ambush { ambush: Ambush::Wipe, leader, newcomer } => {
+                self.wipe_on_joining(leader, newcomer)
+            }
+            Mend::Ambush { ambush: Ambush::LateChange, leader, newcomer } => {
+                self.hold_change(leader, newcomer)
+            }
+            Mend::Overtake { leader, controller, late_us } => {
+                self.overtake_change((leader, controller), late_us)
+            }
             Mend::Transfer { partition, from, to } => {
                 let until_us = self.core.now_us() + self.core.draw(SECOND, 4 * SECOND);
                 self.with_process(from, |process, _| process.hold_metadata(until_us));

@@ -27,6 +27,8 @@ const UNACKNOWLEDGED_US: Micros = 2 * SECOND;
 const LATE_US: Micros = 5 * MS;
 /// So many of a thousand messages with batches are corrupted, while any are.
 const CORRUPTED_PER_MILLE: u64 = 300;
+/// How messages are counted that do.
+const OVERTAKEN: &str = "messages overtaken by a new connection";
 /// Client ids in the table of links start here; node ids are below.
 const CLIENT_LINK: u32 = 1_000;
 
@@ -213,10 +215,17 @@ impl Network {
         let kept = if core.chance(500) { in_flight } else { core.draw(0, in_flight) };
         core.figures.fault_times("messages lost", held + in_flight - kept);
         if late_us > LATE_US {
-            core.figures.fault_times("messages overtaken by a new connection", kept);
+            core.figures.fault_times(OVERTAKEN, kept);
         }
         let lane_state = &mut connection.lanes[lane];
         lane_state.in_flight.truncate(usize::try_from(kept).expect("no more than there are"));
+        self.end_lane(core, id, lane, late_us);
+    }
+
+    /// Lets what is on its way arrive `late_us` from now, and then the end of it.
+    fn end_lane(&mut self, core: &mut Core, id: ConnectionId, lane: usize, late_us: Micros) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let lane_state = &mut connection.lanes[lane];
         let mut at_us = core.now_us() + late_us;
         for (arrives_us, _) in &mut lane_state.in_flight {
             at_us = at_us.max(*arrives_us);
@@ -228,6 +237,36 @@ impl Network {
         }
         lane_state.in_flight.push_back((at_us, Parcel::Closed));
         lane_state.ended = true;
+    }
+
+    /// Breaks the connections that a cut of this link holds something back of that is wanted: the sender gives up at once, and all that
+    /// it has sent arrives `late_us` from now. Says whether there are any.
+    pub fn overtake(
+        &mut self,
+        core: &mut Core,
+        link: (u32, u32),
+        late_us: Micros,
+        is_wanted: impl Fn(&Message) -> bool,
+    ) -> bool {
+        let mut lanes = Vec::new();
+        for (id, connection) in &mut self.connections {
+            for lane in 0..2 {
+                let pair = (connection.ends[lane].link(), connection.ends[1 - lane].link());
+                let state = &mut connection.lanes[lane];
+                let is_it = |held: &Parcel| matches!(held, Parcel::Message(it) if is_wanted(it));
+                if pair == link && !state.ended && state.held.iter().any(is_it) {
+                    let held = std::mem::take(&mut state.held);
+                    state.in_flight.extend(held.into_iter().map(|parcel| (0, parcel)));
+                    core.figures.fault_times(OVERTAKEN, state.in_flight.len() as u64);
+                    lanes.push((*id, lane));
+                }
+            }
+        }
+        for (id, lane) in &lanes {
+            self.break_lane(core, *id, 1 - lane, 0);
+            self.end_lane(core, *id, *lane, late_us);
+        }
+        !lanes.is_empty()
     }
 
     /// A process is gone. Whatever was on its way to it is lost; what it has sent arrives, or not.

@@ -54,6 +54,8 @@ pub enum FaultClass {
     ThereAndBack,
     /// Bits of record batches flip on the way, and TCP does not notice.
     Corruption,
+    /// A leader's change of an in-sync set arrives when the leader has long gone on.
+    LateChange,
 }
 
 impl FaultClass {
@@ -103,6 +105,7 @@ impl FaultClass {
             Self::Leadership => "leadership moved",
             Self::ThereAndBack => "leadership there and back",
             Self::Corruption => "corruption on the way",
+            Self::LateChange => "late change of an in-sync set",
         }
     }
 }
@@ -222,8 +225,10 @@ impl Shape {
         if apart.one_in(4) {
             shape.faults.push(FaultClass::ThereAndBack);
         }
-        if apart.one_in(3) {
-            shape.faults.push(FaultClass::Corruption);
+        for class in [FaultClass::Corruption, FaultClass::LateChange] {
+            if apart.one_in(3) {
+                shape.faults.push(class);
+            }
         }
         shape
     }

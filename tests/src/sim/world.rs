@@ -16,7 +16,7 @@ use super::{
         Reach, admin::Admin, consumer::Consumer, copier::Copier, member::Member,
         producer::Producer, reader::Reader, transactor::Transactor,
     },
-    core::{Core, Event, MS, Mend, Micros},
+    core::{Ambush, Core, Event, MS, Mend, Micros},
     network::{Address, Delivery, Network},
     node::{Boot, Input, Node, NodeTimer, Seen, root},
     shape::Shape,
@@ -64,8 +64,8 @@ pub struct World {
     /// Nodes whose metadata log may be damaged or gone.
     pub wiped: BTreeSet<NodeId>,
     pub are_faults_on: bool,
-    /// The next replica that some leader lets in loses its disk.
-    pub is_ambush_set: bool,
+    /// What waits for the next replica that some leader lets in.
+    pub ambush: Option<Ambush>,
     /// Partitions of which more may be committed since they were read.
     pub unscanned: Vec<TopicPartition>,
 }
@@ -116,7 +116,7 @@ impl World {
             leaving: BTreeMap::new(),
             wiped: BTreeSet::new(),
             are_faults_on: true,
-            is_ambush_set: false,
+            ambush: None,
             unscanned: Vec::new(),
             shape,
         };
@@ -350,11 +350,10 @@ impl World {
             if observed.led.is_some() {
                 self.unscanned.push(partition);
             }
-            if self.is_ambush_set
-                && let Some(newcomer) = observed.newcomer()
+            if let Some(newcomer) = observed.newcomer()
+                && let Some(ambush) = self.ambush.take()
             {
-                self.is_ambush_set = false;
-                let mend = Mend::Ambush { leader: id, newcomer };
+                let mend = Mend::Ambush { ambush, leader: id, newcomer };
                 self.core.after(0, Event::Mend { mend });
             }
             let figures = [observed.log_end_offset, observed.high_watermark];

@@ -137,6 +137,11 @@ impl Member {
         Beat::None
     }
 
+    /// What heartbeats go over.
+    pub(super) fn connection(&self) -> Option<ConnectionId> {
+        self.link.as_ref().map(|link| link.connection)
+    }
+
     fn drop_link(&mut self, io: &mut Io<'_>) {
         if let Some(link) = self.link.take() {
             io.close(link.connection);

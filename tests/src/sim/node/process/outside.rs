@@ -69,6 +69,13 @@ impl Process {
         self.controller.as_ref().is_some_and(Controller::has_failed)
     }
 
+    /// The connection over which it says that it is alive breaks.
+    pub fn lose_session(&mut self, io: &mut Io<'_>) {
+        if let Some(connection) = self.member.connection() {
+            io.net.reset(io.core, connection);
+        }
+    }
+
     /// Asks to be led by another controller.
     pub fn transfer_leadership(&mut self, io: &mut Io<'_>) {
         let now_ms = self.now_ms(io);
