@@ -95,6 +95,7 @@ impl World {
                 Ok(())
             }
             FaultClass::LateChange => self.change_late(),
+            FaultClass::LateAnswer => self.answer_late(),
         }
     }
 

@@ -128,6 +128,8 @@ pub struct Network {
     listening: BTreeMap<NodeId, u64>,
     /// So many messages with batches are still to be corrupted.
     to_corrupt: u64,
+    /// Directed links over which leaders' streams bring nothing before a time.
+    stalled: BTreeMap<(u32, u32), Micros>,
 }
 
 impl Network {
@@ -140,6 +142,7 @@ impl Network {
             hosts_down: BTreeSet::new(),
             listening: BTreeMap::new(),
             to_corrupt: 0,
+            stalled: BTreeMap::new(),
         }
     }
 
@@ -310,6 +313,12 @@ impl Network {
         self.to_corrupt = messages;
     }
 
+    /// Lets nothing that leaders push over this link arrive before `until_us`, while other connections go on: a packet of one is
+    /// lost again and again.
+    pub fn stall_streams(&mut self, link: (u32, u32), until_us: Micros) {
+        self.stalled.insert(link, until_us);
+    }
+
     /// Cuts directed links.
     pub fn block(&mut self, pairs: &[(u32, u32)]) {
         for pair in pairs {
@@ -381,7 +390,9 @@ impl Network {
             state.held.push_back(parcel);
             return;
         }
-        let at_us = state.last_us.max(core.now_us() + delay_us);
+        let is_pushed = matches!(parcel, Parcel::Message(Message::Push { .. }));
+        let stalled_us = self.stalled.get(&pair).copied().filter(|_| is_pushed).unwrap_or(0);
+        let at_us = state.last_us.max(core.now_us() + delay_us).max(stalled_us);
         state.last_us = at_us;
         state.in_flight.push_back((at_us, parcel));
         state.ended = ends;

@@ -56,6 +56,8 @@ pub enum FaultClass {
     Corruption,
     /// A leader's change of an in-sync set arrives when the leader has long gone on.
     LateChange,
+    /// A leader's answer arrives when another one has led meanwhile, and it leads again.
+    LateAnswer,
 }
 
 impl FaultClass {
@@ -106,6 +108,7 @@ impl FaultClass {
             Self::ThereAndBack => "leadership there and back",
             Self::Corruption => "corruption on the way",
             Self::LateChange => "late change of an in-sync set",
+            Self::LateAnswer => "late answer of a leader",
         }
     }
 }
@@ -225,7 +228,7 @@ impl Shape {
         if apart.one_in(4) {
             shape.faults.push(FaultClass::ThereAndBack);
         }
-        for class in [FaultClass::Corruption, FaultClass::LateChange] {
+        for class in [FaultClass::Corruption, FaultClass::LateChange, FaultClass::LateAnswer] {
             if apart.one_in(3) {
                 shape.faults.push(class);
             }

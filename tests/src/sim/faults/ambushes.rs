@@ -67,6 +67,30 @@ impl World {
         Ok(())
     }
 
+    /// A leader is replaced by one that lacks some of what it has. Before it hears what to cut, it leads again, and what was to
+    /// be cut is committed. Then the other one leads once more, and now that answer arrives, over the same connection.
+    pub(super) fn answer_late(&mut self) -> Verdict {
+        let Some((partition, from, others)) = self.any_in_sync() else { return Ok(()) };
+        let to = *self.core.random.pick(&others);
+        self.injected(FaultClass::LateAnswer, from);
+        let behind: Vec<_> = others.iter().map(|other| (from, *other)).collect();
+        self.net.block(&behind);
+        let there_us = self.core.draw(20 * MS, 200 * MS);
+        let back_us = there_us + self.core.draw(30 * MS, 200 * MS);
+        let again_us = back_us + self.core.draw(50 * MS, 300 * MS);
+        let late_us = again_us + self.core.draw(20 * MS, 200 * MS);
+        self.net.stall_streams((to, from), self.core.now_us() + late_us);
+        for (at_us, mend) in [
+            (there_us, Mend::Lead { partition, to }),
+            (there_us, Mend::Unblock { pairs: behind }),
+            (back_us, Mend::Lead { partition, to: from }),
+            (again_us, Mend::Lead { partition, to }),
+        ] {
+            self.core.after(at_us, Event::Mend { mend });
+        }
+        Ok(())
+    }
+
     /// A replica that is about to be let in loses its disk, and is back before the controller hears that it is to be let in.
     pub(super) fn wipe_on_joining(&mut self, leader: NodeId, newcomer: NodeId) -> Verdict {
         let held = self.replicas_on(newcomer);
