@@ -76,15 +76,20 @@ async fn whatever_gets_lost_every_record_is_written_once_and_in_order() {
 async fn what_was_refused_gives_its_number_back() {
     let (broker, _second, client) = cluster().await;
     let producer = client.producer(ProducerConfig::default());
-    for code in [ErrorCode::NotEnoughReplicas, ErrorCode::InvalidBatch, ErrorCode::DiskFull] {
+    for code in [
+        ErrorCode::NotEnoughReplicas,
+        ErrorCode::InvalidBatch,
+        ErrorCode::DamagedBatch,
+        ErrorCode::DiskFull,
+    ] {
         broker.inject(Api::Produce, Fault::RefuseFirstPartition(code));
         send_numbers(&producer, 7..8).await;
         // An error, where the record was refused for good.
         drop(timeout(SOON, producer.flush()).await.unwrap());
     }
     producer.close().await.unwrap();
-    assert_eq!(written(&broker), [7, 7]);
-    assert_eq!(numbers(&broker), [(0, 0, 0), (0, 0, 1)]);
+    assert_eq!(written(&broker), [7, 7, 7]);
+    assert_eq!(numbers(&broker), [(0, 0, 0), (0, 0, 1), (0, 0, 2)]);
 }
 
 #[tokio::test]

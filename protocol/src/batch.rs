@@ -46,9 +46,9 @@ impl BatchError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::TooLarge { .. } => ErrorCode::BatchTooLarge,
+            Self::Crc { .. } => ErrorCode::DamagedBatch,
             Self::Truncated { .. }
             | Self::UnsupportedMagic(_)
-            | Self::Crc { .. }
             | Self::Header(_)
             | Self::Record { .. }
             | Self::Tail(_)

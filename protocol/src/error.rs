@@ -103,7 +103,7 @@ error_codes! {
 
     /// The offset is below the log start or above the log end.
     OffsetOutOfRange = 60, false;
-    /// A record batch is malformed, has a wrong CRC, or breaks a rule of its topic.
+    /// A record batch is malformed, or breaks a rule of its topic.
     InvalidBatch = 61, false;
     /// The batch is larger than the topic's `max_batch_bytes`.
     BatchTooLarge = 62, false;
@@ -111,6 +111,8 @@ error_codes! {
     CorruptData = 63, false;
     /// The offset is not known yet: the leader is new and has not learned the high watermark.
     OffsetNotAvailable = 64, true;
+    /// A record batch has a wrong CRC: it was damaged on its way. Nothing was appended.
+    DamagedBatch = 65, true;
 
     /// The disk is full; produce is refused until space returns.
     DiskFull = 80, true;

@@ -184,7 +184,7 @@ async fn what_cannot_be_served_is_refused_and_the_connection_lives_on() {
     let mut damaged = batch(&["x"]).to_vec();
     *damaged.last_mut().unwrap() ^= 1;
     let refused = client.produce(topic, damaged.into()).await.unwrap_err();
-    assert_eq!(refused.code, ErrorCode::InvalidBatch);
+    assert_eq!(refused.code, ErrorCode::DamagedBatch);
 
     let (response, _) = client.call(&fetch_request(topic, 5, 0), Bytes::new()).await;
     let refused = response.unwrap().partitions.remove(0).unwrap_err();

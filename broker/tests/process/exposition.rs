@@ -173,8 +173,8 @@ fn every_documented_metric_is_exposed_and_every_exposed_one_documented() {
     for line in [
         "tidemark_records_in_total{topic=\"orders\",protocol=\"native\"} 1",
         "tidemark_records_out_total{topic=\"orders\",protocol=\"native\"} 1",
-        "tidemark_records_rejected_total{reason=\"InvalidBatch\"} 1",
-        "tidemark_request_errors_total{api=\"produce\",error=\"InvalidBatch\"} 1",
+        "tidemark_records_rejected_total{reason=\"DamagedBatch\"} 1",
+        "tidemark_request_errors_total{api=\"produce\",error=\"DamagedBatch\"} 1",
         "tidemark_requests_total{api=\"produce\"} 3",
         "tidemark_api_unsupported_total{api=\"65534\"} 1",
         "tidemark_high_watermark{topic=\"orders\",partition=\"0\"} 1",
