@@ -247,7 +247,9 @@ impl Shape {
             let segment_ms = if short { apart.between(1_000, 4_000) } else { 20_000 };
             let retention_ms = short.then(|| apart.between(1_000, 6_000));
             let is_compacted = apart.one_in(2);
-            let delete_retention_ms = apart.between(0, 20_000);
+            // Often so short that whoever is away for a second misses the mark of a removal.
+            let most_ms = *apart.pick(&[500, 500, 20_000]);
+            let delete_retention_ms = apart.between(0, most_ms);
             for log in self.coordinated.iter_mut().take(2).filter(|_| is_compacted) {
                 log.delete_retention_ms = Some(delete_retention_ms);
                 log.segment_ms = apart.between(1_000, 4_000);
