@@ -80,14 +80,14 @@ pub struct ReplicaPush {
     /// Exclusive end of what is committed, as of before the batches were read.
     pub high_watermark: Offset,
     pub log_start_offset: Offset,
-    /// Tombstones below may be missing in the leader's log, as of after the batches were read: a follower that ends before and has
-    /// not copied all it has from this leader may hold what they hid. 0 without batches.
-    pub removals_end: Offset,
     /// Length of this partition's batches in the payload, in bytes. 0 with an accepted position: only the watermark
     /// or the log start has moved, and the position is not answered yet.
     pub batch_bytes: u32,
     /// Why there are no batches; nothing else of the answer counts then.
     pub refusal: Option<ReplicaRefusal>,
+    /// Tombstones below may be missing in the leader's log, as of after the batches were read: a follower that ends before and has
+    /// not copied all it has from this leader may hold what they hid. 0 without batches.
+    pub removals_end: Offset,
 }
 
 /// Why a leader has no batches for a position.

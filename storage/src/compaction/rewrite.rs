@@ -88,8 +88,7 @@ impl Tombstones {
 /// Applies the rules to a batch.
 pub(crate) fn rewrite(batch: &Batch, rules: &Rules<'_>) -> Result<Rewritten, BatchError> {
     let header = &batch.header;
-    let same =
-        |tombstones| Rewritten { bytes: batch.bytes().clone(), changed: false, tombstones };
+    let same = |tombstones| Rewritten { bytes: batch.bytes().clone(), changed: false, tombstones };
     // Ends of transactions stay: a replica that reads the log from its start learns from them what was aborted.
     let is_kept = header.record_count == 0 || header.is_control();
     if is_kept || header.next_offset() > rules.latest_end {
@@ -102,8 +101,8 @@ pub(crate) fn rewrite(batch: &Batch, rules: &Rules<'_>) -> Result<Rewritten, Bat
     let known_horizon =
         (header.attributes & DELETE_HORIZON_BIT != 0).then_some(header.base_timestamp);
     let end = header.next_offset();
-    let expired = known_horizon.is_some_and(|horizon| horizon <= rules.now_ms)
-        && end <= rules.cleaned_end;
+    let expired =
+        known_horizon.is_some_and(|horizon| horizon <= rules.now_ms) && end <= rules.cleaned_end;
     let goes = expired && end <= rules.removals_max;
     let mut kept = Vec::new();
     let mut has_tombstone = false;
@@ -143,7 +142,11 @@ pub(crate) fn rewrite(batch: &Batch, rules: &Rules<'_>) -> Result<Rewritten, Bat
         return Ok(same(Tombstones::default()));
     }
     let bytes = encode(batch, &kept, known_horizon)?.ok_or(BatchError::Header(TOO_LARGE))?;
-    Ok(Rewritten { bytes, changed: true, tombstones: Tombstones { delete_horizon: None, ..tombstones } })
+    Ok(Rewritten {
+        bytes,
+        changed: true,
+        tombstones: Tombstones { delete_horizon: None, ..tombstones },
+    })
 }
 
 const TOO_LARGE: &str = "without some of its records it is larger than a batch may be";

@@ -13,8 +13,8 @@ use tidemark_protocol::{
     batch::{Batch, BatchBuilder, Compression, Record, batches},
 };
 use tidemark_storage::{
-    Checkpoint, Cleanup, Compacted, CompactionBounds, Disk, Log, LogConfig, ReadOutcome, RealDisk, Residency,
-    StorageError, testing::SimDisk,
+    Checkpoint, Cleanup, Compacted, CompactionBounds, Disk, Log, LogConfig, ReadOutcome, RealDisk,
+    Residency, StorageError, testing::SimDisk,
 };
 
 use crate::model::{Place, all, flush, parse, small_config};
@@ -266,7 +266,8 @@ fn with_a_tombstone(seed: u64) -> (Place<SimDisk>, Log<SimDisk>, u64) {
 fn a_tombstone_stays_for_who_has_yet_to_read_it() {
     let (_place, mut log, now_ms) = with_a_tombstone(1);
     let size = log.size_bytes();
-    let tombstone = contents(&log).iter().find(|r| r.key.is_some() && r.value.is_none()).unwrap().offset;
+    let tombstone =
+        contents(&log).iter().find(|r| r.key.is_some() && r.value.is_none()).unwrap().offset;
     let up_to = |removals_max| CompactionBounds { removals_max, ..all(&log) };
     let (behind, past) = (up_to(tombstone), up_to(tombstone + 1));
     let held = compact_within(&mut log, behind, now_ms, 1000).unwrap().expect("its time is up");
@@ -306,7 +307,10 @@ fn young_unflushed_and_uncommitted_records_are_left_alone() {
     fill(&mut log, &mut history, &mut now_ms);
     let end = all(&log);
     assert!(log.compaction_job(end, 5999).is_none(), "the records are from 1000");
-    assert!(log.compaction_job(CompactionBounds { decided: 2, ..end }, 6000).is_none(), "nothing but two records is committed");
+    assert!(
+        log.compaction_job(CompactionBounds { decided: 2, ..end }, 6000).is_none(),
+        "nothing but two records is committed"
+    );
     assert!(log.compaction_job(end, 6000).is_some());
     let other = LogConfig { cleanup: Cleanup { delete: true, compact: false }, ..settings };
     log.set_config(other);

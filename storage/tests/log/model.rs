@@ -8,8 +8,8 @@ use tidemark_protocol::{
     batch::{Batch, BatchBuilder, Compression, stamp},
 };
 use tidemark_storage::{
-    Checkpoint, Cleanup, CompactionBounds, Disk, Log, LogConfig, LogIdentity, LogReader, ReadOutcome, Recovery,
-    Residency, SegmentFiles, StorageError,
+    Checkpoint, Cleanup, CompactionBounds, Disk, Log, LogConfig, LogIdentity, LogReader,
+    ReadOutcome, Recovery, Residency, SegmentFiles, StorageError,
 };
 
 pub(crate) const TOPICS: &str = "data/topics";

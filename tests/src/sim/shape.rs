@@ -270,6 +270,11 @@ impl Shape {
         self.skews_ms = self.nodes.iter().map(&mut skew).collect();
     }
 
+    /// Whether the marks of removals in coordinators' logs go while somebody may be away.
+    pub fn forgets_removals(&self) -> bool {
+        self.coordinated.iter().filter_map(|topic| topic.delete_retention_ms).any(|ms| ms < 5_000)
+    }
+
     pub fn has(&self, class: FaultClass) -> bool {
         self.faults.contains(&class)
     }

@@ -60,7 +60,8 @@ impl Pair {
         self[1].upkeep();
         self.write_alone("other", Some("value"));
         for _ in 0..2 {
-            if let Some(job) = self[1].ask(|reply| Command::BeginCompaction { partition: ID, reply })
+            if let Some(job) =
+                self[1].ask(|reply| Command::BeginCompaction { partition: ID, reply })
             {
                 let done = job.run().expect("the disk works");
                 self[1].tell(Command::InstallCompaction { partition: ID, done });
