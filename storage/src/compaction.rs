@@ -32,7 +32,7 @@ pub use self::rewrite::AbortedRange;
 use self::rewrite::is_aborted;
 pub(crate) use self::{
     latest::LatestOffsets,
-    rewrite::{Rules, cut_empty},
+    rewrite::{Rules, Tombstones, cut_empty},
 };
 use crate::{
     disk::{Disk, DiskError, DiskFile},
@@ -60,8 +60,7 @@ pub(crate) struct Cleaned<F> {
 pub(crate) struct Outcome<F> {
     /// `None`: it stays as it is.
     pub cleaned: Option<Cleaned<F>>,
-    /// When the first of its tombstones may go.
-    pub delete_horizon: Option<i64>,
+    pub tombstones: Tombstones,
 }
 
 /// Where a segment's new content is until it takes the segment's place.
@@ -108,9 +107,9 @@ pub(crate) fn clean<D: Disk>(
     rules: &Rules<'_>,
     index_interval_bytes: u64,
 ) -> Result<Outcome<D::File>, StorageError> {
-    let (changes, delete_horizon) = look(segment, rules)?;
+    let (changes, tombstones) = look(segment, rules)?;
     if !changes {
-        return Ok(Outcome { cleaned: None, delete_horizon });
+        return Ok(Outcome { cleaned: None, tombstones });
     }
     let path = cleaned_path(segment.path());
     if disk.exists(&path)? {
@@ -134,25 +133,24 @@ pub(crate) fn clean<D: Disk>(
         output.push(rewritten.bytes)?;
     }
     let old_bytes = segment.file()?.file.len();
-    Ok(Outcome { cleaned: Some(output.finish(old_bytes)?), delete_horizon })
+    Ok(Outcome { cleaned: Some(output.finish(old_bytes)?), tombstones })
 }
 
-/// Whether the rules change anything in a segment, and when its first tombstone may go.
+/// Whether the rules change anything in a segment, and what becomes of its tombstones.
 fn look<D: Disk>(
     segment: &Arc<Segment<D>>,
     rules: &Rules<'_>,
-) -> Result<(bool, Option<i64>), StorageError> {
+) -> Result<(bool, Tombstones), StorageError> {
     let mut batches = Batches::new(segment)?;
-    let mut delete_horizon: Option<i64> = None;
+    let mut tombstones = Tombstones::default();
     let mut changes = false;
     while let Some(batch) = batches.next()? {
         let rewritten =
             rewrite::rewrite(&batch, rules).map_err(|error| unreadable(&batch, &error))?;
         changes |= rewritten.changed;
-        let horizons = delete_horizon.into_iter().chain(rewritten.delete_horizon);
-        delete_horizon = horizons.min();
+        tombstones = tombstones.and(rewritten.tombstones);
     }
-    Ok((changes, delete_horizon))
+    Ok((changes, tombstones))
 }
 
 fn unreadable(batch: &Batch, error: &tidemark_protocol::batch::BatchError) -> StorageError {

@@ -34,8 +34,9 @@ pub use disk::{Disk, DiskError, DiskFile, RealDisk};
 pub use epochs::{EpochEnd, EpochHistory, EpochStart};
 pub use error::{AppendError, FlushError, OpenError, ReadError, StorageError};
 pub use log::{
-    Compacted, CompactionDone, CompactionJob, Deleted, Extent, FlushDone, FlushJob, Log, LogReader,
-    ReadOutcome, Recovery, Residency, SUMMARY_BYTES_MAX, Summary, SummaryJob, delete_log_dir,
+    Compacted, CompactionBounds, CompactionDone, CompactionJob, Deleted, Extent, FlushDone,
+    FlushJob, Log, LogReader, ReadOutcome, Recovery, Residency, SUMMARY_BYTES_MAX, Summary,
+    SummaryJob, delete_log_dir,
 };
 pub use meta::{is_nobodys_log_dir, log_dir_owner};
 pub use segment_files::SegmentFiles;

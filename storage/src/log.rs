@@ -14,6 +14,7 @@ mod flush;
 mod quarantine;
 mod read;
 mod recover;
+mod removals;
 mod restart;
 mod retention;
 mod summary;
@@ -30,7 +31,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-pub use compact::{Compacted, CompactionDone, CompactionJob};
+pub use compact::{Compacted, CompactionBounds, CompactionDone, CompactionJob};
 pub(crate) use flush::EPOCHS_FILE;
 pub use flush::{FlushDone, FlushJob};
 pub use read::{LogReader, ReadOutcome, Residency};
@@ -63,6 +64,8 @@ struct Shared<D: Disk> {
     log_start: AtomicU64,
     log_end: AtomicU64,
     flushed: AtomicU64,
+    /// See [`Log::removals_end`].
+    removals_end: AtomicU64,
     /// Set once a flush failed, before anybody hears of it.
     fenced: AtomicBool,
     /// Ranges of offsets whose bytes are damaged; ordered, apart.
@@ -205,6 +208,7 @@ impl<D: Disk> Log<D> {
             log_start: AtomicU64::new(0),
             log_end: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
+            removals_end: AtomicU64::new(0),
             fenced: AtomicBool::new(false),
             quarantine: ArcSwap::default(),
             state_files: Mutex::default(),

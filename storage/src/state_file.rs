@@ -33,6 +33,7 @@ pub(crate) enum Kind {
     Compacted = 10,
     Controller = 11,
     Summary = 12,
+    Removals = 13,
 }
 
 /// The version this program writes; it reads every one up to it.

@@ -187,6 +187,8 @@ pub struct Fetched {
     pub round: u64,
     pub high_watermark: Offset,
     pub log_start_offset: Offset,
+    /// Tombstones below may be missing in what the leader sends.
+    pub removals_end: Offset,
     pub answer: Answer,
 }
 
@@ -259,8 +261,9 @@ pub enum Effect {
     /// Follower: tell the leader where we are.
     Fetch { leader: BrokerId, position: Position },
     /// Follower: append the batches that came with this event, if they continue the log, are whole, and their epochs
-    /// are between the log's last one and `leader_epoch`.
-    Append { leader_epoch: LeaderEpoch },
+    /// are between the log's last one and `leader_epoch`. Before that the log takes note that tombstones below
+    /// `removals_end` may be missing, if there are any.
+    Append { leader_epoch: LeaderEpoch, removals_end: Offset },
     /// Follower: take back everything from `offset` on, and every leadership that begins there or later.
     Truncate { offset: Offset },
     /// Follower: drop everything; the log is empty and goes on at `offset`.

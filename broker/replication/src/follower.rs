@@ -28,6 +28,8 @@ pub(crate) struct Following {
     standing: Standing,
     /// The leader may have heard in this epoch where our log ends.
     has_reported: bool,
+    /// All that is in the log was copied from this leader, in this epoch.
+    is_copy: bool,
 }
 
 /// What the controller may do with this replica, by the metadata that it has seen.
@@ -74,8 +76,9 @@ impl Following {
         effects: &mut Vec<Effect>,
     ) -> Self {
         let state = State::Silent;
+        let is_copy = is_empty(&core.log);
         let mut following =
-            Self { leader, epoch, state, paused_ms: 0, standing, has_reported: false };
+            Self { leader, epoch, state, paused_ms: 0, standing, has_reported: false, is_copy };
         core.request_flush_if_behind(effects);
         if bug::is_put_back("truncate-to-watermark") {
             following.truncate(core, core.high_watermark, effects);
@@ -196,7 +199,7 @@ impl Following {
     }
 
     fn fetched(&mut self, core: &mut Core, fetched: &Fetched, effects: &mut Vec<Effect>) {
-        let Fetched { high_watermark, log_start_offset, answer, .. } = *fetched;
+        let Fetched { high_watermark, log_start_offset, removals_end, answer, .. } = *fetched;
         let is_late = fetched.leader_epoch != self.epoch || fetched.round != core.round;
         let is_believed = !is_late
             || (bug::is_put_back("late-diverging-reply")
@@ -206,8 +209,14 @@ impl Following {
         }
         match answer {
             Answer::Batches => {
+                let misses_removals = core.log.log_end_offset < removals_end;
+                if misses_removals && !self.is_copy && !bug::is_put_back("removals-are-missed") {
+                    self.start_copying(core, log_start_offset, effects);
+                    return;
+                }
                 self.state = State::Appending { high_watermark, log_start_offset };
-                effects.push(Effect::Append { leader_epoch: self.epoch });
+                let removals_end = if misses_removals { removals_end } else { 0 };
+                effects.push(Effect::Append { leader_epoch: self.epoch, removals_end });
             }
             Answer::Watermark => {
                 self.paused_ms = 0;
@@ -266,6 +275,16 @@ impl Following {
         effects.push(Effect::Truncate { offset });
     }
 
+    /// The leader's log has no mark any more of something that was removed behind our end: we may hold what was removed, and would
+    /// keep it. All that is committed is in the leader's log, and nobody who is counted on is that far behind what is committed.
+    fn start_copying(&mut self, core: &mut Core, offset: Offset, effects: &mut Vec<Effect>) {
+        match self.standing {
+            Standing::Neither => self.start_at(core, offset, effects),
+            // By metadata that has yet to arrive.
+            Standing::InSync | Standing::Eligible => self.pause(core),
+        }
+    }
+
     fn start_at(&mut self, core: &mut Core, offset: Offset, effects: &mut Vec<Effect>) {
         lower_watermark(core, offset, effects);
         self.state = State::Truncating { before: core.log };
@@ -277,6 +296,7 @@ impl Following {
             panic!("no truncation was asked for: {self:?}");
         };
         core.set_log(log);
+        self.is_copy |= is_empty(&core.log);
         lower_watermark(core, log.log_end_offset, effects);
         if core.high_watermark < log.log_start_offset {
             core.high_watermark = log.log_start_offset;
@@ -291,6 +311,10 @@ impl Following {
             self.go_on(core, effects);
         }
     }
+}
+
+fn is_empty(log: &LogState) -> bool {
+    log.log_start_offset == log.log_end_offset
 }
 
 /// Takes note of what the leader says is committed and deleted. What is known to be committed stays so, whoever leads.

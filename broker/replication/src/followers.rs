@@ -14,6 +14,8 @@ pub(crate) struct Follower {
     log_end: Offset,
     flushed: Offset,
     round: u64,
+    /// Where its log ended when it was last believed in this leader epoch, in whatever run.
+    heard_end: Option<Offset>,
     question: Question,
     /// Watermark and log start as it knows them at least.
     told: Option<(Offset, Offset)>,
@@ -63,6 +65,7 @@ impl Follower {
             log_end: 0,
             flushed: 0,
             round: 0,
+            heard_end: None,
             question: Question::Refused,
             told: None,
             // Its time begins now; whoever is not in sync has to show that it is there first.
@@ -80,6 +83,11 @@ impl Follower {
         if keep_in_sync {
             self.is_known = before.is_known;
         }
+    }
+
+    /// It has begun another run in the same leader epoch; what it has may still be what it had in that one.
+    pub(crate) fn follow_run(&mut self, former: &Self) {
+        self.heard_end = former.heard_end;
     }
 
     /// The committed in-sync set has changed, or not.
@@ -167,6 +175,7 @@ impl Follower {
         self.is_known = true;
         self.log_end = position.fetch_offset;
         self.flushed = position.flushed_offset;
+        self.heard_end = Some(position.fetch_offset);
     }
 
     /// Takes note of how far behind it is, now that our log ends at `log_end`.
@@ -257,6 +266,11 @@ impl Follower {
         }
         self.told = told;
         Some(self.round)
+    }
+
+    /// What lies behind, it has yet to read. `None`: it has not been heard of in this leader epoch.
+    pub(crate) fn heard_end(&self) -> Option<Offset> {
+        self.heard_end
     }
 
     pub(crate) fn log_end(&self) -> Offset {

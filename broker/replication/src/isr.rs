@@ -42,7 +42,14 @@ impl Leader {
             let known = before.iter().position(|old| old.member.replica() == member.replica());
             let mut follower = match known {
                 Some(index) => before.swap_remove(index),
-                None => Follower::new(*member, in_isr, core.log.log_end_offset, core.now_ms),
+                None => {
+                    let (end, now_ms) = (core.log.log_end_offset, core.now_ms);
+                    let mut new = Follower::new(*member, in_isr, end, now_ms);
+                    if let Some(former) = before.iter().find(|old| old.member.id == member.id) {
+                        new.follow_run(former);
+                    }
+                    new
+                }
             };
             follower.member = *member;
             follower.set_in_isr(in_isr, core.log.log_end_offset, core.now_ms);

@@ -151,6 +151,11 @@ impl Leader {
         core.high_watermark >= self.start_offset
     }
 
+    /// See [`crate::Replica::removals_max`].
+    pub(crate) fn removals_max(&self) -> Offset {
+        self.followers.iter().filter_map(Follower::heard_end).min().unwrap_or(Offset::MAX)
+    }
+
     pub(crate) fn next_deadline_ms(&self, core: &Core) -> Option<u64> {
         let parked = self.parked.next_deadline_ms();
         if self.followers.is_empty() {

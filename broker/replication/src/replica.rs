@@ -162,6 +162,13 @@ impl Replica {
         followers.iter().map(Follower::status)
     }
 
+    /// Compaction may drop the marks of removals below. A follower that copies this log must find behind its end the mark of
+    /// whatever was removed since it began, or it would keep that. Whoever is not a leader, or has not heard of a follower in this
+    /// epoch, waits for nobody: a follower that begins too far behind starts over.
+    pub fn removals_max(&self) -> Offset {
+        self.leader().map_or(Offset::MAX, Leader::removals_max)
+    }
+
     pub fn config(&self) -> &Config {
         &self.core.config
     }

@@ -203,6 +203,7 @@ async fn answer(
         round: to.round,
         high_watermark: 0,
         log_start_offset: 0,
+        removals_end: 0,
         batch_bytes: 0,
         refusal: None,
     };
@@ -231,6 +232,7 @@ async fn answer(
                 Ok(read) => {
                     push.high_watermark = read.high_watermark;
                     push.log_start_offset = read.log_start_offset;
+                    push.removals_end = view.reader.removals_end();
                     bytes = read.bytes;
                     broker.metrics.cluster().sent(bytes.len() as u64);
                 }

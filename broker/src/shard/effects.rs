@@ -37,8 +37,8 @@ pub(super) fn run(partition: &mut Partition, hands: &mut Hands) -> Option<Event>
             }
             Effect::Refuse { to, refusal } => hands.port.refuse(id, to, refusal),
             Effect::Fetch { leader, position } => hands.port.position(leader, id, position),
-            Effect::Append { leader_epoch } => {
-                outcome = Some(partition.append_incoming(leader_epoch, hands));
+            Effect::Append { leader_epoch, removals_end } => {
+                outcome = Some(partition.append_incoming(leader_epoch, removals_end, hands));
             }
             Effect::Truncate { offset } => outcome = Some(partition.truncate(offset, hands)),
             Effect::StartAt { offset } => outcome = Some(partition.start_at(offset, hands)),

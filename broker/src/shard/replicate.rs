@@ -177,6 +177,7 @@ impl Partition {
             round: push.round,
             high_watermark: push.high_watermark,
             log_start_offset: push.log_start_offset,
+            removals_end: push.removals_end,
             answer,
         };
         hands.incoming = Some(batches);
@@ -188,6 +189,7 @@ impl Partition {
     pub(super) fn append_incoming(
         &mut self,
         leader_epoch: LeaderEpoch,
+        removals_end: Offset,
         hands: &mut Hands,
     ) -> Event {
         match hands.disk_watch.state() {
@@ -203,6 +205,10 @@ impl Partition {
                 return self.refuse_batches(&problem);
             }
         };
+        if let Err(error) = self.log.note_removals(removals_end) {
+            let attempt = "taking note of what compaction has dropped";
+            return self.cannot(attempt, &error, hands).unwrap_or(Event::EffectRefused);
+        }
         match self.log.append_as_follower(&batches, hands.wall_ms) {
             Ok(appended) => {
                 self.producers_wrote(|producers| producers.followed(&batches));
@@ -249,7 +255,7 @@ impl Partition {
         let end = self.log.log_end_offset();
         tracing::warn!(
             topic = %self.view.topic, partition = self.view.id.partition, end, offset,
-            "starting over: the leader has nothing where this replica ended"
+            "starting over: the leader does not have any more what this replica would need to go on"
         );
         let cut = self.log.restart_at(offset);
         self.cut("starting over", cut, hands)
@@ -303,7 +309,8 @@ fn is_possible(push: &ReplicaPush) -> bool {
         }
         Some(ReplicaRefusal::Error { .. }) | None => 0,
     };
-    refused.max(push.high_watermark).max(push.log_start_offset) <= i64::MAX.cast_unsigned()
+    let said = [push.high_watermark, push.log_start_offset, push.removals_end, refused];
+    said.iter().all(|offset| *offset <= i64::MAX.cast_unsigned())
 }
 
 /// Whether a leader in `leader_epoch` can have sent these.

@@ -12,6 +12,7 @@ pub struct SeenReplica {
     pub log_start_offset: Offset,
     pub log_end_offset: Offset,
     pub flushed_offset: Offset,
+    pub removals_end: Offset,
     /// As the replica knows it, and as readers are shown it.
     pub high_watermark: Offset,
     pub shown_watermark: Offset,
@@ -25,7 +26,7 @@ pub struct SeenReplica {
 /// What tells whether anything of a replica has changed. Cheap to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Glance {
-    offsets: [Offset; 5],
+    offsets: [Offset; 6],
     led: Option<LeaderEpoch>,
     followed: Option<(BrokerId, LeaderEpoch)>,
     members: u64,
@@ -56,6 +57,7 @@ impl Partition {
                 self.log.log_start_offset(),
                 self.log.log_end_offset(),
                 self.log.flushed_offset(),
+                self.log.removals_end(),
                 self.replica.high_watermark(),
                 self.view.high_watermark(),
             ],
@@ -71,6 +73,7 @@ impl Partition {
             log_start_offset: self.log.log_start_offset(),
             log_end_offset: self.log.log_end_offset(),
             flushed_offset: self.log.flushed_offset(),
+            removals_end: self.log.removals_end(),
             high_watermark: self.replica.high_watermark(),
             shown_watermark: self.view.high_watermark(),
             led: self.replica.leader_epoch(),

@@ -3,6 +3,7 @@
 mod markers;
 mod pair;
 mod producers;
+mod removals;
 
 use bytes::Bytes;
 use tidemark_protocol::{
@@ -142,6 +143,7 @@ fn an_answer_to_an_older_question_changes_nothing() {
                 round,
                 high_watermark: 9,
                 log_start_offset: 0,
+                removals_end: 0,
                 batch_bytes: u32::try_from(payload.len()).unwrap(),
                 refusal,
             };

@@ -2,7 +2,7 @@
 
 use tidemark_protocol::TopicPartition;
 use tidemark_replication::Event;
-use tidemark_storage::AbortedRange;
+use tidemark_storage::{AbortedRange, CompactionBounds};
 
 use super::{Hands, Shard, partition::Partition};
 use crate::{
@@ -27,8 +27,11 @@ impl Shard {
 impl Shard {
     pub(super) fn begin_compaction(&mut self, id: TopicPartition) -> Option<CompactionJob> {
         let partition = self.partitions.get_mut(&id)?;
-        let decided = partition.view.last_stable_offset();
-        let job = partition.log.compaction_job(decided, self.hands.wall_ms)?;
+        let bounds = CompactionBounds {
+            decided: partition.view.last_stable_offset(),
+            removals_max: partition.replica.removals_max(),
+        };
+        let job = partition.log.compaction_job(bounds, self.hands.wall_ms)?;
         let aborted = partition.producers.aborted().iter().map(|one| AbortedRange {
             producer_id: one.producer_id,
             offsets: one.first_offset..one.last_offset + 1,

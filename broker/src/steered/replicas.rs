@@ -53,6 +53,8 @@ pub enum PortEffect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogEnds {
     pub log_start_offset: Offset,
+    /// Behind every tombstone that compaction has dropped.
+    pub removals_end: Offset,
     pub high_watermark: Offset,
     pub flushed_offset: Offset,
     pub log_end_offset: Offset,
@@ -188,6 +190,7 @@ impl Steered {
         let view = self.partitions.get(id)?;
         Some(LogEnds {
             log_start_offset: view.reader.log_start_offset(),
+            removals_end: view.reader.removals_end(),
             high_watermark: view.high_watermark(),
             flushed_offset: view.reader.flushed_offset(),
             log_end_offset: view.reader.log_end_offset(),

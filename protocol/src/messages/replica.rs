@@ -85,6 +85,9 @@ pub struct ReplicaPush {
     pub batch_bytes: u32,
     /// Why there are no batches; nothing else of the answer counts then.
     pub refusal: Option<ReplicaRefusal>,
+    /// Tombstones below may be missing in the leader's log, as of after the batches were read: a follower that ends before and has
+    /// not copied all it has from this leader may hold what they hid. 0 without batches.
+    pub removals_end: Offset,
 }
 
 /// Why a leader has no batches for a position.

@@ -187,6 +187,7 @@ fn replication(all: &mut Vec<Sample>) {
         log_start_offset: 5,
         batch_bytes: 77,
         refusal: None,
+        removals_end: 40,
     };
     part(all, &push);
     let refused =

@@ -49,6 +49,8 @@ pub(crate) struct Rules<'a> {
     pub latest_end: Offset,
     /// Tombstones below have no older records left that they hide: they go when their time is up.
     pub cleaned_end: Offset,
+    /// Tombstones from here on stay, whatever their time: somebody has yet to read them.
+    pub removals_max: Offset,
     pub now_ms: TimestampMs,
     pub delete_retention_ms: TimestampMs,
 }
@@ -58,36 +60,63 @@ pub(crate) struct Rules<'a> {
 pub(crate) struct Rewritten {
     pub bytes: Bytes,
     pub changed: bool,
-    /// When its first tombstone may go.
+    pub tombstones: Tombstones,
+}
+
+/// What becomes of tombstones that nothing supersedes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tombstones {
+    /// When the first of those may go whose time is not up.
     pub delete_horizon: Option<TimestampMs>,
+    /// Behind the last one that went; 0 if none did.
+    pub dropped_end: Offset,
+    /// Behind the first one that stays although its time is up.
+    pub held_end: Option<Offset>,
+}
+
+impl Tombstones {
+    /// Of both parts of a log.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            delete_horizon: self.delete_horizon.into_iter().chain(other.delete_horizon).min(),
+            dropped_end: self.dropped_end.max(other.dropped_end),
+            held_end: self.held_end.into_iter().chain(other.held_end).min(),
+        }
+    }
 }
 
 /// Applies the rules to a batch.
 pub(crate) fn rewrite(batch: &Batch, rules: &Rules<'_>) -> Result<Rewritten, BatchError> {
     let header = &batch.header;
-    let same =
-        |delete_horizon| Rewritten { bytes: batch.bytes().clone(), changed: false, delete_horizon };
+    let same = |tombstones| Rewritten { bytes: batch.bytes().clone(), changed: false, tombstones };
     // Ends of transactions stay: a replica that reads the log from its start learns from them what was aborted.
     let is_kept = header.record_count == 0 || header.is_control();
     if is_kept || header.next_offset() > rules.latest_end {
-        return Ok(same(None));
+        return Ok(same(Tombstones::default()));
     }
     if is_aborted(rules.aborted, header) {
         let bytes = encode(batch, &[], None)?.ok_or(BatchError::Header(TOO_LARGE))?;
-        return Ok(Rewritten { bytes, changed: true, delete_horizon: None });
+        return Ok(Rewritten { bytes, changed: true, tombstones: Tombstones::default() });
     }
     let known_horizon =
         (header.attributes & DELETE_HORIZON_BIT != 0).then_some(header.base_timestamp);
-    let expired = known_horizon.is_some_and(|horizon| horizon <= rules.now_ms)
-        && header.next_offset() <= rules.cleaned_end;
+    let end = header.next_offset();
+    let expired =
+        known_horizon.is_some_and(|horizon| horizon <= rules.now_ms) && end <= rules.cleaned_end;
+    let goes = expired && end <= rules.removals_max;
     let mut kept = Vec::new();
     let mut has_tombstone = false;
+    let mut dropped_end = 0;
     for record in batch.iter_records()? {
         let record = record?;
         let superseded =
             record.key.as_deref().is_some_and(|key| rules.latest.supersede(key, record.offset));
         let tombstone = record.key.is_some() && record.value.is_none();
-        if superseded || (tombstone && expired) {
+        if superseded {
+            continue;
+        }
+        if tombstone && goes {
+            dropped_end = end;
             continue;
         }
         has_tombstone |= tombstone;
@@ -96,19 +125,28 @@ pub(crate) fn rewrite(batch: &Batch, rules: &Rules<'_>) -> Result<Rewritten, Bat
     let horizon = has_tombstone.then(|| {
         known_horizon.unwrap_or_else(|| rules.now_ms.saturating_add(rules.delete_retention_ms))
     });
+    let tombstones = Tombstones {
+        delete_horizon: horizon.filter(|_| !expired),
+        dropped_end,
+        held_end: (has_tombstone && expired).then_some(end),
+    };
     let complete = kept.len() == header.record_count as usize;
     if complete && (horizon.is_none() || known_horizon.is_some()) {
-        return Ok(same(horizon));
+        return Ok(same(tombstones));
     }
     if let Some(bytes) = encode(batch, &kept, known_horizon.or(horizon))? {
-        return Ok(Rewritten { bytes, changed: true, delete_horizon: horizon });
+        return Ok(Rewritten { bytes, changed: true, tombstones });
     }
     // Timestamps too far from the horizon to be relative to it: its tombstones stay for good.
     if complete {
-        return Ok(same(None));
+        return Ok(same(Tombstones::default()));
     }
     let bytes = encode(batch, &kept, known_horizon)?.ok_or(BatchError::Header(TOO_LARGE))?;
-    Ok(Rewritten { bytes, changed: true, delete_horizon: None })
+    Ok(Rewritten {
+        bytes,
+        changed: true,
+        tombstones: Tombstones { delete_horizon: None, ..tombstones },
+    })
 }
 
 const TOO_LARGE: &str = "without some of its records it is larger than a batch may be";
@@ -311,7 +349,16 @@ mod tests {
 
     fn rules(latest: &LatestOffsets, now_ms: TimestampMs, cleaned_end: Offset) -> Rules<'_> {
         let (latest_end, delete_retention_ms) = (1000, 500);
-        Rules { latest, aborted: &[], latest_end, cleaned_end, now_ms, delete_retention_ms }
+        let removals_max = Offset::MAX;
+        Rules {
+            latest,
+            aborted: &[],
+            latest_end,
+            cleaned_end,
+            removals_max,
+            now_ms,
+            delete_retention_ms,
+        }
     }
 
     fn noted(keys: &[(&str, Offset)]) -> LatestOffsets {
@@ -329,7 +376,7 @@ mod tests {
             let latest = noted(&[("a", 103), ("b", 101), ("c", 200)]);
             let out = rewrite(&original, &rules(&latest, NOW, 0)).unwrap();
             assert!(out.changed);
-            assert_eq!(out.delete_horizon, Some(NOW + 500));
+            assert_eq!(out.tombstones.delete_horizon, Some(NOW + 500));
             let smaller = parse(out.bytes);
             let expected: Vec<_> = original
                 .records()
@@ -364,7 +411,7 @@ mod tests {
         assert_eq!(count(NOW + 500, 105), 4);
         let later = rewrite(&first, &rules(&latest, NOW + 100, 0)).unwrap();
         assert!(!later.changed, "the horizon is set once");
-        assert_eq!(later.delete_horizon, Some(NOW + 500));
+        assert_eq!(later.tombstones.delete_horizon, Some(NOW + 500));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tidemark_protocol::Offset;
 
 use super::{Log, Shared};
 use crate::{
-    compaction::{self, AbortedRange, Cleaned, LatestOffsets, Rules, cleaned_path},
+    compaction::{self, AbortedRange, Cleaned, LatestOffsets, Rules, Tombstones, cleaned_path},
     disk::{Disk, DiskError},
     error::StorageError,
     index::{IndexEntry, IndexFile},
@@ -47,8 +47,7 @@ pub(super) struct Replaced {
 pub(super) struct Progress {
     /// Below, every key has one record at most.
     cleaned_end: Offset,
-    /// When the first tombstone may go.
-    delete_horizon: Option<i64>,
+    tombstones: Tombstones,
     /// Truncations that had happened when this was true.
     truncations: u64,
     /// Alive while a job or its outcome is.
@@ -64,6 +63,7 @@ pub struct CompactionJob<D: Disk> {
     end: Offset,
     cleaned_end: Offset,
     truncations: u64,
+    removals_max: Offset,
     now_ms: i64,
     delete_retention_ms: i64,
     index_interval_bytes: u64,
@@ -83,8 +83,17 @@ pub struct CompactionDone<D: Disk> {
     _under_way: Arc<()>,
     segments: Vec<Replacement<D>>,
     cleaned_end: Offset,
-    delete_horizon: Option<i64>,
+    tombstones: Tombstones,
     truncations: u64,
+}
+
+/// How far a pass may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompactionBounds {
+    /// What lies below is committed, and below every transaction that has not ended.
+    pub decided: Offset,
+    /// Tombstones stay from here on: somebody who copies the log has yet to read them. [`Offset::MAX`] if nobody does.
+    pub removals_max: Offset,
 }
 
 /// What compaction changed.
@@ -162,15 +171,16 @@ impl<D: Disk> CompactionJob<D> {
             aborted: &self.aborted,
             latest_end,
             cleaned_end: self.cleaned_end,
+            removals_max: self.removals_max,
             now_ms: self.now_ms,
             delete_retention_ms: self.delete_retention_ms,
         };
         let mut segments = Vec::new();
-        let mut delete_horizon: Option<i64> = None;
+        let mut tombstones = Tombstones::default();
         for old in self.segments.iter().filter(|segment| segment.base < latest_end) {
             let disk = self.shared.disk();
             let outcome = compaction::clean(disk, old, &rules, self.index_interval_bytes)?;
-            delete_horizon = delete_horizon.into_iter().chain(outcome.delete_horizon).min();
+            tombstones = tombstones.and(outcome.tombstones);
             if let Some(cleaned) = outcome.cleaned {
                 segments.push(self.stage(old, cleaned)?);
             }
@@ -179,7 +189,7 @@ impl<D: Disk> CompactionJob<D> {
             _under_way: self.under_way,
             segments,
             cleaned_end: latest_end,
-            delete_horizon,
+            tombstones,
             truncations: self.truncations,
         })
     }
@@ -214,11 +224,14 @@ impl<D: Disk> CompactionJob<D> {
 }
 
 impl<D: Disk> Log<D> {
-    /// A job that compacts what is sealed, durable, below `decided` and old enough. `decided` is what is committed, and
-    /// below every transaction that has not ended. `None`
-    /// when the settings do not ask for it, when too little would come of it, when the log is
-    /// fenced, or while an earlier job or its outcome is still about.
-    pub fn compaction_job(&mut self, decided: Offset, now_ms: u64) -> Option<CompactionJob<D>> {
+    /// A job that compacts what is sealed, durable, decided and old enough. `None` when the settings do not ask for it, when
+    /// too little would come of it, when the log is fenced, or while an earlier job or its outcome is still about.
+    pub fn compaction_job(
+        &mut self,
+        bounds: CompactionBounds,
+        now_ms: u64,
+    ) -> Option<CompactionJob<D>> {
+        let CompactionBounds { decided, removals_max } = bounds;
         let progress = &mut self.compaction;
         if !self.config.cleanup.compact
             || self.shared.is_fenced()
@@ -243,7 +256,9 @@ impl<D: Disk> Log<D> {
             segment.sealed().is_some_and(|end| end.offset <= cleaned_end)
         });
         let dirty = bytes(&segments[cleaned..]);
-        let expired = self.compaction.delete_horizon.is_some_and(|horizon| horizon <= now_ms);
+        let Tombstones { delete_horizon, held_end, .. } = self.compaction.tombstones;
+        let expired = delete_horizon.is_some_and(|horizon| horizon <= now_ms)
+            || held_end.is_some_and(|end| end <= removals_max);
         if !expired && (dirty == 0 || dirty * 100 < total * DIRTY_PERCENT_MIN) {
             return None;
         }
@@ -256,6 +271,7 @@ impl<D: Disk> Log<D> {
             end,
             cleaned_end,
             truncations: self.truncations.count(),
+            removals_max,
             now_ms,
             delete_retention_ms: signed(self.config.delete_retention_ms),
             index_interval_bytes: self.config.index_interval_bytes,
@@ -300,6 +316,7 @@ impl<D: Disk> Log<D> {
             wanted
         });
         if !segments.is_empty() {
+            self.note_removals(done.tombstones.dropped_end)?;
             self.record_replacements(&listed, &segments)?;
             if let Err(error) = self.replace(&segments) {
                 self.shared.fenced.store(true, Ordering::Release);
@@ -308,7 +325,7 @@ impl<D: Disk> Log<D> {
         }
         if current {
             self.compaction.cleaned_end = done.cleaned_end;
-            self.compaction.delete_horizon = done.delete_horizon;
+            self.compaction.tombstones = done.tombstones;
         }
         let before: u64 = segments.iter().map(|segment| segment.old.end()).sum();
         let after: u64 = segments.iter().map(|segment| segment.new.end()).sum();

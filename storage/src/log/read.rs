@@ -101,6 +101,11 @@ impl<D: Disk> LogReader<D> {
         self.shared.log_start.load(Ordering::Acquire)
     }
 
+    /// See [`super::Log::removals_end`]. Asked after a read, it covers what was read.
+    pub fn removals_end(&self) -> Offset {
+        self.shared.removals_end.load(Ordering::Acquire)
+    }
+
     /// Offset after the last record.
     pub fn log_end_offset(&self) -> Offset {
         self.shared.log_end.load(Ordering::Acquire)

@@ -139,6 +139,7 @@ impl<D: Disk> Opening<D> {
         }
         self.log.truncations = self.plan.truncations.clone();
         self.log.replaced = std::mem::take(&mut self.plan.replaced);
+        shared.removals_end.store(self.plan.removals_end, Ordering::Release);
         shared.state_files().truncations = self.log.truncations.count();
         self.load_epochs();
         self.adopt_sealed();

@@ -13,11 +13,11 @@ use tidemark_protocol::{
     batch::{Batch, BatchBuilder, Compression, Record, batches},
 };
 use tidemark_storage::{
-    Checkpoint, Cleanup, Compacted, Disk, Log, LogConfig, ReadOutcome, RealDisk, Residency,
-    StorageError, testing::SimDisk,
+    Checkpoint, Cleanup, Compacted, CompactionBounds, Disk, Log, LogConfig, ReadOutcome, RealDisk,
+    Residency, StorageError, testing::SimDisk,
 };
 
-use crate::model::{Place, flush, parse, small_config};
+use crate::model::{Place, all, flush, parse, small_config};
 
 const DELETE_RETENTION_MS: u64 = 1000;
 
@@ -79,6 +79,16 @@ impl History {
             assert_eq!(Some(record), self.records.get(&record.offset), "a record has changed");
         }
         assert_eq!(state(found.iter()), self.state(end), "the newest values");
+        let held: BTreeSet<Offset> = found.iter().map(|record| record.offset).collect();
+        let mut last = BTreeMap::new();
+        for record in self.records.range(..end).map(|(_, record)| record) {
+            if let Some(key) = &record.key {
+                last.insert(key, record.offset);
+            }
+        }
+        let gone = last.values().filter(|offset| !held.contains(offset)).max();
+        let gone_end = gone.map_or(0, |offset| offset + 1);
+        assert!(log.removals_end() >= gone_end, "nobody would know that {gone:?} was there");
     }
 }
 
@@ -124,8 +134,17 @@ fn compact<D: Disk>(
     now_ms: u64,
     keys_max: usize,
 ) -> Result<Option<Compacted>, StorageError> {
-    let Some(job) = log.compaction_job(log.log_end_offset(), now_ms) else { return Ok(None) };
-    assert!(log.compaction_job(log.log_end_offset(), now_ms).is_none(), "one at a time");
+    compact_within(log, all(log), now_ms, keys_max)
+}
+
+fn compact_within<D: Disk>(
+    log: &mut Log<D>,
+    bounds: CompactionBounds,
+    now_ms: u64,
+    keys_max: usize,
+) -> Result<Option<Compacted>, StorageError> {
+    let Some(job) = log.compaction_job(bounds, now_ms) else { return Ok(None) };
+    assert!(log.compaction_job(bounds, now_ms).is_none(), "one at a time");
     let done = job.with_keys_max(keys_max).run()?;
     log.install_compaction(done).map(Some)
 }
@@ -233,15 +252,65 @@ fn a_tombstone_is_readable_for_its_time_and_then_goes() {
     assert!(compact(&mut log, now_ms + 9 * DELETE_RETENTION_MS, 1000).unwrap().is_none());
 }
 
+/// A log with a tombstone, compacted until that may go.
+fn with_a_tombstone(seed: u64) -> (Place<SimDisk>, Log<SimDisk>, u64) {
+    let place = Place::prepare(SimDisk::new(seed), Path::new("/"));
+    let (mut log, mut history, mut now_ms) = (place.create(&config()), History::default(), 1000);
+    fill(&mut log, &mut history, &mut now_ms);
+    compact(&mut log, now_ms, 1000).unwrap().expect("a pass is due");
+    assert_eq!(log.removals_end(), 0, "nothing has gone that anybody could miss");
+    (place, log, now_ms + DELETE_RETENTION_MS)
+}
+
+#[test]
+fn a_tombstone_stays_for_who_has_yet_to_read_it() {
+    let (_place, mut log, now_ms) = with_a_tombstone(1);
+    let size = log.size_bytes();
+    let tombstone =
+        contents(&log).iter().find(|r| r.key.is_some() && r.value.is_none()).unwrap().offset;
+    let up_to = |removals_max| CompactionBounds { removals_max, ..all(&log) };
+    let (behind, past) = (up_to(tombstone), up_to(tombstone + 1));
+    let held = compact_within(&mut log, behind, now_ms, 1000).unwrap().expect("its time is up");
+    assert_eq!((held, log.size_bytes()), (Compacted::default(), size));
+    assert!(compact_within(&mut log, behind, now_ms, 1000).unwrap().is_none(), "nothing new");
+    compact_within(&mut log, past, now_ms, 1000).unwrap().expect("everybody has it");
+    assert!(log.size_bytes() < size && log.removals_end() == tombstone + 1);
+}
+
+#[test]
+fn where_a_tombstone_was_is_known_until_the_log_starts_over() {
+    let (place, mut log, now_ms) = with_a_tombstone(1);
+    compact(&mut log, now_ms, 1000).unwrap().expect("a pass is due");
+    let end = log.removals_end();
+    assert!(end > 0 && log.reader().removals_end() == end);
+    log.note_removals(end - 1).unwrap();
+    assert_eq!(log.removals_end(), end, "it only grows");
+    drop(log);
+    place.disk.power_loss();
+    let (mut log, _) = place.open(&config(), None).unwrap();
+    assert_eq!(log.removals_end(), end);
+    log.restart_at(0).unwrap();
+    assert_eq!(log.removals_end(), 0);
+    drop(log);
+    let (mut log, _) = place.open(&config(), None).unwrap();
+    assert_eq!(log.removals_end(), 0);
+    log.note_removals(7).unwrap();
+    drop(log);
+    assert_eq!(place.open(&config(), None).unwrap().0.removals_end(), 7, "of an empty log");
+}
+
 #[test]
 fn young_unflushed_and_uncommitted_records_are_left_alone() {
     let place = Place::prepare(SimDisk::new(1), Path::new("/"));
     let settings = LogConfig { min_compaction_lag_ms: 5000, ..config() };
     let (mut log, mut history, mut now_ms) = (place.create(&settings), History::default(), 1000);
     fill(&mut log, &mut history, &mut now_ms);
-    let end = log.log_end_offset();
+    let end = all(&log);
     assert!(log.compaction_job(end, 5999).is_none(), "the records are from 1000");
-    assert!(log.compaction_job(2, 6000).is_none(), "nothing but two records is committed");
+    assert!(
+        log.compaction_job(CompactionBounds { decided: 2, ..end }, 6000).is_none(),
+        "nothing but two records is committed"
+    );
     assert!(log.compaction_job(end, 6000).is_some());
     let other = LogConfig { cleanup: Cleanup { delete: true, compact: false }, ..settings };
     log.set_config(other);

@@ -8,8 +8,8 @@ use tidemark_protocol::{
     batch::{Batch, BatchBuilder, Compression, stamp},
 };
 use tidemark_storage::{
-    Checkpoint, Cleanup, Disk, Log, LogConfig, LogIdentity, LogReader, ReadOutcome, Recovery,
-    Residency, SegmentFiles, StorageError,
+    Checkpoint, Cleanup, CompactionBounds, Disk, Log, LogConfig, LogIdentity, LogReader,
+    ReadOutcome, Recovery, Residency, SegmentFiles, StorageError,
 };
 
 pub(crate) const TOPICS: &str = "data/topics";
@@ -247,6 +247,11 @@ impl<D: Disk> Place<D> {
     ) -> Result<(Log<D>, Recovery), tidemark_storage::OpenError> {
         Log::open(&self.files(), &self.dir, identity(), config.clone(), checkpoint)
     }
+}
+
+/// Compaction with nothing in its way.
+pub(crate) fn all<D: Disk>(log: &Log<D>) -> CompactionBounds {
+    CompactionBounds { decided: log.log_end_offset(), removals_max: Offset::MAX }
 }
 
 /// Flushes what there is to flush, on this thread.

@@ -37,6 +37,8 @@ pub struct Observed {
     pub log_start_offset: Offset,
     pub log_end_offset: Offset,
     pub flushed_offset: Offset,
+    /// Behind every tombstone that compaction has dropped.
+    pub removals_end: Offset,
     pub high_watermark: Offset,
     /// What readers are given.
     pub shown_watermark: Offset,
@@ -98,6 +100,7 @@ impl Observed {
             log_start_offset: replica.log_start_offset,
             log_end_offset: replica.log_end_offset,
             flushed_offset: replica.flushed_offset,
+            removals_end: replica.removals_end,
             high_watermark: replica.high_watermark,
             shown_watermark: replica.shown_watermark,
             led,
@@ -116,6 +119,7 @@ pub struct Shadow {
     /// `None`: damaged, nobody can tell any more.
     pub marks: VecDeque<Option<Mark>>,
     pub flushed: Offset,
+    pub removals_end: Offset,
     pub high_watermark: Offset,
     pub led: Option<Led>,
     /// Everything below agrees with what was committed.
@@ -248,6 +252,7 @@ impl Ghost {
         let led_before = std::mem::replace(&mut shadow.led, seen.led.clone());
         let watermark_before = std::mem::replace(&mut shadow.high_watermark, seen.high_watermark);
         shadow.flushed = seen.flushed_offset;
+        shadow.removals_end = seen.removals_end;
         if !reopened {
             watermark::check(key, &led_before, watermark_before, seen)?;
             min_isr_gate::check(key, &led_before, watermark_before, seen)?;
@@ -302,6 +307,9 @@ impl Ghost {
         let shadow = &self.replicas[&key];
         if seen.log_end_offset < shadow.end() {
             figures.happened("truncations");
+            if log_matching::misses_removals(self, key) {
+                figures.happened("started over behind removals");
+            }
             if shadow.damaged > 0 || self.damaged.contains(&key) {
                 figures.happened("truncations of damaged replicas");
             }

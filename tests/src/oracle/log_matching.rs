@@ -20,8 +20,16 @@ pub(super) fn check(ghost: &Ghost, key: ReplicaKey) -> Verdict {
     })
 }
 
+/// Whether a replica may hold what was removed, because the mark of that is gone where it would have come from.
+pub(super) fn misses_removals(ghost: &Ghost, key: ReplicaKey) -> bool {
+    let end = ghost.replicas[&key].end();
+    let others = ghost.replicas.iter().filter(|((_, partition), _)| *partition == key.1);
+    others.map(|(_, shadow)| shadow.removals_end).max() > Some(end)
+}
+
 /// A replica takes back the end of its log. What was committed there must still be owed by nobody, or not by this replica:
-/// one whose disk has rotted may throw everything away, as long as the controller would not elect it.
+/// one whose disk has rotted may throw everything away, as long as the controller would not elect it, and so may one that ends
+/// before a removal the mark of which is gone somewhere.
 pub(super) fn check_truncation(ghost: &Ghost, key: ReplicaKey, seen: &Observed) -> Verdict {
     let (node, partition) = key;
     let shadow = &ghost.replicas[&key];
@@ -34,7 +42,10 @@ pub(super) fn check_truncation(ghost: &Ghost, key: ReplicaKey, seen: &Observed) 
     let assigned = ghost.metadata.partition(partition);
     let is_electable = assigned.is_some_and(|it| it.isr.contains(&node) || it.elr.contains(&node));
     // What is missing in a log that nobody expected to be whole (`Ghost::padded`) is nothing that it takes back.
-    if (ghost.damaged.contains(&key) || shadow.damaged > 0) && !is_electable {
+    let has_reason = ghost.damaged.contains(&key)
+        || shadow.damaged > 0
+        || seen.log_start_offset == seen.log_end_offset && misses_removals(ghost, key);
+    if has_reason && !is_electable {
         return Ok(());
     }
     let committed = ghost.true_end(partition).min(shadow.agrees_to);

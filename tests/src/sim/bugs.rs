@@ -43,6 +43,7 @@ pub const ALL: &[&str] = &[
     "raft-vote-not-durable",
     "reassignment-completes-early",
     "repeated-answered-before-commit",
+    "removals-are-missed",
     "reply-before-commit",
     "stale-broker-epoch-accepted",
     "stale-commit-accepted",

@@ -119,7 +119,9 @@ impl World {
         if self.nodes[&id].is_up() {
             self.injected(FaultClass::Crash, id);
             self.crash(id);
-            self.start_later(id, 4 * SECOND);
+            // Now and then so long that the others forget what was removed meanwhile.
+            let is_long = self.shape.forgets_removals() && self.core.chance(400);
+            self.start_later(id, if is_long { 16 * SECOND } else { 4 * SECOND });
         }
         Ok(())
     }

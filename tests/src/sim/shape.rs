@@ -261,7 +261,9 @@ impl Shape {
             let segment_ms = if short { apart.between(1_000, 4_000) } else { 20_000 };
             let retention_ms = short.then(|| apart.between(1_000, 6_000));
             let is_compacted = apart.one_in(2);
-            let delete_retention_ms = apart.between(0, 20_000);
+            // Often so short that whoever is away for a second misses the mark of a removal.
+            let most_ms = *apart.pick(&[500, 500, 20_000]);
+            let delete_retention_ms = apart.between(0, most_ms);
             for log in self.coordinated.iter_mut().take(2).filter(|_| is_compacted) {
                 log.delete_retention_ms = Some(delete_retention_ms);
                 log.segment_ms = apart.between(1_000, 4_000);
@@ -280,6 +282,11 @@ impl Shape {
         let most = *random.pick(&[1, 50, 5_000]);
         let mut skew = |_: &NodeId| i64::try_from(random.between(0, most)).expect("seconds");
         self.skews_ms = self.nodes.iter().map(&mut skew).collect();
+    }
+
+    /// Whether the marks of removals in coordinators' logs go while somebody may be away.
+    pub fn forgets_removals(&self) -> bool {
+        self.coordinated.iter().filter_map(|topic| topic.delete_retention_ms).any(|ms| ms < 5_000)
     }
 
     pub fn has(&self, class: FaultClass) -> bool {

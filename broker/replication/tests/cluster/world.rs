@@ -368,6 +368,7 @@ impl World {
             round: to.round,
             high_watermark: said.high_watermark,
             log_start_offset: said.log_start_offset,
+            removals_end: 0,
             answer,
         };
         self.step_with(id, Event::Fetched(fetched), Some(said));
@@ -440,7 +441,7 @@ impl World {
             Effect::Fetch { leader, position } => {
                 self.network.push(Message::Position { to: leader, from: me, position });
             }
-            Effect::Append { leader_epoch } => {
+            Effect::Append { leader_epoch, .. } => {
                 let Said { base, records, .. } = said.expect("batches came");
                 if !broker.log.append_as_follower(*base, records, leader_epoch) {
                     return Some(Event::EffectRefused);

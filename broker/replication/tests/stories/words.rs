@@ -110,6 +110,7 @@ impl<'a> Words<'a> {
             round: self.number("round"),
             high_watermark: self.number_or("hw", 0),
             log_start_offset: self.number_or("start", 0),
+            removals_end: self.number_or("removals", 0),
             answer,
         }
     }

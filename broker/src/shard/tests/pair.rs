@@ -144,7 +144,7 @@ impl Node {
         assert!(self.handle.try_send(command).is_ok(), "there is room");
     }
 
-    fn ask<T>(&mut self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> T {
+    pub(super) fn ask<T>(&mut self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> T {
         let (reply, mut answer) = oneshot::channel();
         self.tell(command(reply));
         self.shard.wake();
@@ -381,6 +381,7 @@ impl Pair {
         let view = &self[id].view;
         LogEnds {
             log_start_offset: view.reader.log_start_offset(),
+            removals_end: view.reader.removals_end(),
             high_watermark: view.high_watermark(),
             flushed_offset: view.reader.flushed_offset(),
             log_end_offset: view.reader.log_end_offset(),
@@ -466,6 +467,7 @@ impl Pair {
             round: to.round,
             high_watermark,
             log_start_offset,
+            removals_end: self.ends(leader).removals_end,
             batch_bytes: u32::try_from(bytes.len()).unwrap(),
             refusal,
         };

@@ -15,6 +15,7 @@ use crate::{
         compact::{REPLACED_BYTES_MAX, REPLACED_FILE, Replaced},
         flush::EPOCHS_FILE,
         quarantine::QUARANTINE_FILE,
+        removals,
         retention::{LOG_START_BYTES_MAX, LOG_START_FILE},
     },
     meta::PartitionMeta,
@@ -51,6 +52,8 @@ pub(super) struct Plan {
     pub truncations: Truncations,
     /// Segment files that compaction replaced, or was about to.
     pub replaced: Vec<Replaced>,
+    /// Behind every tombstone that may be missing.
+    pub removals_end: Offset,
 }
 
 impl Plan {
@@ -82,6 +85,7 @@ impl Plan {
                 leftovers: plan.leftovers,
                 has_quarantine: plan.has_quarantine,
                 replaced: stored_replacements(disk, dir, names)?,
+                removals_end: removals::stored(disk, dir, names)?,
                 ..Self::default()
             });
         }
@@ -91,6 +95,7 @@ impl Plan {
             plan.log_start = stored.unwrap_or(0);
         }
         plan.replaced = stored_replacements(disk, dir, names)?;
+        plan.removals_end = removals::stored(disk, dir, names)?;
         let files: Vec<(Offset, u64)> = names
             .iter()
             .filter_map(|entry| Some((base_of(&entry.name, "log")?, entry.bytes)))

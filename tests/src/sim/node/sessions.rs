@@ -223,6 +223,7 @@ impl Session {
             // Before the read.
             high_watermark: ends.map_or(0, |ends| ends.high_watermark),
             log_start_offset: ends.map_or(0, |ends| ends.log_start_offset),
+            removals_end: 0,
             batch_bytes: 0,
             refusal: None,
         };
@@ -233,7 +234,10 @@ impl Session {
             Due::Batches { offset, .. } => {
                 let max_bytes = io.shape.push_bytes;
                 match broker.read_for_replica(partition, leader_epoch, offset, max_bytes) {
-                    Ok(read) => bytes = read.bytes,
+                    Ok(read) => {
+                        bytes = read.bytes;
+                        push.removals_end = ends.map_or(0, |ends| ends.removals_end);
+                    }
                     Err(failure) => push.refusal = Some(refusal(&failure, partition, broker)),
                 }
             }
