@@ -176,6 +176,9 @@ impl MetadataFeed {
         if response.cluster_id != self.cluster_id {
             return Err(format!("it belongs to cluster {}", response.cluster_id));
         }
+        if !response.is_of(&payload) {
+            return Err("its payload was damaged on the way".to_owned());
+        }
         if response.leader.is_none() {
             return Err("it knows no active controller".to_owned());
         }

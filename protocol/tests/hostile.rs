@@ -9,6 +9,7 @@ mod entry;
 use std::{fs, path::Path};
 
 use proptest::{collection::vec, prelude::*};
+use tidemark_protocol::messages::FetchMetadataResponse;
 
 type Target = fn(&[u8]);
 
@@ -67,4 +68,26 @@ proptest! {
             target(&seed);
         }
     }
+}
+
+#[test]
+fn a_metadata_payload_that_was_damaged_on_its_way_is_told_apart() {
+    let mut response = FetchMetadataResponse {
+        cluster_id: "demo".to_owned(),
+        leader: Some(1),
+        term: 2,
+        committed_index: 41,
+        entries: Vec::new(),
+        snapshot: None,
+        payload_crc: 0,
+    };
+    let payload = b"records of entries".to_vec();
+    response.seal(&payload);
+    assert!(response.is_of(&payload));
+    for at in 0..payload.len() {
+        let mut damaged = payload.clone();
+        damaged[at] ^= 0x10;
+        assert!(!response.is_of(&damaged), "byte {at}");
+    }
+    assert!(!response.is_of(&payload[1..]));
 }

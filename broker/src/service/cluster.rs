@@ -136,10 +136,18 @@ fn answer(
         committed_index: followed.committed_index,
         entries: Vec::new(),
         snapshot: None,
+        payload_crc: 0,
     };
+    let payload = fill(&mut response, followed);
+    response.seal(&payload);
+    (response, payload)
+}
+
+/// Adds what was asked for, which goes into the payload.
+fn fill(response: &mut FetchMetadataResponse, followed: Followed) -> Bytes {
     if let Some(snapshot) = followed.snapshot {
         response.snapshot = Some(MetadataSnapshot { index: snapshot.index, term: snapshot.term });
-        return (response, snapshot.bytes);
+        return snapshot.bytes;
     }
     let mut payload = BytesMut::new();
     for entry in followed.entries {
@@ -148,7 +156,7 @@ fn answer(
         payload.extend_from_slice(&records);
         response.entries.push(MetadataEntry { index: entry.index, term: entry.term, record_bytes });
     }
-    (response, payload.freeze())
+    payload.freeze()
 }
 
 fn local(broker: &Broker) -> Result<&ControllerHandle, Failure> {

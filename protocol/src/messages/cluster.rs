@@ -138,6 +138,20 @@ pub struct FetchMetadataResponse {
     pub entries: Vec<MetadataEntry>,
     /// The payload is a snapshot instead.
     pub snapshot: Option<MetadataSnapshot>,
+    /// CRC-32 of the payload, which nothing else protects.
+    pub payload_crc: u32,
+}
+
+impl FetchMetadataResponse {
+    /// Takes note of the payload that it goes with.
+    pub fn seal(&mut self, payload: &[u8]) {
+        self.payload_crc = crc32fast::hash(payload);
+    }
+
+    /// Whether this is the payload that it was sent with.
+    pub fn is_of(&self, payload: &[u8]) -> bool {
+        self.payload_crc == crc32fast::hash(payload)
+    }
 }
 
 /// One committed entry of the metadata log.

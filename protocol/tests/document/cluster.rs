@@ -148,6 +148,7 @@ fn controllers(all: &mut Vec<Sample>) {
         committed_index: 41,
         entries: vec![entry],
         snapshot: Some(snapshot),
+        payload_crc: 0x1234_5678,
     };
     api(all, &fetch, fetched);
 }

@@ -1,4 +1,6 @@
-//! What controllers' quorums say to each other, in our own encoding: `u8 version | MessagePack`.
+//! What controllers' quorums say to each other, in our own encoding: `u8 version | u32 CRC-32 of the rest, big-endian |
+//! MessagePack`. The frame's own checksum covers its header only, and an entry that arrives otherwise than it was sent would be
+//! written to the log.
 //!
 //! Every kind of message that is used, and no other. Bytes that are not exactly that are refused; what a decoded
 //! message may do to the library is judged elsewhere. Protobuf is neither written nor read.
@@ -19,7 +21,8 @@ pub const MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX - (1 << 20);
 const ENTRIES_BYTES: usize = 16 << 20;
 /// Most entries in one message.
 const ENTRIES_MAX: usize = 1 << 16;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+const CRC_BYTES: usize = 4;
 /// What the library writes into a vote request of a leadership transfer.
 const TRANSFER: &[u8] = b"CampaignTransfer";
 
@@ -74,6 +77,8 @@ pub(super) enum WireError {
     Empty,
     #[error("it has version {found}; this build reads {VERSION}")]
     Version { found: u8 },
+    #[error("it was damaged on the way")]
+    Damaged,
     #[error("it is of a kind {found} that this build does not know")]
     Kind { found: u8 },
     #[error("it cannot be decoded: {0}")]
@@ -133,7 +138,10 @@ impl Wire {
 
     fn encode(&self) -> Bytes {
         let mut bytes = vec![VERSION];
+        bytes.extend_from_slice(&[0; CRC_BYTES]);
         messagepack::encode(self, &mut bytes).expect("plain data encodes into a vector");
+        let crc = crc32fast::hash(&bytes[1 + CRC_BYTES..]);
+        bytes[1..=CRC_BYTES].copy_from_slice(&crc.to_be_bytes());
         bytes.into()
     }
 }
@@ -187,7 +195,12 @@ pub(super) fn decode(bytes: &[u8], from: u64, me: u64) -> Result<Inbound, WireEr
     }
     let wire: Wire = match bytes.split_first() {
         None => return Err(WireError::Empty),
-        Some((&VERSION, body)) => messagepack::decode(body, ENTRIES_MAX)?,
+        Some((&VERSION, rest)) => match rest.split_first_chunk::<CRC_BYTES>() {
+            Some((crc, body)) if crc32fast::hash(body) == u32::from_be_bytes(*crc) => {
+                messagepack::decode(body, ENTRIES_MAX)?
+            }
+            _ => return Err(WireError::Damaged),
+        },
         Some((&found, _)) => return Err(WireError::Version { found }),
     };
     if wire.to != me {
@@ -258,7 +271,7 @@ mod tests {
         let messages = encode(&append(&[10 << 20, 5 << 20, 5 << 20, 20 << 20, 1]));
         let places = messages.iter().map(|bytes| {
             assert!(bytes.len() < MESSAGE_BYTES_MAX);
-            let wire: Wire = messagepack::decode(&bytes[1..], ENTRIES_MAX).unwrap();
+            let wire: Wire = messagepack::decode(&bytes[1 + CRC_BYTES..], ENTRIES_MAX).unwrap();
             (wire.index, wire.log_term, wire.entries.len())
         });
         let places: Vec<_> = places.collect();
@@ -275,6 +288,13 @@ mod tests {
         assert!(matches!(decode(&bytes[0], 3, 8), Err(WireError::Misdirected)));
         for end in 0..bytes[0].len() {
             assert!(decode(&bytes[0][..end], 3, 7).is_err());
+            let mut damaged = bytes[0].to_vec();
+            damaged[end] ^= 1;
+            let refused = decode(&damaged, 3, 7);
+            assert!(
+                matches!(refused, Err(WireError::Damaged | WireError::Version { .. })),
+                "{end}"
+            );
         }
     }
 
