@@ -85,9 +85,10 @@ impl Follower {
         }
     }
 
-    /// It has begun another run in the same leader epoch; what it has may still be what it had in that one.
-    pub(crate) fn follow_run(&mut self, former: &Self) {
-        self.heard_end = former.heard_end;
+    /// What stays of what was known of it in its former run, if there was one in the same leader epoch: its log may go on from where
+    /// it was.
+    pub(crate) fn in_another_run(self, former: Option<&Self>) -> Self {
+        Self { heard_end: former.and_then(|former| former.heard_end), ..self }
     }
 
     /// The committed in-sync set has changed, or not.

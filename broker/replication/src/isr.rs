@@ -39,17 +39,11 @@ impl Leader {
                 self.me = member.replica();
                 continue;
             }
-            let known = before.iter().position(|old| old.member.replica() == member.replica());
-            let mut follower = match known {
-                Some(index) => before.swap_remove(index),
-                None => {
-                    let (end, now_ms) = (core.log.log_end_offset, core.now_ms);
-                    let mut new = Follower::new(*member, in_isr, end, now_ms);
-                    if let Some(former) = before.iter().find(|old| old.member.id == member.id) {
-                        new.follow_run(former);
-                    }
-                    new
-                }
+            let known = before.iter().position(|old| old.member.id == member.id);
+            let mut follower = match known.map(|index| before.swap_remove(index)) {
+                Some(same) if same.member.replica() == member.replica() => same,
+                former => Follower::new(*member, in_isr, core.log.log_end_offset, core.now_ms)
+                    .in_another_run(former.as_ref()),
             };
             follower.member = *member;
             follower.set_in_isr(in_isr, core.log.log_end_offset, core.now_ms);

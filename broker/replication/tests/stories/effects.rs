@@ -29,13 +29,12 @@ pub(crate) fn describe(effect: &Effect) -> String {
             position.flushed_offset,
             position.last_fetched_epoch.map_or("none".to_owned(), |epoch| epoch.to_string()),
         ),
-        Effect::Append { leader_epoch, removals_end } => {
-            let mut said = format!("append, epochs up to {leader_epoch}");
-            if *removals_end > 0 {
-                said += &format!(", removals up to {removals_end} may be missing");
-            }
-            said
+        Effect::Append { leader_epoch, removals_end: 0 } => {
+            format!("append, epochs up to {leader_epoch}")
         }
+        Effect::Append { leader_epoch, removals_end } => format!(
+            "append, epochs up to {leader_epoch}, removals up to {removals_end} may be missing"
+        ),
         Effect::Truncate { offset } => format!("truncate to {offset}"),
         Effect::StartAt { offset } => format!("start over at {offset}"),
         Effect::SetLogStart { offset } => format!("trim to {offset}"),
