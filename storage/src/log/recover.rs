@@ -434,6 +434,10 @@ impl<D: Disk> Opening<D> {
         if log.epochs.truncate_from_start(log_start) {
             log.epochs_version += 1;
         }
+        match log.clip_removals(end) {
+            Err(error) if error.is_full() => tracing::warn!(%error, "removals are not saved"),
+            other => other?,
+        }
         if log.dirty.is_empty() {
             log.durable = log.tip();
         } else {

@@ -2,8 +2,8 @@
 //!
 //! Compaction drops a tombstone some time after everything that it hid. A replica that ended before that tombstone when it was away
 //! still has what it hid, and would never hear of it. So a log remembers where the last tombstone was that it dropped; whoever follows
-//! it and ends before has to start over (see `docs/rfcs/2026-11-25-replication.md`). The note goes before what it speaks of,
-//! and an emptied log has none.
+//! it and ends before has to start over (see `docs/rfcs/2026-11-25-replication.md`). The note goes before what it speaks of.
+//! It is never behind the log's end once that was taken back: whoever is in sync would be taken for one that is behind.
 
 use std::{path::Path, sync::atomic::Ordering};
 
@@ -20,7 +20,7 @@ pub(super) const REMOVALS_FILE: &str = "removals";
 const REMOVALS_BYTES_MAX: usize = 64;
 
 impl<D: Disk> Log<D> {
-    /// Behind every tombstone that compaction has dropped here; 0 if it has dropped none.
+    /// Behind every tombstone that may be missing here: dropped by compaction, or by the log that this one is a copy of; 0 if none is.
     pub fn removals_end(&self) -> Offset {
         self.shared.removals_end.load(Ordering::Relaxed)
     }
@@ -44,14 +44,14 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// The log is empty.
-    pub(super) fn forget_removals(&self) -> Result<(), DiskError> {
-        if self.removals_end() > 0 {
-            let path = self.shared.path(REMOVALS_FILE);
-            state_file::write::<D, Offset>(self.shared.disk(), &path, Kind::Removals, &0)?;
-            self.shared.removals_end.store(0, Ordering::Release);
+    /// The log ends at `end` now: no tombstone behind is missing, whatever is written there.
+    pub(super) fn clip_removals(&self, end: Offset) -> Result<(), DiskError> {
+        if self.removals_end() <= end {
+            return Ok(());
         }
-        Ok(())
+        self.shared.removals_end.store(end, Ordering::Release);
+        let path = self.shared.path(REMOVALS_FILE);
+        state_file::write(self.shared.disk(), &path, Kind::Removals, &end)
     }
 }
 

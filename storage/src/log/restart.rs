@@ -71,7 +71,7 @@ impl<D: Disk> Log<D> {
             let path = self.shared.path(REPLACED_FILE);
             state_file::write(&disk, &path, Kind::Compacted, &self.replaced)?;
         }
-        self.forget_removals()?;
+        self.clip_removals(0)?;
         self.epochs = EpochHistory::default();
         self.epochs_version += 1;
         self.save_own_epochs()?;

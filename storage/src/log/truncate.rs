@@ -163,6 +163,7 @@ impl<D: Disk> Log<D> {
         quarantine::clip(&self.shared, &(0..end))?;
         self.save_own_epochs()?;
         self.forget_replacements(at.offset)?;
+        self.clip_removals(at.offset)?;
         self.truncations.pending = None;
         self.save_truncations()?;
         Ok(())

@@ -295,8 +295,28 @@ fn where_a_tombstone_was_is_known_until_the_log_starts_over() {
     let (mut log, _) = place.open(&config(), None).unwrap();
     assert_eq!(log.removals_end(), 0);
     log.note_removals(7).unwrap();
+    assert_eq!(log.removals_end(), 7, "an empty log is to be a copy of one that lacks them");
     drop(log);
-    assert_eq!(place.open(&config(), None).unwrap().0.removals_end(), 7, "of an empty log");
+    assert_eq!(place.open(&config(), None).unwrap().0.removals_end(), 0, "and was none yet");
+}
+
+#[test]
+fn what_is_taken_back_lacks_no_tombstone() {
+    let (place, mut log, now_ms) = with_a_tombstone(1);
+    compact(&mut log, now_ms, 1000).unwrap().expect("a pass is due");
+    let cut = log.removals_end() - 1;
+    log.truncate(cut).unwrap();
+    let end = log.log_end_offset();
+    assert!(end <= cut && log.removals_end() == end);
+    let mut history = History::default();
+    for _ in 0..9 {
+        let batch = keyed(Compression::None, 1000, &[(Some(1), Some(3))]);
+        history.append(&mut log, &batch, now_ms).unwrap();
+    }
+    flush(&mut log).unwrap();
+    drop(log);
+    let (log, _) = place.open(&config(), None).unwrap();
+    assert!(log.log_end_offset() > cut && log.removals_end() == end, "not even after a restart");
 }
 
 #[test]
