@@ -113,7 +113,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "delete_retention_ms",
         default: "86400000",
-        doc: "How long compaction keeps the mark of a deleted key, so that readers see the deletion. \
+        doc: "How long compaction keeps the mark of a deleted key at least, so that readers see the deletion. \
               A span of time.",
         kind: Kind::Milliseconds { min: 0, max: SPAN_MS_MAX },
     },

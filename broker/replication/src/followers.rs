@@ -1,5 +1,6 @@
 //! What a leader believes of one follower: how far it is, what it has asked, when it last had everything. Knows
-//! nothing of the in-sync set's rules; all of it is dropped when the leader epoch or the follower's run changes.
+//! nothing of the in-sync set's rules; all of it is dropped when the leader epoch changes, and all but where the follower's log
+//! ended when its run does.
 
 use tidemark_protocol::{Offset, bug, messages::Position};
 

@@ -10,8 +10,8 @@ use tidemark_protocol::{
     messages::{Position, ReplicaPush, ReplicaRefusal},
 };
 use tidemark_replication::{
-    Answer, AnswerTo, Assignment, EpochEnd, Event, Fetched, FollowerFetch, LogState, ReplicaId,
-    Settings,
+    Answer, AnswerTo, Assignment, EpochEnd, Event, Fetched, FollowerFetch, LogState, Replica,
+    ReplicaId, Settings,
 };
 use tidemark_storage::{AppendError, StorageError};
 
@@ -120,7 +120,15 @@ impl Partition {
             self.view.set_leader_epoch(None);
         }
         let log = self.log_state();
+        let role = |replica: &Replica| (replica.leader_epoch(), replica.following());
+        let before = role(&self.replica);
         self.step(Event::Assigned { assignment, settings, log }, hands);
+        if role(&self.replica) != before
+            && let Err(error) = self.log.forget_removals_ahead()
+        {
+            // Before anybody is told of it; what stays on the disk is compared with the log's end at the next start.
+            drop(self.storage_failure("forgetting removals ahead of the log", &error, hands));
+        }
         self.view.set_in_sync(self.replica.in_sync());
         // A log that failed can still be read, as long as nobody else leads.
         if !(is_to_lead && self.replica.has_ended()) {

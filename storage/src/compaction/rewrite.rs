@@ -70,7 +70,7 @@ pub(crate) struct Tombstones {
     pub delete_horizon: Option<TimestampMs>,
     /// Behind the last one that went; 0 if none did.
     pub dropped_end: Offset,
-    /// Behind the first one that stays although its time is up.
+    /// Behind the last one that stays although its time is up: all of them go at once, when they may.
     pub held_end: Option<Offset>,
 }
 
@@ -80,7 +80,7 @@ impl Tombstones {
         Self {
             delete_horizon: self.delete_horizon.into_iter().chain(other.delete_horizon).min(),
             dropped_end: self.dropped_end.max(other.dropped_end),
-            held_end: self.held_end.into_iter().chain(other.held_end).min(),
+            held_end: self.held_end.max(other.held_end),
         }
     }
 }

@@ -316,8 +316,16 @@ impl<D: Disk> Log<D> {
             wanted
         });
         if !segments.is_empty() {
-            self.note_removals(done.tombstones.dropped_end)?;
-            self.record_replacements(&listed, &segments)?;
+            let noted = self
+                .note_removals(done.tombstones.dropped_end)
+                .and_then(|()| Ok(self.record_replacements(&listed, &segments)?));
+            if let Err(error) = noted {
+                // A full disk would not get any emptier by what is never used.
+                for Replacement { old, .. } in &segments {
+                    discard(&self.shared, old);
+                }
+                return Err(error);
+            }
             if let Err(error) = self.replace(&segments) {
                 self.shared.fenced.store(true, Ordering::Release);
                 return Err(error.into());

@@ -3,7 +3,7 @@
 //! Compaction drops a tombstone some time after everything that it hid. A replica that ended before that tombstone when it was away
 //! still has what it hid, and would never hear of it. So a log remembers where the last tombstone was that it dropped; whoever follows
 //! it and ends before has to start over (see `docs/rfcs/2026-11-25-replication.md`). The note goes before what it speaks of.
-//! It is never behind the log's end once that was taken back: whoever is in sync would be taken for one that is behind.
+//! It is behind the log's end only while the log is being copied from one that lacks them.
 
 use std::{path::Path, sync::atomic::Ordering};
 
@@ -42,6 +42,12 @@ impl<D: Disk> Log<D> {
         state_file::write(self.shared.disk(), &path, Kind::Removals, &end)?;
         self.shared.removals_end.store(end, Ordering::Release);
         Ok(())
+    }
+
+    /// What is written from here on lacks no tombstone, whatever was known of the log that this one was to be a copy of. To be called
+    /// when another leadership begins, in either role: whoever is in sync would be taken for one that is behind.
+    pub fn forget_removals_ahead(&mut self) -> Result<(), StorageError> {
+        Ok(self.clip_removals(self.log_end_offset())?)
     }
 
     /// The log ends at `end` now: no tombstone behind is missing, whatever is written there.

@@ -19,9 +19,9 @@ use tidemark_storage::{
 
 use crate::model::{Place, all, flush, parse, small_config};
 
-const DELETE_RETENTION_MS: u64 = 1000;
+pub(crate) const DELETE_RETENTION_MS: u64 = 1000;
 
-fn config() -> LogConfig {
+pub(crate) fn config() -> LogConfig {
     LogConfig {
         cleanup: Cleanup { delete: false, compact: true },
         delete_retention_ms: DELETE_RETENTION_MS,
@@ -32,7 +32,7 @@ fn config() -> LogConfig {
 /// Key, and value unless it is a tombstone. Without a key: a record of its own.
 type Entry = (Option<u8>, Option<usize>);
 
-fn keyed(codec: Compression, timestamp: i64, entries: &[Entry]) -> Batch {
+pub(crate) fn keyed(codec: Compression, timestamp: i64, entries: &[Entry]) -> Batch {
     let mut builder = BatchBuilder::new(codec);
     for (key, value) in entries {
         let key = key.map(|key| [b'k', key]);
@@ -47,12 +47,12 @@ fn keyed(codec: Compression, timestamp: i64, entries: &[Entry]) -> Batch {
 
 /// Everything that was ever appended.
 #[derive(Clone, Default)]
-struct History {
+pub(crate) struct History {
     records: BTreeMap<Offset, Record>,
 }
 
 impl History {
-    fn append<D: Disk>(
+    pub(crate) fn append<D: Disk>(
         &mut self,
         log: &mut Log<D>,
         batch: &Batch,
@@ -108,7 +108,7 @@ fn state<'a>(records: impl Iterator<Item = &'a Record>) -> State {
 }
 
 /// All records of a log, whose batches must follow each other without gaps.
-fn contents<D: Disk>(log: &Log<D>) -> Vec<Record> {
+pub(crate) fn contents<D: Disk>(log: &Log<D>) -> Vec<Record> {
     let reader = log.reader();
     let (mut offset, end) = (log.log_start_offset(), log.log_end_offset());
     let mut records = Vec::new();
@@ -129,7 +129,7 @@ fn contents<D: Disk>(log: &Log<D>) -> Vec<Record> {
     records
 }
 
-fn compact<D: Disk>(
+pub(crate) fn compact<D: Disk>(
     log: &mut Log<D>,
     now_ms: u64,
     keys_max: usize,
@@ -137,7 +137,7 @@ fn compact<D: Disk>(
     compact_within(log, all(log), now_ms, keys_max)
 }
 
-fn compact_within<D: Disk>(
+pub(crate) fn compact_within<D: Disk>(
     log: &mut Log<D>,
     bounds: CompactionBounds,
     now_ms: u64,
@@ -162,7 +162,7 @@ fn roll<D: Disk>(log: &mut Log<D>, now_ms: &mut u64) {
 }
 
 /// Appends until there are segments, ends with one record in a segment of its own.
-fn fill<D: Disk>(log: &mut Log<D>, history: &mut History, now_ms: &mut u64) {
+pub(crate) fn fill<D: Disk>(log: &mut Log<D>, history: &mut History, now_ms: &mut u64) {
     for round in 0..40_usize {
         let key = (round % 7).to_le_bytes()[0];
         let entries = [(Some(key), Some(200 + round)), (None, Some(round)), (Some(99), Some(5))];
@@ -250,73 +250,6 @@ fn a_tombstone_is_readable_for_its_time_and_then_goes() {
     assert_eq!(tombstones(&log), 0);
     history.check(&log);
     assert!(compact(&mut log, now_ms + 9 * DELETE_RETENTION_MS, 1000).unwrap().is_none());
-}
-
-/// A log with a tombstone, compacted until that may go.
-fn with_a_tombstone(seed: u64) -> (Place<SimDisk>, Log<SimDisk>, u64) {
-    let place = Place::prepare(SimDisk::new(seed), Path::new("/"));
-    let (mut log, mut history, mut now_ms) = (place.create(&config()), History::default(), 1000);
-    fill(&mut log, &mut history, &mut now_ms);
-    compact(&mut log, now_ms, 1000).unwrap().expect("a pass is due");
-    assert_eq!(log.removals_end(), 0, "nothing has gone that anybody could miss");
-    (place, log, now_ms + DELETE_RETENTION_MS)
-}
-
-#[test]
-fn a_tombstone_stays_for_who_has_yet_to_read_it() {
-    let (_place, mut log, now_ms) = with_a_tombstone(1);
-    let size = log.size_bytes();
-    let tombstone =
-        contents(&log).iter().find(|r| r.key.is_some() && r.value.is_none()).unwrap().offset;
-    let up_to = |removals_max| CompactionBounds { removals_max, ..all(&log) };
-    let (behind, past) = (up_to(tombstone), up_to(tombstone + 1));
-    let held = compact_within(&mut log, behind, now_ms, 1000).unwrap().expect("its time is up");
-    assert_eq!((held, log.size_bytes()), (Compacted::default(), size));
-    assert!(compact_within(&mut log, behind, now_ms, 1000).unwrap().is_none(), "nothing new");
-    compact_within(&mut log, past, now_ms, 1000).unwrap().expect("everybody has it");
-    assert!(log.size_bytes() < size && log.removals_end() == tombstone + 1);
-}
-
-#[test]
-fn where_a_tombstone_was_is_known_until_the_log_starts_over() {
-    let (place, mut log, now_ms) = with_a_tombstone(1);
-    compact(&mut log, now_ms, 1000).unwrap().expect("a pass is due");
-    let end = log.removals_end();
-    assert!(end > 0 && log.reader().removals_end() == end);
-    log.note_removals(end - 1).unwrap();
-    assert_eq!(log.removals_end(), end, "it only grows");
-    drop(log);
-    place.disk.power_loss();
-    let (mut log, _) = place.open(&config(), None).unwrap();
-    assert_eq!(log.removals_end(), end);
-    log.restart_at(0).unwrap();
-    assert_eq!(log.removals_end(), 0);
-    drop(log);
-    let (mut log, _) = place.open(&config(), None).unwrap();
-    assert_eq!(log.removals_end(), 0);
-    log.note_removals(7).unwrap();
-    assert_eq!(log.removals_end(), 7, "an empty log is to be a copy of one that lacks them");
-    drop(log);
-    assert_eq!(place.open(&config(), None).unwrap().0.removals_end(), 0, "and was none yet");
-}
-
-#[test]
-fn what_is_taken_back_lacks_no_tombstone() {
-    let (place, mut log, now_ms) = with_a_tombstone(1);
-    compact(&mut log, now_ms, 1000).unwrap().expect("a pass is due");
-    let cut = log.removals_end() - 1;
-    log.truncate(cut).unwrap();
-    let end = log.log_end_offset();
-    assert!(end <= cut && log.removals_end() == end);
-    let mut history = History::default();
-    for _ in 0..9 {
-        let batch = keyed(Compression::None, 1000, &[(Some(1), Some(3))]);
-        history.append(&mut log, &batch, now_ms).unwrap();
-    }
-    flush(&mut log).unwrap();
-    drop(log);
-    let (log, _) = place.open(&config(), None).unwrap();
-    assert!(log.log_end_offset() > cut && log.removals_end() == end, "not even after a restart");
 }
 
 #[test]

@@ -7,11 +7,14 @@ use tidemark_controller::{CleanupPolicy, TopicConfig};
 use tidemark_protocol::{
     BrokerId,
     batch::{BatchBuilder, batches},
-    messages::Acks,
+    messages::{Acks, ReplicaPush},
 };
 
 use super::pair::{ID, Pair};
-use crate::{shard::Command, steered::PortEffect};
+use crate::{
+    shard::{Command, LeaderAnswer},
+    steered::PortEffect,
+};
 
 const SEGMENT_MS: u32 = 10_000;
 const DELETE_RETENTION_MS: u64 = 1000;
@@ -128,4 +131,29 @@ fn a_removal_stays_for_a_follower_that_was_heard_of() {
     assert_eq!(pair.ends(2).log_start_offset, 0);
     pair.compact();
     assert!(pair.ends(1).removals_end >= 2, "everybody has it");
+}
+
+#[test]
+fn whoever_leads_before_its_copy_is_complete_lacks_nothing_ahead_of_its_log() {
+    let mut pair = Pair::new();
+    pair.lead(1, 1, &[1]);
+    let _outcome = pair.produce(1, 3, Acks::Leader);
+    pair.drop_effects();
+    let payload = pair.bytes(1);
+    let push = ReplicaPush {
+        partition: ID,
+        leader_epoch: 1,
+        round: 1,
+        high_watermark: 9,
+        log_start_offset: 0,
+        removals_end: 9,
+        batch_bytes: u32::try_from(payload.len()).unwrap(),
+        refusal: None,
+    };
+    pair[2].tell(Command::LeaderAnswer(Box::new(LeaderAnswer::new(1, push, payload))));
+    pair[2].work();
+    assert_eq!((pair.ends(2).log_end_offset, pair.ends(2).removals_end), (3, 9));
+    // An unclean election: whoever is at its end is in sync with it, and misses nothing.
+    pair.lead(2, 2, &[2]);
+    assert_eq!(pair.ends(2).removals_end, 3);
 }
