@@ -402,7 +402,7 @@ def damaged(client: Client, topic: bytes) -> None:
     target = tidemark.ProducePartition(TopicPartition(topic, 1), None, len(batch))
     request = tidemark.ProduceRequest(Acks.ALL, 0, 30_000, [target])
     answer, _ = client.call(Api.PRODUCE, request, bytes(batch))
-    fails("a wrong CRC", Code.INVALID_BATCH, lambda: tidemark.result(answer[0][0]))
+    fails("a wrong CRC", Code.DAMAGED_BATCH, lambda: tidemark.result(answer[0][0]))
     equal("the end after a refusal", client.list_offsets(topic, 1, OffsetQuery.LATEST), before)
 
 

@@ -18,7 +18,10 @@ use super::measure_anywhere;
 use crate::{
     broker::Broker,
     coordinators::{topics::GROUPS, watch::led},
-    metrics::{Scrape, table},
+    metrics::{
+        Scrape,
+        table::{self, Metric},
+    },
     tasks::Shutdown,
 };
 
@@ -85,18 +88,48 @@ impl LagWatch {
                 };
                 series.entry(name).or_default().add(sample);
                 if scrape.wants_partitions() {
+                    let mut one = Summary::default();
+                    one.add(sample);
                     let labels = [group, &*topic.name, &partition.partition.to_string()];
-                    scrape.gauge(&table::GROUP_PARTITION_LAG, &labels, sample.lag.records);
+                    one.scrape(scrape, &OF_PARTITION, &labels);
                 }
             }
         }
         for ((group, topic), summary) in series {
-            summary.scrape(scrape, [group, topic]);
+            summary.scrape(scrape, &OF_TOPIC, &[group, topic]);
         }
     }
 }
 
-/// The partitions of a topic that a group reads, together.
+/// What a lag is shown as.
+struct Series {
+    records: Metric,
+    bytes: Metric,
+    age: Metric,
+    lost_records: Metric,
+    drained_in: Metric,
+    deleted_in: Metric,
+}
+
+const OF_TOPIC: Series = Series {
+    records: table::GROUP_LAG_RECORDS,
+    bytes: table::GROUP_LAG_BYTES,
+    age: table::GROUP_LAG_SECONDS,
+    lost_records: table::GROUP_LOST_RECORDS,
+    drained_in: table::GROUP_DRAINED_IN,
+    deleted_in: table::GROUP_DELETED_IN,
+};
+
+const OF_PARTITION: Series = Series {
+    records: table::GROUP_PARTITION_LAG_RECORDS,
+    bytes: table::GROUP_PARTITION_LAG_BYTES,
+    age: table::GROUP_PARTITION_LAG_SECONDS,
+    lost_records: table::GROUP_PARTITION_LOST_RECORDS,
+    drained_in: table::GROUP_PARTITION_DRAINED_IN,
+    deleted_in: table::GROUP_PARTITION_DELETED_IN,
+};
+
+/// One partition that a group reads, or several of a topic together.
 #[derive(Default)]
 struct Summary {
     records: u64,
@@ -121,17 +154,17 @@ impl Summary {
         };
     }
 
-    fn scrape(&self, scrape: &Scrape, labels: [&str; 2]) {
+    fn scrape(&self, scrape: &Scrape, series: &Series, labels: &[&str]) {
         let seconds = |ms| Duration::from_millis(ms).as_secs_f64();
-        scrape.gauge(&table::GROUP_LAG_RECORDS, &labels, self.records);
-        scrape.gauge(&table::GROUP_LAG_BYTES, &labels, self.bytes);
-        scrape.gauge_f64(&table::GROUP_LAG_SECONDS, &labels, seconds(self.age_ms));
-        scrape.gauge(&table::GROUP_LOST_RECORDS, &labels, self.lost_records);
+        scrape.gauge(&series.records, labels, self.records);
+        scrape.gauge(&series.bytes, labels, self.bytes);
+        scrape.gauge_f64(&series.age, labels, seconds(self.age_ms));
+        scrape.gauge(&series.lost_records, labels, self.lost_records);
         if let Some(ms) = self.drained_in_ms {
-            scrape.gauge_f64(&table::GROUP_DRAINED_IN, &labels, seconds(ms));
+            scrape.gauge_f64(&series.drained_in, labels, seconds(ms));
         }
         if let Some(ms) = self.deleted_in_ms {
-            scrape.gauge_f64(&table::GROUP_DELETED_IN, &labels, seconds(ms));
+            scrape.gauge_f64(&series.deleted_in, labels, seconds(ms));
         }
     }
 }

@@ -183,8 +183,18 @@ metrics! {
         "Time until retention by time may delete records that a group has not read. Absent when nothing is unread or kept for ever.";
     GROUP_LOST_RECORDS = Kind::Gauge, "tidemark_group_lost_records" ["group", "topic"]
         "Records that were deleted before a group has read them: from its committed offsets to the log starts.";
-    GROUP_PARTITION_LAG = Kind::Gauge, "tidemark_group_partition_lag_records" ["group", "topic", "partition"]
-        "Records of one partition that a group has not read. Only with ?collect[]=partition.";
+    GROUP_PARTITION_LAG_RECORDS = Kind::Gauge, "tidemark_group_partition_lag_records" ["group", "topic", "partition"]
+        "Records of one partition that a group has not read. Like all that follow by partition, only with ?collect[]=partition.";
+    GROUP_PARTITION_LAG_BYTES = Kind::Gauge, "tidemark_group_partition_lag_bytes" ["group", "topic", "partition"]
+        "Bytes of batches of one partition that a group has not read, about.";
+    GROUP_PARTITION_LAG_SECONDS = Kind::Gauge, "tidemark_group_partition_lag_seconds" ["group", "topic", "partition"]
+        "Age of the oldest record of one partition that a group has not read; 0 when there is none.";
+    GROUP_PARTITION_DRAINED_IN = Kind::Gauge, "tidemark_group_partition_lag_drained_in_seconds" ["group", "topic", "partition"]
+        "Time until a group has nothing left to read in one partition. Absent while it does not get less.";
+    GROUP_PARTITION_DELETED_IN = Kind::Gauge, "tidemark_group_partition_unread_deleted_in_seconds" ["group", "topic", "partition"]
+        "Time until retention by time may delete records of one partition that a group has not read. Absent when nothing is unread or kept for ever.";
+    GROUP_PARTITION_LOST_RECORDS = Kind::Gauge, "tidemark_group_partition_lost_records" ["group", "topic", "partition"]
+        "Records of one partition that were deleted before a group has read them.";
     GROUP_REMOVALS = Kind::Counter, "tidemark_group_removals_total" ["reason"]
         "Members that are gone, by why: left, missed_processing_deadline, session_timed_out, missed_rebalance_deadline, kicked, replaced.";
 

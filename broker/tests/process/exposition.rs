@@ -181,6 +181,12 @@ fn every_documented_metric_is_exposed_and_every_exposed_one_documented() {
         "tidemark_connections 1",
         "tidemark_groups{state=\"empty\"} 2",
         "tidemark_group_members{group=\"at-the-end\"} 0",
+        "tidemark_group_lag_records{group=\"at-the-start\",topic=\"orders\"} 1",
+        "tidemark_group_lag_records{group=\"at-the-end\",topic=\"orders\"} 0",
+        "tidemark_group_partition_lag_records{group=\"at-the-start\",topic=\"orders\",partition=\"0\"} 1",
+        "tidemark_group_partition_lag_bytes{group=\"at-the-end\",topic=\"orders\",partition=\"0\"} 0",
+        "tidemark_group_partition_lag_seconds{group=\"at-the-end\",topic=\"orders\",partition=\"0\"} 0",
+        "tidemark_group_partition_lost_records{group=\"at-the-start\",topic=\"orders\",partition=\"0\"} 0",
         "tidemark_undecided_records{topic=\"orders\"} 0",
         "tidemark_transactions_ended_total{outcome=\"committed\"} 0",
     ] {
