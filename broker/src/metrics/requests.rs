@@ -26,7 +26,7 @@ pub enum Stage {
     Queue,
     /// Validating and appending.
     Append,
-    /// From appended to durable.
+    /// From appended to what is waited for: durable, and with acks=all committed.
     Flush,
     /// From answered to handed to the socket.
     Send,
