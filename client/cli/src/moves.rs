@@ -27,7 +27,7 @@ const MOVES_PER_REQUEST: usize = 1000;
 /// What is asked of moves beside where to.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct Pace {
-    /// Most bytes per second that each broker copies for moves, like 50MiB; 0 for no bound [default: as it is]
+    /// Most bytes per second that each broker copies to replicas out of sync, like 50MiB; 0 for no bound [default: as it is]
     #[arg(long, value_name = "SIZE", value_parser = parse_throttle)]
     pub(crate) throttle: Option<u64>,
 
