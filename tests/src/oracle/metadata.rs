@@ -98,7 +98,10 @@ impl Ghost {
             let joined = now.map_or(&[][..], |now| &now.isr);
             let was = before.partition(*partition).map_or(&[][..], |was| &was.isr);
             for node in joined.iter().filter(|node| !was.contains(node)) {
-                self.loss.forgive(*node, *partition);
+                // Let in for what it had said before it died, it has caught up with nothing.
+                if !self.loss.is_unheard(*node) {
+                    self.loss.forgive(*node, *partition);
+                }
                 if let Some(shadow) = self.replicas.get_mut(&(*node, *partition)) {
                     shadow.may_be_gone = false;
                 }
