@@ -86,7 +86,7 @@ pub struct ReplicaPush {
     /// Why there are no batches; nothing else of the answer counts then.
     pub refusal: Option<ReplicaRefusal>,
     /// Tombstones below may be missing in the leader's log, as of after the batches were read: a follower that ends before and has
-    /// not copied all it has from this leader may hold what they hid. 0 without batches.
+    /// not copied all it has from this leader may hold what they hid. Without batches it says nothing.
     pub removals_end: Offset,
 }
 

@@ -38,8 +38,7 @@ impl<D: Disk> Log<D> {
             self.dir_exists = true;
         }
         self.make_dir_durable()?;
-        let path = self.shared.path(REMOVALS_FILE);
-        state_file::write(self.shared.disk(), &path, Kind::Removals, &end)?;
+        self.write_removals(end)?;
         self.shared.removals_end.store(end, Ordering::Release);
         Ok(())
     }
@@ -56,6 +55,10 @@ impl<D: Disk> Log<D> {
             return Ok(());
         }
         self.shared.removals_end.store(end, Ordering::Release);
+        self.write_removals(end)
+    }
+
+    fn write_removals(&self, end: Offset) -> Result<(), DiskError> {
         let path = self.shared.path(REMOVALS_FILE);
         state_file::write(self.shared.disk(), &path, Kind::Removals, &end)
     }
